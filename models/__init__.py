@@ -1,0 +1,1 @@
+"""Where a forecast comes from. Nothing is here yet: the platform trades on its alphas alone."""

@@ -1,0 +1,1 @@
+"""How a bar becomes a signal: one pure step per file."""

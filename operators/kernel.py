@@ -1,0 +1,97 @@
+"""Compiled loops: the only module that imports numba.
+
+Numba caches compiled code per file and does not notice a change in a callee, constant or enum of
+another file. The cache folder is therefore named by a hash of every source file a kernel could
+reach: change one and all kernels are compiled anew, keep them and no run ever compiles twice.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from schemas.frames import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("schemas", "operators", "models", "risk", "broker")
+_KEPT = 4  # cache folders of recent versions, so that switching branches stays cheap
+_TYPES: dict[Any, str] = {int: "i8", float: "f8", bool: "?"}
+
+
+def cache_root() -> Path:
+    """Where compiled kernels and sorted copies of bar files live; `UTP_CACHE_DIR` moves it."""
+    chosen = os.environ.get("UTP_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "utp"
+
+
+def source_hash() -> str:
+    """Hash of the source of every package that holds kernels or what kernels read."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((_ROOT / package).glob("*.py")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _open_cache() -> str:
+    """The folder of this version of the sources; the oldest others are dropped."""
+    folder = cache_root() / "kernels" / source_hash()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        others = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+        for old in others[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError:  # a read-only home: kernels are then compiled in each process
+        return ""
+    return str(folder)
+
+
+if "NUMBA_CACHE_DIR" not in os.environ and (_folder := _open_cache()):
+    os.environ["NUMBA_CACHE_DIR"] = _folder
+
+from numba import njit  # noqa: E402  (numba reads the variable when it is imported)
+
+
+def kernel(function: F) -> F:
+    """Compile a function without the GIL, keeping IEEE order: the same bits as plain Python.
+
+    An index out of range is not caught (run the tests with `NUMBA_BOUNDSCHECK=1`) and a division
+    by zero gives inf or nan, as numpy does.
+    """
+    compiled: F = njit(cache=True, nogil=True, error_model="numpy")(function)
+    return compiled
+
+
+def dtype_of(row: type) -> np.dtype[Any]:
+    """The record dtype of a Row protocol; `Annotated[Floats, n]` is a ring of n values."""
+    fields: list[tuple[Any, ...]] = []
+    for name, hint in get_type_hints(row, include_extras=True).items():
+        if get_origin(hint) is not None and len(get_args(hint)) == 2 and isinstance(get_args(hint)[1], int):
+            fields.append((name, "f8", (get_args(hint)[1],)))
+        else:
+            fields.append((name, _TYPES[hint]))
+    return np.dtype(fields, align=True)
+
+
+def table(row: type, rows: int) -> Table:
+    """Zeroed rows with the fields of a Row protocol, readable by attribute in Python and in kernels."""
+    return np.zeros(rows, dtype_of(row)).view(np.recarray)
+
+
+def grown(rows: Table, size: int) -> Table:
+    """A copy with at least `size` rows; new ones are zero. Steps call it before they write."""
+    if rows.size >= size:
+        return rows.copy()
+    more: Table = np.zeros(size, rows.dtype).view(np.recarray)
+    more[: rows.size] = rows
+    return more

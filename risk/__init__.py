@@ -1,0 +1,1 @@
+"""Whether a signal may become an order: the account, its rules, exits, halts and statistics."""

@@ -1,0 +1,1 @@
+"""What flows: frames, events, units, calendar, universe."""

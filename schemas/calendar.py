@@ -1,0 +1,113 @@
+"""The exchange's calendar and the grid of slices; the only place that knows New York."""
+
+from datetime import date, datetime
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from schemas.events import Phase
+from schemas.frames import Codes, Ints, Longs, Slices
+from schemas.units import NS_PER_DAY, NS_PER_MINUTE
+
+NEW_YORK = ZoneInfo("America/New_York")
+DAY = 1440  # the daily timeframe, in minutes
+TIMEFRAMES = {"1m": 1, "2m": 2, "3m": 3, "5m": 5, "10m": 10, "15m": 15, "30m": 30,
+              "1h": 60, "2h": 120, "1d": DAY}  # fmt: skip
+FIRST, LAST = date(1990, 1, 1), date(2049, 12, 31)  # what a bar file may span
+
+
+def timeframe_name(minutes: int) -> str:
+    """The setting's name of a timeframe: 60 -> `1h`."""
+    return next(name for name, value in TIMEFRAMES.items() if value == minutes)
+
+
+@cache
+def _exchange(first_year: int, last_year: int) -> Any:
+    """NYSE sessions; whole years, so that the answer does not depend on who asks."""
+    import exchange_calendars
+
+    return exchange_calendars.get_calendar("XNYS", start=f"{first_year}-01-01", end=f"{last_year}-12-31")
+
+
+class Calendar:
+    """The slices of one timeframe: every session of the exchange, each cut at the clock.
+
+    Slices end at multiples of the timeframe on the exchange's clock and at the close, so the
+    first hour of a normal day has 30 minutes (as LEAN's consolidated hours have) and half days end
+    early. A daily slice ends at the close.
+    """
+
+    def __init__(self, timeframe: int, first: date, last: date):
+        if timeframe not in TIMEFRAMES.values():
+            raise ValueError(f"timeframe of {timeframe} minutes: want one of {', '.join(TIMEFRAMES)}")
+        if not FIRST <= first <= last <= LAST:
+            raise ValueError(f"calendar from {first} to {last}: want dates within {FIRST} .. {LAST}")
+        self.timeframe = timeframe
+        # One spare year on each side: the slice after the last one must be known.
+        schedule = _exchange(first.year - 1, last.year + 1).schedule
+        self.opens: Longs = schedule["open"].dt.as_unit("ns").astype("int64").to_numpy()
+        self.closes: Longs = schedule["close"].dt.as_unit("ns").astype("int64").to_numpy()
+        self.sessions: Ints = schedule.index.to_numpy().astype("datetime64[D]").astype(np.int32)
+        offset = np.array([_utc_offset_ns(int(ts)) for ts in self.opens], np.int64)
+        midnight = self.sessions.astype(np.int64) * NS_PER_DAY - offset  # New York's, in UTC
+        self._midnight: Longs = midnight
+        self._open_minute: Longs = (self.opens - midnight) // NS_PER_MINUTE
+        self._close_minute: Longs = (self.closes - midnight) // NS_PER_MINUTE
+        # slices of a session: the clock's multiples strictly between open and close, and the close
+        inside = (self._close_minute - 1) // timeframe - self._open_minute // timeframe
+        self._first: Longs = np.concatenate([[0], np.cumsum(inside + 1)]).astype(np.int64)
+
+    def index_after(self, ts: int) -> int:
+        """Place of the first slice that ends after `ts`, counted over the whole calendar."""
+        session = int(np.searchsorted(self.closes, ts, side="right"))
+        if session == self.closes.size:
+            raise ValueError(f"{datetime.fromtimestamp(ts / 1e9, NEW_YORK)} is past the calendar's end")
+        begin, end = int(self._first[session]), int(self._first[session + 1])
+        return begin + int(np.searchsorted(self._ends(begin, end), ts, side="right"))
+
+    def ts_at(self, index: int) -> int:
+        """End of one slice, UTC ns."""
+        return int(self._ends(index, index + 1)[0])
+
+    def slices(self, first: int, last: int, after: int, upto: int) -> Slices:
+        """The slices `first <= index < last`, promising the range `after < ts <= upto`."""
+        index = np.arange(first, last + 1)
+        session = np.searchsorted(self._first, index, side="right") - 1
+        ends = self._ends(first, last + 1)
+        begins = np.maximum(self.opens[session], ends - self._span(ends, session))
+        own, following = session[:-1], session[1:]
+        left = self._first[own + 1] - index[:-1]
+        phase: Codes = np.select([left == 1, left == 2], [Phase.LAST, Phase.EVE], Phase.MIDDLE).astype(np.int8)
+        return Slices(
+            after=after,
+            upto=upto,
+            ts=ends[:-1],
+            session=self.sessions[own],
+            minute=((ends[:-1] - self._midnight[own]) // NS_PER_MINUTE).astype(np.int32),
+            to_close=((self.closes[following] - begins[1:]) // NS_PER_MINUTE).astype(np.int32),
+            phase=phase,
+        )
+
+    def _span(self, ends: Longs, session: Longs) -> Longs:
+        """How long each slice is; a clock-cut slice may be short at the open and at the close."""
+        minute = (ends - self._midnight[session]) // NS_PER_MINUTE
+        return (minute - (minute - 1) // self.timeframe * self.timeframe) * NS_PER_MINUTE
+
+    def _ends(self, first: int, last: int) -> Longs:
+        """Ends of the slices `first <= index < last`, UTC ns."""
+        index = np.arange(first, last, dtype=np.int64)
+        session = np.searchsorted(self._first, index, side="right") - 1
+        nth = index - self._first[session] + 1
+        minute = (self._open_minute[session] // self.timeframe + nth) * self.timeframe
+        minute = np.minimum(minute, self._close_minute[session])
+        ends: Longs = self._midnight[session] + minute * NS_PER_MINUTE
+        return ends
+
+
+def _utc_offset_ns(ts: int) -> int:
+    """New York's offset from UTC at an instant."""
+    offset = datetime.fromtimestamp(ts / 1e9, NEW_YORK).utcoffset()
+    assert offset is not None  # noqa: S101  (the zone is aware)
+    return int(offset.total_seconds()) * 1_000_000_000

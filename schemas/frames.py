@@ -1,0 +1,186 @@
+"""Columns of one shard between operators.
+
+A frame holds rows in order of `(ts, symbol name)` and promises a covered range: every slice with
+`after < ts <= upto` is complete in it. Each derived frame holds the one before it and adds columns.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Longs: TypeAlias = npt.NDArray[np.int64]
+Ints: TypeAlias = npt.NDArray[np.int32]
+Codes: TypeAlias = npt.NDArray[np.int8]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Names: TypeAlias = npt.NDArray[np.bytes_]
+Table: TypeAlias = npt.NDArray[Any]  # rows with named fields
+
+SHARDS = 16  # keys, fixed for good; workers come and go
+
+
+class Listing(NamedTuple):
+    """A symbol enters the universe: its id for good, and its row in the shard's state."""
+
+    symbol: int
+    slot: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Slices:
+    """The calendar's closed slices within `after < ts <= upto`; one entry each, empty ones too."""
+
+    after: int  # UTC ns
+    upto: int  # UTC ns
+    ts: Longs  # end of the slice, UTC ns
+    session: Ints  # exchange date, days since 1970-01-01
+    minute: Ints  # minute of the exchange's day at the slice's end
+    to_close: Ints  # minutes from the next slice's start to the close of its session
+    phase: Codes  # Phase
+
+    @property
+    def size(self) -> int:
+        """How many slices."""
+        return int(self.ts.size)
+
+    def cut(self, ts: int) -> tuple["Slices", "Slices"]:
+        """Two ranges: up to and including `ts`, and after it."""
+        k = int(np.searchsorted(self.ts, ts, side="right"))
+        parts = [(self.ts[s], self.session[s], self.minute[s], self.to_close[s], self.phase[s])
+                 for s in (slice(None, k), slice(k, None))]  # fmt: skip
+        return Slices(self.after, ts, *parts[0]), Slices(ts, self.upto, *parts[1])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RawFrame:
+    """Bars as a source delivers them: any order of time, anything in the numbers."""
+
+    shard: int
+    slices: Slices
+    listed: tuple[Listing, ...]  # symbols of this shard that are new in this frame
+    ts: Longs  # end of the bar, UTC ns
+    symbol: Ints
+    slot: Ints
+    open: Floats  # USD per share
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats  # shares
+    bid: Floats  # empty where the source has no quotes
+    ask: Floats
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Refused:
+    """Bars that were not let in, with the reason."""
+
+    ts: Longs
+    symbol: Ints
+    reason: Codes
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BarFrame:
+    """Bars that passed the quality checks."""
+
+    shard: int
+    slices: Slices
+    listed: tuple[Listing, ...]
+    refused: Refused
+    at: Ints  # the row's place in `slices`
+    symbol: Ints
+    slot: Ints
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    bid: Floats
+    ask: Floats
+
+    @property
+    def slots(self) -> int:
+        """One more than the highest slot used here."""
+        return int(self.slot.max()) + 1 if self.slot.size else 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FeatureFrame:
+    """One row of features per bar; columns as named by the feature set; NaN before warm."""
+
+    bars: BarFrame
+    values: Floats  # [rows, features]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ViewFrame:
+    """One alpha's vote on each row: direction × share of its life that is left, 0 without a view."""
+
+    bars: BarFrame
+    vote: Floats
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RegimeFrame:
+    """The regime of each row's symbol."""
+
+    bars: BarFrame
+    regime: Codes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OpinionFrame:
+    """All that the ensemble weighs."""
+
+    features: FeatureFrame
+    votes: Floats  # [alphas, rows], in the order of the configured alphas
+    regime: Codes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SignalFrame:
+    """The verdict of the signal side on each row; `reason` NONE means: a candidate for an order."""
+
+    bars: BarFrame
+    volatility: Floats  # sample deviation of the last 5 one-bar returns, a fraction
+    direction: Codes
+    score: Floats  # -1..1
+    confidence: Floats  # 0.5..1
+    regime: Codes
+    views: Ints  # who votes which way, one base-3 digit per alpha: 0 down, 1 none, 2 up
+    reason: Codes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SliceFrame:
+    """Whole slices of all shards, rows in order of `(ts, symbol name)`."""
+
+    slices: Slices
+    starts: Longs  # rows of slice i: starts[i] .. starts[i + 1]
+    names: Names  # by symbol id
+    rank: Ints  # by symbol id: the name's place in alphabetical order
+    refused: Refused
+    rows: int
+    stopped: Longs  # rows by Reason, to explain where signals end
+    symbol: Ints
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    half_spread: Floats  # USD, NaN without a quote; empty where the source has none
+    volatility: Floats
+    direction: Codes
+    score: Floats
+    confidence: Floats
+    regime: Codes
+    views: Ints
+    reason: Codes
