@@ -1,0 +1,135 @@
+"""What the account answers: tables of events, one row each, written by compiled code."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from schemas.frames import Codes, Floats, Ints, Longs, Names, Refused, Slices, Table
+
+
+class EquityRow(Protocol):
+    """The account at the end of a slice, after its fills; money in ticks."""
+
+    ts: int
+    equity: int
+    cash: int
+    exposure: int
+    drawdown: float
+
+
+class VerdictRow(Protocol):
+    """What the rules said of one candidate."""
+
+    ts: int
+    symbol: int
+    direction: int
+    approved: bool
+    reason: int
+    measured: float
+    limit: float
+    confidence: float
+
+
+class OrderRow(Protocol):
+    """An order as it was sent. `entry_ts` is the slice of its lot's entry: with leg 0 the parent's id."""
+
+    ts: int
+    symbol: int
+    side: int
+    qty: int
+    kind: int
+    leg: int
+    entry_ts: int
+    reason: int  # of an exit
+    price: int  # limit or stop in ticks; of a market order, the price it was decided on
+
+
+class UpdateRow(Protocol):
+    """A change of an order's state; the order is named by symbol, the slice it was sent in, and leg."""
+
+    ts: int
+    symbol: int
+    order_ts: int
+    leg: int
+    status: int
+    qty: int
+    reason: int
+
+
+class FillRow(Protocol):
+    """Shares that changed hands; price and commission in ticks."""
+
+    ts: int
+    symbol: int
+    side: int
+    qty: int
+    price: int
+    fee: int
+    order_ts: int
+    leg: int
+    reason: int
+    expected: int  # the price before slippage and spread
+
+
+class TradeRow(Protocol):
+    """A round trip, written when its lot closes; money in ticks."""
+
+    symbol: int
+    order_ts: int  # slice in which the entry was sent
+    entry_ts: int
+    exit_ts: int
+    qty: int
+    cost: int
+    proceeds: int
+    fees: int
+    pnl: int  # proceeds - cost - fees
+    reason: int
+    mae: float  # worst price against the entry, a fraction, <= 0 but for the cost of the fill
+    mfe: float
+
+
+class FundsRow(Protocol):
+    """The account's totals, in ticks; what the summary reconciles."""
+
+    cash: int
+    cost: int  # of the lots still held
+    value: int  # of the lots still held, at their marks
+    realised: int  # before fees
+    fees: int
+    positions: int
+    pending: int
+    drawdown_latches: int
+    latch_releases: int
+    killed: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SignalColumns:
+    """Published signals in order of `(ts, symbol name)`."""
+
+    ts: Longs
+    symbol: Ints
+    direction: Codes
+    confidence: Floats
+    score: Floats
+    regime: Codes
+    views: Ints
+    reason: Codes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LedgerFrame:
+    """Everything that happened in a range of slices, each table in order of `(ts, symbol name)`."""
+
+    slices: Slices
+    names: Names
+    rows: int  # bars that reached the account
+    stopped: Longs  # of these, by Reason: where each row's signal ended
+    refused: Refused
+    signals: SignalColumns
+    equity: Table
+    verdicts: Table
+    orders: Table
+    updates: Table
+    fills: Table
+    trades: Table
+    funds: Table  # one row: the totals after the last slice
