@@ -117,7 +117,12 @@ class FeatureFrame:
     """One row of features per bar; columns as named by the feature set; NaN before warm."""
 
     bars: BarFrame
+    names: tuple[str, ...]
     values: Floats  # [rows, features]
+
+    def column(self, name: str) -> Floats:
+        """One feature of all rows."""
+        return self.values[:, self.names.index(name)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

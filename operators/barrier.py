@@ -1,0 +1,224 @@
+"""Barrier: the shards' frames -> whole slices in one order, closed by data, never by a clock.
+
+Each frame promises a covered range; the barrier releases what all shards have covered. Its memory
+is what the fastest shard is ahead of the slowest, which the sources bound.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from operators.kernel import kernel
+from schemas.events import Reason
+from schemas.frames import (
+    SHARDS,
+    BarFrame,
+    Floats,
+    Ints,
+    Longs,
+    Names,
+    Refused,
+    SignalFrame,
+    SliceFrame,
+    Slices,
+)
+from schemas.universe import MAX_NAME
+
+REASONS = max(Reason) + 1
+
+
+class GapError(RuntimeError):
+    """A shard's frame does not begin where its last one ended: rows are missing or repeated."""
+
+
+class State(NamedTuple):
+    """How far each shard is, whose frames are waiting, and the names seen so far."""
+
+    version: int
+    covered: Longs  # by shard, UTC ns
+    names: Names  # by symbol id
+    rank: Ints  # by symbol id
+    waiting: tuple[SignalFrame, ...]  # of one shard in order of time
+
+
+def start(after: int) -> State:
+    """The log begins after `after`, UTC ns."""
+    nothing = np.zeros(0, f"S{MAX_NAME}")
+    return State(1, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
+
+
+def restore(first: State, snapshot: Any) -> State:
+    """A state from its flattened form."""
+    version, covered, names, rank, waiting = snapshot
+    if version != first.version:
+        raise RuntimeError(f"barrier: the snapshot has version {version}, this code {first.version}")
+    return State(version, covered, names, rank, tuple(_frame(parts) for parts in waiting))
+
+
+def _frame(parts: tuple[Any, ...]) -> SignalFrame:
+    shard, slices, listed, refused, *columns = parts[0]
+    bars = BarFrame(shard, Slices(*slices), listed, Refused(*refused), *columns)
+    return SignalFrame(bars, *parts[1:])
+
+
+def step(state: State, frame: SignalFrame) -> tuple[State, SliceFrame | None]:
+    """Take in one shard's frame; answer with the slices that are now complete, if any.
+
+    Raises GapError when a frame does not continue its shard.
+    """
+    bars = frame.bars
+    if bars.slices.after != state.covered[bars.shard]:
+        raise GapError(
+            f"shard {bars.shard}: frame begins after {bars.slices.after}, "
+            f"the one before ended at {state.covered[bars.shard]}"
+        )
+    covered = state.covered.copy()
+    covered[bars.shard] = bars.slices.upto
+    names, rank = _admit(state, frame)
+    waiting = (*state.waiting, frame)
+    upto = int(covered.min())
+    if upto == state.covered.min():
+        return State(state.version, covered, names, rank, waiting), None
+    ready, rest = [], []
+    for one in waiting:
+        head, tail = cut(one, upto)
+        ready += [head] if head is not None else []
+        rest += [tail] if tail is not None else []
+    return State(state.version, covered, names, rank, tuple(rest)), merge(ready, names, rank)
+
+
+def _admit(state: State, frame: SignalFrame) -> tuple[Names, Ints]:
+    listed = frame.bars.listed
+    if not listed:
+        return state.names, state.rank
+    size = max(state.names.size, 1 + max(entry.symbol for entry in listed))
+    names = np.zeros(size, f"S{MAX_NAME}")
+    names[: state.names.size] = state.names
+    for entry in listed:
+        names[entry.symbol] = entry.name.encode()
+    rank = np.empty(size, np.int32)
+    rank[np.argsort(names, kind="stable")] = np.arange(size, dtype=np.int32)
+    return names, rank
+
+
+def cut(frame: SignalFrame, ts: int) -> tuple[SignalFrame | None, SignalFrame | None]:
+    """A frame's parts up to and including `ts`, and after it; None where that promises nothing."""
+    slices = frame.bars.slices
+    if slices.upto <= ts:
+        return frame, None
+    if slices.after >= ts:
+        return None, frame
+    early, late = slices.cut(ts)
+    row = int(np.searchsorted(frame.bars.at, early.size))
+    gone = frame.bars.refused.ts <= ts
+    return _select(frame, early, slice(None, row), 0, gone), _select(frame, late, slice(row, None), early.size, ~gone)
+
+
+def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: Any) -> SignalFrame:
+    bars = frame.bars
+    refused = Refused(*(getattr(bars.refused, name)[gone] for name in Refused.__dataclass_fields__))
+    columns = [getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[5:]]
+    listed = bars.listed if first == 0 else ()
+    picked = BarFrame(bars.shard, slices, listed, refused, bars.at[rows] - np.int32(first), *columns)
+    return SignalFrame(picked, *(getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:]))
+
+
+def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
+    """Rows of all shards, in order of `(ts, symbol name)`."""
+    slices = _span(frames)
+    starts = np.zeros(slices.size + 1, np.int64)
+    at = [_place(frame, slices) for frame in frames]
+    rows = sum(part.size for part in at)
+    order = np.empty(rows, np.int64)
+    place = _joined(at, np.int32)
+    symbol = _joined([frame.bars.symbol for frame in frames], np.int32)
+    if rows:
+        arrange(place, symbol, rank, starts, order)
+    reason = _joined([frame.reason for frame in frames], np.int8)
+    columns = {
+        name: _joined([getattr(frame.bars, name) for frame in frames], np.float64)[order]
+        for name in ("open", "high", "low", "close", "volume")
+    }
+    return SliceFrame(
+        slices=slices,
+        starts=starts,
+        names=names,
+        rank=rank,
+        refused=_refused([frame.bars.refused for frame in frames], rank),
+        rows=rows,
+        stopped=np.bincount(reason, minlength=REASONS).astype(np.int64),
+        symbol=symbol[order],
+        half_spread=_half_spread(frames)[order],
+        **columns,
+        **{name: _joined([getattr(frame, name) for frame in frames], kind)[order]
+           for name, kind in (("volatility", np.float64), ("direction", np.int8), ("score", np.float64),
+                              ("confidence", np.float64), ("regime", np.int8), ("views", np.int32))},
+        reason=reason[order],
+    )  # fmt: skip
+
+
+def _span(frames: list[SignalFrame]) -> Slices:
+    """The released range; all shards promise the same one, in pieces of their own."""
+    pieces = sorted(
+        (frame.bars.slices for frame in frames if frame.bars.shard == frames[0].bars.shard),
+        key=lambda piece: piece.after,
+    )
+    if len(pieces) == 1:
+        return pieces[0]
+    columns = [np.concatenate([getattr(p, name) for p in pieces]) for name in list(Slices.__dataclass_fields__)[2:]]
+    return Slices(pieces[0].after, pieces[-1].upto, *columns)
+
+
+def _place(frame: SignalFrame, slices: Slices) -> Ints:
+    """Where each row's slice stands in the released range."""
+    own = frame.bars.slices
+    if own.size == 0 or own.after == slices.after:
+        return frame.bars.at
+    return frame.bars.at + np.int32(np.searchsorted(slices.ts, own.ts[0]))
+
+
+def _joined(parts: list[Any], kind: type) -> Any:
+    return np.concatenate(parts).astype(kind, copy=False) if parts else np.zeros(0, kind)
+
+
+def _half_spread(frames: list[SignalFrame]) -> Floats:
+    """Half the quoted spread in USD; NaN where there is no usable quote."""
+    parts: list[Floats] = []
+    for frame in frames:
+        bid, ask = frame.bars.bid, frame.bars.ask
+        if not bid.size:
+            parts.append(np.full(frame.bars.at.size, np.nan))
+            continue
+        usable = (bid > 0.0) & (ask >= bid)
+        parts.append(np.where(usable, (ask - bid) / 2.0, np.nan))
+    joined: Floats = _joined(parts, np.float64)
+    return joined
+
+
+def _refused(parts: list[Refused], rank: Ints) -> Refused:
+    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in Refused.__dataclass_fields__]
+    order = np.lexsort((rank[joined[1]], joined[0])) if joined[0].size else np.zeros(0, np.int64)
+    return Refused(*(column[order] for column in joined))
+
+
+@kernel
+def arrange(at: Ints, symbol: Ints, rank: Ints, starts: Longs, order: Longs) -> None:
+    """Order rows by slice, then by the symbol's rank: two counting sorts, the second one stable."""
+    by_rank = np.zeros(rank.size + 1, np.int64)
+    for i in range(at.size):
+        by_rank[rank[symbol[i]] + 1] += 1
+        starts[at[i] + 1] += 1
+    for k in range(rank.size):
+        by_rank[k + 1] += by_rank[k]
+    for k in range(starts.size - 1):
+        starts[k + 1] += starts[k]
+    sorted_by_rank = np.empty(at.size, np.int64)
+    for i in range(at.size):
+        k = rank[symbol[i]]
+        sorted_by_rank[by_rank[k]] = i
+        by_rank[k] += 1
+    free = starts[:-1].copy()
+    for j in range(at.size):
+        i = sorted_by_rank[j]
+        order[free[at[i]]] = i
+        free[at[i]] += 1

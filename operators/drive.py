@@ -1,0 +1,111 @@
+"""The two drivers of a step: `scan` in a Bytewax dataflow, `replay` over any iterable.
+
+Only `scan` imports Bytewax, when it is called: a replay needs none of it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from bytewax.operators import KeyedStream
+
+S = TypeVar("S")
+F = TypeVar("F")
+G = TypeVar("G")
+Step: TypeAlias = Callable[[S, F], tuple[S, G | None]]
+
+
+class StateVersionError(RuntimeError):
+    """A snapshot was written by a version of an operator whose state has another shape."""
+
+
+def replay(start: S, step: Step[S, F, G], frames: Iterable[F]) -> Iterator[G]:
+    """Run a step over frames; a None (the barrier, while a shard is behind) is no answer."""
+    state = start
+    for frame in frames:
+        state, answer = step(state, frame)
+        if answer is not None:
+            yield answer
+
+
+def scan(
+    step_id: str,
+    stream: "KeyedStream[F]",
+    start: Callable[[str], S],
+    step: Step[S, F, G],
+    restore: Callable[[S, Any], S] | None = None,
+) -> "KeyedStream[G]":
+    """Run a step over a keyed stream, one state per key, recoverable.
+
+    `start` gives the first state of a key; `restore` turns a snapshot back into a state.
+    """
+    import bytewax.operators as op
+    from bytewax.operators import StatefulBatchLogic
+
+    class Scan(StatefulBatchLogic[F, G, Any]):
+        """A step with its state."""
+
+        def __init__(self, state: S):
+            self.state = state
+
+        def on_batch(self, values: list[F]) -> tuple[Iterable[G], bool]:
+            answers = []
+            for frame in values:
+                self.state, answer = step(self.state, frame)
+                if answer is not None:
+                    answers.append(answer)
+            return answers, StatefulBatchLogic.RETAIN
+
+        def snapshot(self) -> Any:
+            # Pickled later, after more batches: safe because no step writes into a state it was given.
+            return flat(self.state)
+
+    # Bytewax builds a logic without its key, so the first frame of a key names it.
+    class Keyed(StatefulBatchLogic[tuple[str, F], G, Any]):
+        """A step whose first state depends on its key."""
+
+        def __init__(self, resumed: Any):
+            self.resumed = resumed
+            self.scan: Scan | None = None
+
+        def on_batch(self, values: list[tuple[str, F]]) -> tuple[Iterable[G], bool]:
+            if self.scan is None:
+                first = start(values[0][0])
+                resumed = self.resumed
+                self.scan = Scan(first if resumed is None else (restore or unflat)(first, resumed))
+            return self.scan.on_batch([value for _, value in values])
+
+        def snapshot(self) -> Any:
+            return self.resumed if self.scan is None else self.scan.snapshot()
+
+    named = op.map(f"{step_id}_key", stream, lambda item: (item[0], item))
+    return op.stateful_batch(step_id, named, Keyed)
+
+
+def flat(state: Any) -> Any:
+    """A state as nested plain tuples and arrays, so that a snapshot knows no class of ours."""
+    if hasattr(state, "__dataclass_fields__"):
+        return tuple(flat(getattr(state, name)) for name in state.__dataclass_fields__)
+    if isinstance(state, tuple):
+        return tuple(flat(part) for part in state)
+    return state
+
+
+def unflat(template: S, snapshot: Any) -> S:
+    """The inverse of `flat` for NamedTuples of fixed shape; a `version` must be the template's.
+
+    Raises StateVersionError otherwise: write the upgrade, or start the state anew and say so.
+    """
+    if not isinstance(template, tuple):
+        result: S = snapshot
+        return result
+    if not isinstance(snapshot, tuple) or len(template) != len(snapshot):
+        raise StateVersionError(f"{type(template).__module__}: the snapshot's state has another shape")
+    if hasattr(template, "version") and template.version != snapshot[0]:
+        raise StateVersionError(
+            f"{type(template).__module__}: the snapshot has version {snapshot[0]}, this code {template.version}"
+        )
+    parts = [unflat(one, other) for one, other in zip(template, snapshot, strict=True)]
+    rebuilt: Any = type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
+    restored: S = rebuilt
+    return restored

@@ -1,0 +1,131 @@
+"""One-sample updates of indicators, compiled; shared by the operators.
+
+Windows are rings whose capacity is a power of two: the value of `k` samples ago stands at
+`(seen - 1 - k) & (size - 1)`, where `seen` counts the samples so far. Sums are taken afresh over
+the window each time, so no rounding error is carried along and any split of the input gives the
+same bits.
+"""
+
+import math
+
+import numpy as np
+
+from operators.kernel import kernel
+from schemas.frames import Floats
+
+
+@kernel
+def ema(previous: float, value: float, n: int, seen: int) -> float:
+    """Exponential mean, alpha 2/(n+1), seeded with the simple mean of the first n (as LEAN)."""
+    if seen <= n:
+        return previous + (value - previous) / seen
+    k = 2.0 / (n + 1.0)
+    return value * k + previous * (1.0 - k)
+
+
+@kernel
+def wilder(previous: float, value: float, n: int, seen: int) -> float:
+    """Wilder's mean, alpha 1/n, seeded with the simple mean of the first n (as LEAN)."""
+    if seen <= n:
+        return previous + (value - previous) / seen
+    return (value + previous * (n - 1.0)) / n
+
+
+@kernel
+def strength_index(gain: float, loss: float) -> float:
+    """RSI of mean gain and mean loss: 50 without movement, 100 without loss, 0 without gain."""
+    if loss == 0.0:
+        return 50.0 if gain == 0.0 else 100.0
+    return 100.0 - 100.0 / (1.0 + gain / loss)
+
+
+@kernel
+def ago(ring: Floats, seen: int, k: int) -> float:
+    """The value of k samples ago; 0 is the newest."""
+    return ring[(seen - 1 - k) & (ring.size - 1)]
+
+
+@kernel
+def put(ring: Floats, seen: int, value: float) -> None:
+    """Store the newest value; `seen` counts it already."""
+    ring[(seen - 1) & (ring.size - 1)] = value
+
+
+@kernel
+def mean(ring: Floats, seen: int, n: int) -> float:
+    """Mean of the last n; four partial sums, so that additions need not wait for each other."""
+    mask, last = ring.size - 1, seen - 1
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for k in range(0, n - 3, 4):
+        a += ring[(last - k) & mask]
+        b += ring[(last - k - 1) & mask]
+        c += ring[(last - k - 2) & mask]
+        d += ring[(last - k - 3) & mask]
+    for k in range(n - n % 4, n):
+        a += ring[(last - k) & mask]
+    return (a + b + c + d) / n
+
+
+@kernel
+def deviation(ring: Floats, seen: int, n: int, less: int) -> float:
+    """Standard deviation of the last n about their mean, divided by n - less."""
+    mask, last = ring.size - 1, seen - 1
+    centre = mean(ring, seen, n)
+    a, b = 0.0, 0.0
+    for k in range(0, n - 1, 2):
+        x, y = ring[(last - k) & mask] - centre, ring[(last - k - 1) & mask] - centre
+        a += x * x
+        b += y * y
+    if n % 2 == 1:
+        x = ring[(last - n + 1) & mask] - centre
+        a += x * x
+    return math.sqrt((a + b) / (n - less))
+
+
+@kernel
+def highest(ring: Floats, seen: int, n: int) -> float:
+    """Highest of the last n."""
+    top = ago(ring, seen, 0)
+    for k in range(1, n):
+        top = max(top, ago(ring, seen, k))
+    return top
+
+
+@kernel
+def lowest(ring: Floats, seen: int, n: int) -> float:
+    """Lowest of the last n."""
+    bottom = ago(ring, seen, 0)
+    for k in range(1, n):
+        bottom = min(bottom, ago(ring, seen, k))
+    return bottom
+
+
+@kernel
+def true_range(high: float, low: float, previous: float) -> float:
+    """Range of a bar, the gap from the previous close included."""
+    return max(high - low, abs(previous - high), abs(previous - low))
+
+
+@kernel
+def simple_strength(closes: Floats, seen: int, n: int) -> float:
+    """RSI over the last n changes with simple means; `closes` holds at least n + 1 values."""
+    gain, loss = 0.0, 0.0
+    for k in range(n):
+        change = ago(closes, seen, k) - ago(closes, seen, k + 1)
+        if change > 0.0:
+            gain += change
+        else:
+            loss -= change
+    return strength_index(gain / n, loss / n)
+
+
+@kernel
+def change(value: float, base: float) -> float:
+    """Simple return, a fraction."""
+    return (value - base) / max(base, 1e-9)
+
+
+@kernel
+def ratio(part: float, whole: float) -> float:
+    """part / whole, NaN where there is no whole: missing, never 0."""
+    return part / whole if whole != 0.0 else np.nan

@@ -1,0 +1,92 @@
+"""Regime: bull, bear or sideways, from two averages and the price."""
+
+from typing import Annotated, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from operators.indicators import mean, put
+from operators.kernel import grown, kernel, table
+from schemas.events import Regime
+from schemas.frames import BarFrame, Codes, Floats, Ints, RegimeFrame, Table
+
+RING = 64
+
+
+class Row(Protocol):
+    """The last closes of one symbol, and sums over two windows of them."""
+
+    seen: int  # bars
+    fast: float  # sum of the last `fast` closes
+    slow: float
+    closes: Annotated[Floats, RING]
+
+
+class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Periods of the two simple means, in bars."""
+
+    fast: Annotated[int, Meta(ge=1, le=RING)] = 20
+    slow: Annotated[int, Meta(ge=2, le=RING)] = 50
+
+    def __post_init__(self) -> None:
+        if not self.fast < self.slow:
+            raise ValueError(f"fast = {self.fast}, slow = {self.slow}: want fast < slow")
+
+
+class State(NamedTuple):
+    """One Row per slot."""
+
+    version: int
+    rows: Table
+
+
+def start() -> State:
+    """Nothing seen yet."""
+    return State(1, table(Row, 0))
+
+
+def step(params: Params, state: State, frame: BarFrame) -> tuple[State, RegimeFrame]:
+    """Take in bars, answer each with the regime; UNKNOWN for the first `slow` - 1 bars."""
+    rows = grown(state.rows, frame.slots)
+    regime = np.zeros(frame.at.size, np.int8)
+    if regime.size:
+        advance(params.fast, params.slow, rows, frame.slot, frame.close, regime)
+    return State(state.version, rows), RegimeFrame(frame, regime)
+
+
+@kernel
+def advance(fast: int, slow: int, rows: Table, slot: Ints, close: Floats, regime: Codes) -> None:
+    """The loop over bars, in order."""
+    for i in range(close.size):
+        row = rows[slot[i]]
+        slide(row, close[i], fast, slow)
+        if row.seen >= slow:
+            regime[i] = classify(close[i], row.fast / fast, row.slow / slow)
+
+
+@kernel
+def slide(row: Row, close: float, fast: int, slow: int) -> None:
+    """Move both windows on by one close.
+
+    The sums are taken afresh every RING bars, so rounding errors never add up.
+    """
+    row.seen += 1
+    mask = RING - 1
+    last = row.seen - 1
+    row.fast += close - (row.closes[(last - fast) & mask] if row.seen > fast else 0.0)
+    row.slow += close - (row.closes[(last - slow) & mask] if row.seen > slow else 0.0)
+    put(row.closes, row.seen, close)
+    if row.seen % RING == 0:
+        row.fast = mean(row.closes, row.seen, fast) * fast
+        row.slow = mean(row.closes, row.seen, slow) * slow
+
+
+@kernel
+def classify(close: float, fast: float, slow: float) -> Regime:
+    """Bull: fast over slow and the price over fast; bear: the reverse of both."""
+    if fast > slow and close > fast:
+        return Regime.BULL
+    if fast < slow and close < fast:
+        return Regime.BEAR
+    return Regime.SIDEWAYS

@@ -1,0 +1,153 @@
+"""The account's memory: a row per symbol, the funds, and the list of symbols that need attention."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from operators.kernel import kernel, table
+from risk.limits import Limits
+from schemas.frames import Codes, Ints, Table
+
+MAX_MONEY = 4_000_000_000_000_000_000  # beyond it the next addition might overflow int64
+
+NO_LEGS, LIVE_LEGS, TRIGGERED = 0, 1, 2
+
+
+class Row(Protocol):
+    """One symbol: its lot, its open orders and its day. Money in ticks."""
+
+    mark: int  # close of its last bar
+    half_spread: int  # ticks, of its last quote; 0 without one
+    # the lot
+    shares: int
+    cost: int  # of the shares still held
+    bought: int  # shares of the lot when it was bought
+    paid: int  # their cost
+    proceeds: int  # of the shares sold so far
+    fees: int
+    best: int
+    worst: int
+    order_ts: int  # slice in which the entry was sent
+    entry_ts: int  # slice of its fill
+    entry_slice: int  # the same, counted
+    # open orders
+    entry_shares: int  # pending entry, 0 if none
+    entry_price: int  # on which it was decided: what is reserved per share
+    stop: int
+    target: int
+    legs: int  # NO_LEGS, LIVE_LEGS, TRIGGERED
+    legs_ts: int  # slice in which the legs were sent
+    oco: bool  # they protect a partly filled entry
+    exit_reason: int  # pending exit, NONE if none
+    exit_ts: int
+    # the day
+    orders: int  # entries sent in `orders_session`
+    orders_session: int
+    last_ts: int  # the last order sent, or the fill that closed the lot
+
+
+class Funds(Protocol):
+    """The account as a whole. Money in ticks."""
+
+    cash: int
+    realised: int  # before fees
+    fees: int
+    reserved: int  # for pending entries
+    pending: int  # entries
+    exposure: int  # of lots, at their marks
+    equity: int
+    day_equity: int  # at the start of the session
+    peak: int
+    session: int
+    slices: int  # counted since the log began
+    sent_ts: int  # the last slice with entries ...
+    sent: int  # ... and how many
+    busy: int  # symbols with a lot or a pending entry
+    killed: bool
+    latched: bool
+    latches: int
+    releases: int
+    overflow: bool
+
+
+class Book(NamedTuple):
+    """The account's state, as arrays."""
+
+    funds: Table  # one row
+    rows: Table  # by symbol id
+    busy: Ints  # ids of busy symbols, in alphabetical order; the first `funds.busy` count
+    is_busy: Codes  # by symbol id
+
+
+def start(limits: Limits) -> Book:
+    """Cash and nothing else."""
+    funds = table(Funds, 1)
+    for name in ("cash", "equity", "day_equity", "peak"):
+        funds[name] = limits.initial_cash
+    funds.session = -1
+    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))
+
+
+@kernel
+def attend(book: Book, rank: Ints, symbol: int) -> None:
+    """Put a symbol on the busy list, in alphabetical order."""
+    funds = book.funds[0]
+    k = funds.busy
+    while k > 0 and rank[book.busy[k - 1]] > rank[symbol]:
+        book.busy[k] = book.busy[k - 1]
+        k -= 1
+    book.busy[k] = symbol
+    book.is_busy[symbol] = 1
+    funds.busy += 1
+
+
+@kernel
+def dismiss_idle(book: Book) -> None:
+    """Take symbols without a lot and without a pending entry off the busy list."""
+    funds = book.funds[0]
+    kept = 0
+    for k in range(funds.busy):
+        symbol = book.busy[k]
+        row = book.rows[symbol]
+        if row.shares > 0 or row.entry_shares > 0:
+            book.busy[kept] = symbol
+            kept += 1
+        else:
+            book.is_busy[symbol] = 0
+    funds.busy = kept
+
+
+@kernel
+def buy(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
+    """Book the fill of an entry: the lot begins."""
+    cost = price * shares
+    funds.cash -= cost + commission
+    funds.fees += commission
+    row.shares = row.bought = shares
+    row.cost = row.paid = cost
+    row.proceeds = 0
+    row.fees = commission
+    row.best = row.worst = price
+
+
+@kernel
+def sell(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
+    """Book the sale of some or all shares of a lot; their cost is in proportion, rounded down."""
+    proceeds = price * shares
+    cost = row.cost // row.shares * shares + row.cost % row.shares * shares // row.shares
+    funds.cash += proceeds - commission
+    funds.fees += commission
+    funds.realised += proceeds - cost
+    funds.overflow = funds.overflow or funds.cash > MAX_MONEY
+    row.shares -= shares
+    row.cost -= cost
+    row.proceeds += proceeds
+    row.fees += commission
+
+
+@kernel
+def release(funds: Funds, row: Row) -> None:
+    """A pending entry is gone: filled, cancelled, expired or refused."""
+    funds.reserved -= row.entry_price * row.entry_shares
+    funds.pending -= 1
+    row.entry_shares = 0

@@ -1,0 +1,714 @@
+"""The account and its simulated venue, slow and obvious: docs/account.md in `Decimal` and dictionaries.
+
+Read from `Account.take` downwards; every method is a paragraph of that page, in its order. Money is USD
+with four places and exact; it leaves as whole ticks of 0.0001 USD only when a row is written.
+"""
+
+import math
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+
+from risk.limits import Params
+from schemas.events import Direction, Kind, Leg, Phase, Reason, Side, Status
+
+TICK = Decimal("0.0001")
+CENT = Decimal("0.01")
+ZERO = Decimal("0.0000")
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+
+Row = tuple[object, ...]
+
+
+# --- what comes in ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Bar:
+    """One symbol's bar, and what the signal side says of it; prices in USD."""
+
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    half_spread: float | None = None  # USD; None without a quote
+    direction: int = Direction.FLAT
+    confidence: float = 0.5
+    volatility: float = 0.01  # NaN: not known
+    reason: int = Reason.NEUTRAL  # NONE: a candidate for an order
+
+
+@dataclass
+class Slice:
+    """All bars that ended at `ts` (UTC ns), by symbol."""
+
+    ts: int
+    session: int
+    phase: int
+    bars: dict[str, Bar]
+
+
+# --- what goes out ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Ledger:
+    """Plain tuples, money in whole ticks; each table in order of slice, then symbol, then happening."""
+
+    equity: list[Row] = field(default_factory=list)  # ts, equity, cash, exposure, drawdown
+    verdicts: list[Row] = field(default_factory=list)
+    # ts, symbol, direction, approved, reason, measured, limit, confidence
+    orders: list[Row] = field(default_factory=list)
+    # ts, symbol, side, qty, kind, leg, entry_ts, reason, price
+    updates: list[Row] = field(default_factory=list)  # ts, symbol, order_ts, leg, status, qty, reason
+    fills: list[Row] = field(default_factory=list)
+    # ts, symbol, side, qty, price, fee, order_ts, leg, reason, expected
+    trades: list[Row] = field(default_factory=list)
+    # symbol, order_ts, entry_ts, exit_ts, qty, cost, proceeds, fees, pnl, reason, mae, mfe
+    funds: dict[str, int | bool] = field(default_factory=dict)  # the fields of FundsRow
+
+
+# --- what is remembered ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Entry:
+    """A bracket that waits for the next bar to buy."""
+
+    ts: int  # the slice in which it was sent
+    quantity: int
+    price: Decimal  # on which it was decided
+    target: Decimal
+    stop: Decimal
+
+
+@dataclass
+class Legs:
+    """Take profit and stop loss of a lot, both for all of its shares."""
+
+    ts: int
+    target: Decimal
+    stop: Decimal
+    oco: bool  # the pair that protects a partly filled entry
+
+    @property
+    def take_profit(self) -> Leg:
+        return Leg.OCO_TAKE_PROFIT if self.oco else Leg.TAKE_PROFIT
+
+    @property
+    def stop_loss(self) -> Leg:
+        return Leg.OCO_STOP_LOSS if self.oco else Leg.STOP_LOSS
+
+
+@dataclass
+class Exit:
+    """An order that sells at the next open: a market order, or a stop that was triggered."""
+
+    ts: int
+    leg: Leg
+    reason: Reason
+
+
+@dataclass
+class Lot:
+    """Shares bought by one entry."""
+
+    order_ts: int  # the slice in which the entry was sent
+    entry_ts: int  # the slice in which it was filled
+    entry_count: int  # the same slice, counted from the first
+    bought: int
+    paid: Decimal  # price × bought
+    shares: int  # still held
+    cost: Decimal  # of those
+    fees: Decimal
+    best: Decimal
+    worst: Decimal
+    proceeds: Decimal = ZERO
+    legs: Legs | None = None
+    exit: Exit | None = None
+
+
+@dataclass
+class Book:
+    """All that is known of one symbol: never both an entry and a lot."""
+
+    mark: Decimal = ZERO
+    half: Decimal = ZERO  # half the spread of the last quote that counts
+    entry: Entry | None = None
+    lot: Lot | None = None
+    entries_today: int = 0
+    last_action: int | None = None  # the last order sent, or the last fill that closed a lot
+
+
+# --- money -----------------------------------------------------------------------------------------------
+
+
+def money(usd: float) -> Decimal:
+    """A float in USD to the nearest tick."""
+    return Decimal(repr(float(usd))).quantize(TICK, ROUND_HALF_EVEN)
+
+
+def rounded_up(usd: float) -> Decimal:
+    """A float in USD to the next tick above."""
+    return Decimal(repr(float(usd))).quantize(TICK, ROUND_CEILING)
+
+
+def share_of(amount: Decimal, bps: int) -> Decimal:
+    return (amount * bps / 10_000).quantize(TICK, ROUND_FLOOR)
+
+
+def share_up(amount: Decimal, bps: int) -> Decimal:
+    return (amount * bps / 10_000).quantize(TICK, ROUND_CEILING)
+
+
+def nearest_cent(amount: Decimal) -> Decimal:
+    return amount.quantize(CENT, ROUND_HALF_UP).quantize(TICK)
+
+
+def ticks(amount: Decimal) -> int:
+    """Whole ticks, exactly."""
+    count = int(amount / TICK)
+    assert count * TICK == amount
+    return count
+
+
+def basis_points(fraction: float) -> int:
+    return round(fraction * 10_000)
+
+
+def ratio(part: Decimal, whole: Decimal) -> float:
+    return ticks(part) / ticks(whole)
+
+
+# --- the account -----------------------------------------------------------------------------------------
+
+
+def run(params: Params, history: list[Slice]) -> Ledger:
+    """Take all slices in order; answer with all that happened."""
+    account = Account(params)
+    for moment in history:
+        account.take(moment)
+    return account.close()
+
+
+class Account:
+    """Cash, lots and open orders of one account, and the venue that fills them."""
+
+    def __init__(self, params: Params) -> None:
+        rules, exits, halts, venue = params.rules, params.exits, params.halts, params.venue
+        self.rules = rules
+        self.max_position_bps = basis_points(rules.max_position_pct)
+        self.max_notional = money(rules.max_notional_usd)
+        self.max_total_exposure = money(rules.max_total_exposure_usd)
+        self.max_symbol_exposure = money(rules.max_symbol_exposure_usd)
+        self.exits = exits
+        self.take_profit_bps = basis_points(exits.take_profit_pct)
+        self.stop_loss_bps = basis_points(exits.stop_loss_pct)
+        self.trailing_bps = basis_points(exits.trailing_pct)
+        self.halts = halts
+        self.daily_loss_bps = basis_points(halts.daily_loss_pct)
+        self.kill_loss_bps = basis_points(halts.kill_loss_pct)
+        self.drawdown_bps = basis_points(halts.drawdown_pct)
+        self.venue = venue
+        self.volume_bps = basis_points(venue.max_volume_share)
+        self.commission = money(venue.commission_usd)
+
+        self.initial_cash = money(params.initial_cash_usd)
+        self.cash = self.initial_cash
+        self.realised = ZERO
+        self.fees = ZERO
+        self.equity = self.initial_cash  # at the end of the last slice
+        self.start_of_day = self.initial_cash
+        self.peak = self.initial_cash
+        self.killed = False
+        self.latched = False
+        self.latches = 0
+        self.releases = 0
+
+        self.books: dict[str, Book] = {}
+        self.entries_sent: list[int] = []  # the slice of each
+        self.count = 0  # slices so far
+        self.session: int | None = None
+        self.now = 0
+        self.page = Ledger()  # the rows of this slice
+        self.ledger = Ledger()
+
+    def take(self, moment: Slice) -> None:
+        """One slice."""
+        self.now = moment.ts
+        self.count += 1
+        for symbol in moment.bars:
+            self.books.setdefault(symbol, Book())
+        self.new_session(moment)
+        self.fill_orders(moment)
+        self.expire_orders(moment)
+        self.send_exits(moment)
+        self.cancel_entries_at_end_of_day(moment)
+        self.halt(moment)
+        self.send_entries(moment)
+        self.turn_page()
+        self.check()
+
+    def close(self) -> Ledger:
+        """The ledger with the totals after the last slice."""
+        lots = [book.lot for book in self.books.values() if book.lot]
+        self.ledger.funds = {
+            "cash": ticks(self.cash),
+            "cost": ticks(sum((lot.cost for lot in lots), ZERO)),
+            "value": ticks(self.exposure()),
+            "realised": ticks(self.realised),
+            "fees": ticks(self.fees),
+            "positions": len(lots),
+            "pending": len(self.pending()),
+            "drawdown_latches": self.latches,
+            "latch_releases": self.releases,
+            "killed": self.killed,
+        }
+        return self.ledger
+
+    # 1. A new session
+
+    def new_session(self, moment: Slice) -> None:
+        if moment.session == self.session:
+            return
+        self.session = moment.session
+        self.start_of_day = self.equity
+        for book in self.books.values():
+            book.entries_today = 0
+        if self.latched and self.halts.latch_reset == "next_session":
+            self.latched = False
+            self.peak = self.equity
+            self.releases += 1
+
+    # 2. Fills
+
+    def fill_orders(self, moment: Slice) -> None:
+        partly_filled: list[tuple[str, Entry]] = []
+        for symbol, book in self.in_order():
+            if symbol not in moment.bars or not (book.lot or book.entry):
+                continue
+            bar = moment.bars[symbol]
+            room = self.room(bar)
+            if book.entry:
+                entry = book.entry
+                room -= self.fill_entry(symbol, book, bar, room)
+                if book.lot and book.lot.shares < entry.quantity:
+                    partly_filled.append((symbol, entry))
+            if book.lot and book.lot.exit:
+                self.fill_exit(symbol, book, bar, room)
+            elif book.lot and book.lot.legs:
+                self.fill_legs(symbol, book, bar, room)
+            if book.lot:
+                book.lot.best = max(book.lot.best, money(bar.high))
+                book.lot.worst = min(book.lot.worst, money(bar.low))
+            book.mark = money(bar.close)
+            if quoted(bar):
+                book.half = half_spread(bar)
+        for symbol, entry in partly_filled:
+            self.protect(symbol, entry)
+
+    def room(self, bar: Bar) -> int:
+        return math.floor(Decimal(bar.volume) * self.volume_bps / 10_000)
+
+    def buying_price(self, book: Book, raw: Decimal) -> Decimal:
+        return raw + share_up(raw, self.venue.slippage_bps) + book.half
+
+    def selling_price(self, book: Book, raw: Decimal) -> Decimal:
+        return max(TICK, raw - share_up(raw, self.venue.slippage_bps) - book.half)
+
+    def fill_entry(self, symbol: str, book: Book, bar: Bar, room: int) -> int:
+        """A pending entry meets a bar; how many shares were bought."""
+        entry, raw = book.entry, money(bar.open)
+        assert entry is not None
+        if raw <= entry.stop or raw >= entry.target:
+            self.drop_entry(symbol, book, Status.REJECTED, Reason.STALE_BASE)
+            return 0
+        if room == 0:
+            return 0
+        shares = min(entry.quantity, room)
+        price = self.buying_price(book, raw)
+        if price * shares + self.commission > self.cash:
+            self.drop_entry(symbol, book, Status.REJECTED, Reason.INSUFFICIENT_CASH)
+            return 0
+
+        cost = price * shares
+        self.cash -= cost + self.commission
+        self.fees += self.commission
+        book.entry = None
+        book.lot = Lot(
+            order_ts=entry.ts,
+            entry_ts=self.now,
+            entry_count=self.count,
+            bought=shares,
+            paid=cost,
+            shares=shares,
+            cost=cost,
+            fees=self.commission,
+            best=price,
+            worst=price,
+        )
+        self.report_fill(symbol, Side.BUY, shares, price, entry.ts, Leg.ENTRY, Reason.NONE, raw)
+        if shares == entry.quantity:
+            self.report_update(symbol, entry.ts, Leg.ENTRY, Status.FILLED, shares, Reason.NONE)
+            book.lot.legs = Legs(entry.ts, entry.target, entry.stop, oco=False)
+        else:
+            rest = entry.quantity - shares
+            self.report_update(symbol, entry.ts, Leg.ENTRY, Status.PARTIALLY_FILLED, shares, Reason.NONE)
+            self.report_update(symbol, entry.ts, Leg.ENTRY, Status.CANCELED, rest, Reason.PARTIAL_ENTRY)
+        return shares
+
+    def fill_exit(self, symbol: str, book: Book, bar: Bar, room: int) -> None:
+        """A pending exit or a triggered stop sells at the open."""
+        assert book.lot is not None
+        assert book.lot.exit is not None
+        shares, raw = min(book.lot.shares, room), money(bar.open)
+        if shares > 0:
+            order = book.lot.exit
+            self.sell(symbol, book, shares, self.selling_price(book, raw), raw, order)
+
+    def fill_legs(self, symbol: str, book: Book, bar: Bar, room: int) -> None:
+        """The stop before the target."""
+        lot = book.lot
+        assert lot is not None
+        assert lot.legs is not None
+        shares, legs = min(lot.shares, room), lot.legs
+        if shares == 0:
+            return
+        if money(bar.low) <= legs.stop:
+            raw = min(legs.stop, money(bar.open))
+            held = lot.shares
+            stop = Exit(legs.ts, legs.stop_loss, Reason.STOP_LOSS)
+            self.sell(symbol, book, shares, self.selling_price(book, raw), raw, stop)
+            self.report_update(symbol, legs.ts, legs.take_profit, Status.CANCELED, held, Reason.SIBLING)
+            lot.legs, lot.exit = None, stop
+        elif money(bar.high) >= legs.target:
+            raw = max(legs.target, money(bar.open))
+            held = lot.shares
+            target = Exit(legs.ts, legs.take_profit, Reason.TAKE_PROFIT)
+            self.sell(symbol, book, shares, raw, raw, target)
+            if book.lot is None:
+                self.report_update(symbol, legs.ts, legs.stop_loss, Status.CANCELED, held, Reason.SIBLING)
+
+    def sell(self, symbol: str, book: Book, shares: int, price: Decimal, raw: Decimal, order: Exit) -> None:
+        """Book a sale of some shares of a lot; the last ones close it."""
+        lot = book.lot
+        assert lot is not None
+        cost = (lot.cost * shares / lot.shares).quantize(TICK, ROUND_FLOOR)
+        self.cash += price * shares - self.commission
+        self.fees += self.commission
+        self.realised += price * shares - cost
+        lot.cost -= cost
+        lot.shares -= shares
+        lot.fees += self.commission
+        lot.proceeds += price * shares
+        closed = lot.shares == 0
+        status = Status.FILLED if closed else Status.PARTIALLY_FILLED
+        self.report_fill(symbol, Side.SELL, shares, price, order.ts, order.leg, order.reason, raw)
+        self.report_update(symbol, order.ts, order.leg, status, shares, order.reason)
+        if closed:
+            lot.best = max(lot.best, price)
+            lot.worst = min(lot.worst, price)
+            self.report_trade(symbol, lot, order.reason)
+            book.lot = None
+            book.last_action = self.now
+
+    def protect(self, symbol: str, entry: Entry) -> None:
+        """The pair with the bracket's prices for what was bought of it."""
+        lot = self.books[symbol].lot
+        assert lot is not None
+        lot.legs = Legs(self.now, entry.target, entry.stop, oco=True)
+        self.report_legs(symbol, lot.legs, lot.shares, lot.order_ts, Reason.PARTIAL_ENTRY)
+
+    def expire_orders(self, moment: Slice) -> None:
+        """In a session's last slice."""
+        if moment.phase != Phase.LAST:
+            return
+        for symbol, book in self.in_order():
+            lot = book.lot
+            if book.entry:
+                self.drop_entry(symbol, book, Status.EXPIRED, Reason.DAY_ORDER)
+            if lot and lot.exit:
+                order = lot.exit
+                self.report_update(symbol, order.ts, order.leg, Status.EXPIRED, lot.shares, Reason.DAY_ORDER)
+                lot.exit = None
+            if lot and lot.legs and self.venue.time_in_force == "day":
+                self.drop_legs(symbol, lot, Status.EXPIRED, Reason.DAY_ORDER)
+
+    # 3. Exits
+
+    def send_exits(self, moment: Slice) -> None:
+        for symbol, book in self.in_order():
+            lot = book.lot
+            if lot is None or lot.exit is not None:
+                continue
+            reason = self.exit_reason(book, lot, moment, moment.bars.get(symbol))
+            if reason == Reason.NONE:
+                continue
+            if lot.legs:
+                self.drop_legs(symbol, lot, Status.CANCELED, Reason.SIBLING)
+            lot.exit = Exit(self.now, Leg.EXIT, reason)
+            book.last_action = self.now
+            self.report_order(
+                symbol, Side.SELL, lot.shares, Kind.MARKET, Leg.EXIT, lot.order_ts, reason, book.mark
+            )
+
+    def exit_reason(self, book: Book, lot: Lot, moment: Slice, bar: Bar | None) -> Reason:
+        """The first that applies, or NONE."""
+        value = book.mark * lot.shares
+        held = self.count - lot.entry_count
+        if self.killed and self.halts.kill_flatten:
+            return Reason.KILL_SWITCH
+        if self.latched:
+            return Reason.DRAWDOWN
+        if not lot.legs and value <= lot.cost - share_up(lot.cost, self.stop_loss_bps):
+            return Reason.STOP_LOSS
+        if (lot.best - book.mark) * 10_000 >= self.trailing_bps * lot.best:
+            return Reason.TRAILING_STOP
+        if not lot.legs and value >= lot.cost + share_up(lot.cost, self.take_profit_bps):
+            return Reason.TAKE_PROFIT
+        if 0 < self.exits.max_holding_bars <= held:
+            return Reason.TIME_EXIT
+        if self.exits.end_of_day and moment.phase == Phase.EVE:
+            return Reason.END_OF_DAY
+        if bar is not None and bar.direction == Direction.SHORT:
+            return Reason.SIGNAL_FLIP
+        return Reason.NONE
+
+    def cancel_entries_at_end_of_day(self, moment: Slice) -> None:
+        if self.exits.end_of_day and moment.phase == Phase.EVE:
+            self.cancel_entries(Reason.END_OF_DAY)
+
+    # 4. Halts
+
+    def halt(self, moment: Slice) -> None:
+        exposure = self.exposure()
+        self.equity = self.cash + exposure
+        self.peak = max(self.peak, self.equity)
+        loss = self.start_of_day - self.equity
+        fall = self.peak - self.equity
+        kills = not self.killed and loss >= share_up(self.start_of_day, self.kill_loss_bps)
+        latches = not self.latched and fall >= share_up(self.peak, self.drawdown_bps)
+        if kills:
+            self.killed = True
+            self.cancel_entries(Reason.KILL_SWITCH)
+        if latches:
+            self.latched = True
+            self.latches += 1
+            self.cancel_entries(Reason.DRAWDOWN)
+        if kills or latches:
+            self.send_exits(moment)
+        row = (self.now, ticks(self.equity), ticks(self.cash), ticks(exposure), self.drawdown())
+        self.ledger.equity.append(row)
+
+    def drawdown(self) -> float:
+        return ratio(self.peak - self.equity, self.peak) if self.peak > 0 else 0.0
+
+    def exposure(self) -> Decimal:
+        return sum((book.mark * book.lot.shares for book in self.books.values() if book.lot), ZERO)
+
+    # 5. Rules, sizing, orders
+
+    def send_entries(self, moment: Slice) -> None:
+        candidates = [
+            (symbol, bar)
+            for symbol, bar in moment.bars.items()
+            if bar.reason == Reason.NONE
+            and not (bar.direction == Direction.SHORT and self.books[symbol].lot is not None)
+        ]
+        for symbol, bar in sorted(candidates, key=lambda row: (-row[1].confidence, row[0])):
+            reason, measured, limit = self.objection(symbol, bar)
+            approved = reason == Reason.NONE
+            if approved:
+                price = money(bar.close)
+                shares = self.size(price)
+                measured, limit = float(price * shares), float(self.max_notional)
+                self.send_bracket(symbol, bar, shares)
+            self.page.verdicts.append(
+                (self.now, symbol, bar.direction, approved, reason, measured, limit, bar.confidence)
+            )
+
+    def objection(self, symbol: str, bar: Bar) -> tuple[Reason, float, float]:
+        """The first rule that objects, what it measured, and its limit; or NONE."""
+        book, rules = self.books[symbol], self.rules
+        price = money(bar.close)
+        target, stop = self.bracket(price)
+        loss = self.start_of_day - self.equity
+        position_cap = share_of(self.equity, self.max_position_bps)
+        total = self.exposure() + self.reserved() + price
+        available = self.cash - self.reserved()
+        last_minute = sum(self.now - ts < MINUTE for ts in self.entries_sent)
+        rested = None if book.last_action is None else self.now - book.last_action
+
+        if self.killed:
+            return Reason.KILL_SWITCH, 1.0, 0.0
+        if price < TICK:
+            return Reason.STATE_UNKNOWN, float(price), 0.0
+        if self.latched:
+            return Reason.DRAWDOWN, self.drawdown(), self.drawdown_bps / 10_000
+        if loss >= share_up(self.start_of_day, self.daily_loss_bps):
+            return Reason.DAILY_LOSS, ratio(loss, self.start_of_day), self.daily_loss_bps / 10_000
+        if bar.direction == Direction.SHORT:
+            return Reason.NO_POSITION, -1.0, 0.0
+        if bar.confidence < rules.min_confidence:
+            return Reason.LOW_CONFIDENCE, bar.confidence, rules.min_confidence
+        if math.isnan(bar.volatility) or bar.volatility > rules.max_volatility:
+            return Reason.VOLATILITY, bar.volatility, rules.max_volatility
+        if book.lot:
+            return Reason.POSITION_HELD, float(book.lot.shares), 0.0
+        if book.entry:
+            return Reason.ORDER_PENDING, float(book.entry.quantity), 0.0
+        if price > position_cap:
+            return Reason.POSITION_CAPACITY, float(price), float(position_cap)
+        if total > self.max_total_exposure:
+            return Reason.TOTAL_EXPOSURE, float(total), float(self.max_total_exposure)
+        if price > self.max_symbol_exposure:
+            return Reason.SYMBOL_EXPOSURE, float(price), float(self.max_symbol_exposure)
+        if price > available:
+            return Reason.BUYING_POWER, float(price), float(available)
+        if last_minute >= rules.max_orders_per_minute:
+            return Reason.ORDERS_PER_MINUTE, float(last_minute), float(rules.max_orders_per_minute)
+        if book.entries_today >= rules.max_orders_per_symbol_per_day:
+            sent, most = book.entries_today, rules.max_orders_per_symbol_per_day
+            return Reason.ORDERS_PER_SYMBOL, float(sent), float(most)
+        if len(self.pending()) >= rules.max_open_orders:
+            return Reason.OPEN_ORDERS, float(len(self.pending())), float(rules.max_open_orders)
+        if rested is not None and rested < rules.cooldown_seconds * SECOND:
+            return Reason.COOLDOWN, rested / SECOND, float(rules.cooldown_seconds)
+        if price > self.max_notional:
+            return Reason.TOO_SMALL, float(price), float(self.max_notional)
+        if not 0 < stop < price < target:
+            return Reason.BRACKET_UNPLACEABLE, float(stop), float(price)
+        return Reason.NONE, 0.0, 0.0
+
+    def bracket(self, price: Decimal) -> tuple[Decimal, Decimal]:
+        """Target and stop."""
+        target = nearest_cent(price + share_of(price, self.take_profit_bps))
+        stop = nearest_cent(price - share_of(price, self.stop_loss_bps))
+        return target, stop
+
+    def size(self, price: Decimal) -> int:
+        amounts = (
+            self.max_notional,
+            share_of(self.equity, self.max_position_bps),
+            self.max_total_exposure - self.exposure() - self.reserved(),
+            self.max_symbol_exposure,
+            self.cash - self.reserved(),
+        )
+        return min(self.rules.max_shares, *(math.floor(amount / price) for amount in amounts))
+
+    def send_bracket(self, symbol: str, bar: Bar, shares: int) -> None:
+        book, price = self.books[symbol], money(bar.close)
+        target, stop = self.bracket(price)
+        book.entry = Entry(self.now, shares, price, target, stop)
+        book.half = half_spread(bar)
+        book.entries_today += 1
+        book.last_action = self.now
+        self.entries_sent.append(self.now)
+        self.report_order(symbol, Side.BUY, shares, Kind.MARKET, Leg.ENTRY, self.now, Reason.NONE, price)
+        self.report_legs(symbol, Legs(self.now, target, stop, oco=False), shares, self.now, Reason.NONE)
+
+    # Open orders
+
+    def in_order(self) -> list[tuple[str, Book]]:
+        return sorted(self.books.items())
+
+    def pending(self) -> list[Entry]:
+        return [book.entry for book in self.books.values() if book.entry]
+
+    def reserved(self) -> Decimal:
+        return sum((entry.price * entry.quantity for entry in self.pending()), ZERO)
+
+    def cancel_entries(self, reason: Reason) -> None:
+        for symbol, book in self.in_order():
+            if book.entry:
+                self.drop_entry(symbol, book, Status.CANCELED, reason)
+
+    def drop_entry(self, symbol: str, book: Book, status: Status, reason: Reason) -> None:
+        """Its legs were never live: of them nothing is reported."""
+        assert book.entry is not None
+        self.report_update(symbol, book.entry.ts, Leg.ENTRY, status, book.entry.quantity, reason)
+        book.entry = None
+
+    def drop_legs(self, symbol: str, lot: Lot, status: Status, reason: Reason) -> None:
+        assert lot.legs is not None
+        for leg in (lot.legs.take_profit, lot.legs.stop_loss):
+            self.report_update(symbol, lot.legs.ts, leg, status, lot.shares, reason)
+        lot.legs = None
+
+    # What is reported
+
+    def report_order(
+        self,
+        symbol: str,
+        side: Side,
+        qty: int,
+        kind: Kind,
+        leg: Leg,
+        entry_ts: int,
+        reason: Reason,
+        price: Decimal,
+    ) -> None:
+        self.page.orders.append((self.now, symbol, side, qty, kind, leg, entry_ts, reason, ticks(price)))
+
+    def report_legs(self, symbol: str, legs: Legs, qty: int, entry_ts: int, reason: Reason) -> None:
+        self.report_order(symbol, Side.SELL, qty, Kind.LIMIT, legs.take_profit, entry_ts, reason, legs.target)
+        self.report_order(symbol, Side.SELL, qty, Kind.STOP, legs.stop_loss, entry_ts, reason, legs.stop)
+
+    def report_update(
+        self, symbol: str, order_ts: int, leg: Leg, status: Status, qty: int, reason: Reason
+    ) -> None:
+        self.page.updates.append((self.now, symbol, order_ts, leg, status, qty, reason))
+
+    def report_fill(
+        self,
+        symbol: str,
+        side: Side,
+        qty: int,
+        price: Decimal,
+        order_ts: int,
+        leg: Leg,
+        reason: Reason,
+        expected: Decimal,
+    ) -> None:
+        fee = ticks(self.commission)
+        self.page.fills.append(
+            (self.now, symbol, side, qty, ticks(price), fee, order_ts, leg, reason, ticks(expected))
+        )
+
+    def report_trade(self, symbol: str, lot: Lot, reason: Reason) -> None:
+        pnl = lot.proceeds - lot.paid - lot.fees
+        each = ticks(lot.paid) / lot.bought
+        self.page.trades.append(
+            (symbol, lot.order_ts, lot.entry_ts, self.now, lot.bought)
+            + (ticks(lot.paid), ticks(lot.proceeds), ticks(lot.fees), ticks(pnl), reason)
+            + (ticks(lot.worst) / each - 1.0, ticks(lot.best) / each - 1.0)
+        )
+
+    def turn_page(self) -> None:
+        """The rows of this slice by symbol; those of one symbol as they happened."""
+        for name, column in {"verdicts": 1, "orders": 1, "updates": 1, "fills": 1, "trades": 0}.items():
+            rows = getattr(self.page, name)
+            getattr(self.ledger, name).extend(sorted(rows, key=lambda row, at=column: row[at]))
+        self.page = Ledger()
+
+    # What holds always
+
+    def check(self) -> None:
+        books = self.books.values()
+        cost = sum((book.lot.cost for book in books if book.lot), ZERO)
+        assert self.cash + cost + self.fees - self.realised == self.initial_cash
+        assert self.cash >= 0 or self.commission > 0  # only the commission of a sale may overdraw
+        assert self.equity == self.cash + self.exposure()
+        assert not any(book.entry and book.lot for book in books)
+        assert not any(book.lot.legs and book.lot.exit for book in books if book.lot)
+        assert all(book.lot.shares > 0 for book in books if book.lot)
+
+
+def quoted(bar: Bar) -> bool:
+    return bar.half_spread is not None and not math.isnan(bar.half_spread)
+
+
+def half_spread(bar: Bar) -> Decimal:
+    """Half the quoted spread, up to the next tick; 0 without a quote."""
+    return rounded_up(bar.half_spread) if quoted(bar) else ZERO
