@@ -148,7 +148,7 @@ def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
         rows=rows,
         stopped=np.bincount(reason, minlength=REASONS).astype(np.int64),
         symbol=symbol[order],
-        half_spread=_half_spread(frames)[order],
+        half_spread=_half_spread(frames, order),
         **columns,
         **{name: _joined([getattr(frame, name) for frame in frames], kind)[order]
            for name, kind in (("volatility", np.float64), ("direction", np.int8), ("score", np.float64),
@@ -181,17 +181,18 @@ def _joined(parts: list[Any], kind: type) -> Any:
     return np.concatenate(parts).astype(kind, copy=False) if parts else np.zeros(0, kind)
 
 
-def _half_spread(frames: list[SignalFrame]) -> Floats:
-    """Half the quoted spread in USD; NaN where there is no usable quote."""
+def _half_spread(frames: list[SignalFrame], order: Longs) -> Floats:
+    """Half the quoted spread in USD, NaN without a usable quote; empty where no source has quotes."""
+    if not any(frame.bars.bid.size for frame in frames):
+        return np.zeros(0)
     parts: list[Floats] = []
     for frame in frames:
         bid, ask = frame.bars.bid, frame.bars.ask
         if not bid.size:
-            parts.append(np.full(frame.bars.at.size, np.nan))
-            continue
+            bid = ask = np.full(frame.bars.at.size, np.nan)
         usable = (bid > 0.0) & (ask >= bid)
         parts.append(np.where(usable, (ask - bid) / 2.0, np.nan))
-    joined: Floats = _joined(parts, np.float64)
+    joined: Floats = np.concatenate(parts)[order]
     return joined
 
 

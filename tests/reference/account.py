@@ -677,13 +677,11 @@ class Account:
         )
 
     def report_trade(self, symbol: str, lot: Lot, reason: Reason) -> None:
-        pnl = lot.proceeds - lot.paid - lot.fees
         each = ticks(lot.paid) / lot.bought
-        self.page.trades.append(
-            (symbol, lot.order_ts, lot.entry_ts, self.now, lot.bought)
-            + (ticks(lot.paid), ticks(lot.proceeds), ticks(lot.fees), ticks(pnl), reason)
-            + (ticks(lot.worst) / each - 1.0, ticks(lot.best) / each - 1.0)
-        )
+        mae, mfe = ticks(lot.worst) / each - 1.0, ticks(lot.best) / each - 1.0
+        amounts = (lot.paid, lot.proceeds, lot.fees, lot.proceeds - lot.paid - lot.fees)
+        times = (lot.order_ts, lot.entry_ts, self.now)
+        self.page.trades.append((symbol, *times, lot.bought, *map(ticks, amounts), reason, mae, mfe))
 
     def turn_page(self) -> None:
         """The rows of this slice by symbol; those of one symbol as they happened."""

@@ -1,0 +1,132 @@
+"""The diagram itself: `decide` (bars -> scored signals, by shard) and `trade` (signals -> ledger, one account).
+
+    raw bars ─ clean ─ features ─ alphas ─ regime ─ ensemble ─ filters ─┐ 16 shards
+                                                                      barrier ─ account ─► ledger
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from infra.settings import Settings
+from operators import barrier, clean, ensemble, features, filters, regime
+from operators.alphas import ALPHAS
+from operators.drive import replay, scan
+from risk import account
+from risk.ledger import LedgerFrame
+from schemas.calendar import DAY
+from schemas.frames import SHARDS, BarFrame, OpinionFrame, RawFrame, SignalFrame
+
+if TYPE_CHECKING:
+    from bytewax.operators import KeyedStream
+
+KEYS = tuple(f"{shard:02d}" for shard in range(SHARDS))  # of the symbol side
+ACCOUNT = "account"  # the one key of the trading side
+
+
+class Decide(NamedTuple):
+    """What the symbol side is told; every operator's Params, the alphas' in order of their weights."""
+
+    clean: clean.Params
+    features: features.Params
+    alphas: tuple[tuple[str, Any], ...]
+    regime: regime.Params
+    ensemble: ensemble.Params
+    filters: filters.Params
+    end_of_day: bool
+
+
+class State(NamedTuple):
+    """The states of the symbol side's operators, for one shard."""
+
+    version: int
+    clean: clean.State
+    features: features.State
+    alphas: tuple[Any, ...]
+    regime: regime.State
+    ensemble: ensemble.State
+    filters: filters.State
+
+
+def decide_params(settings: Settings, timeframe: int) -> Decide:
+    """The symbol side's share of the settings, for bars of so many minutes."""
+    chosen = []
+    for name in settings.ensemble.weights:
+        params = getattr(settings.alphas, name)
+        if name == "macd" and params.form == "auto":
+            params = msgspec.structs.replace(params, form="signal" if timeframe == DAY else "histogram")
+        chosen.append((name, params))
+    return Decide(settings.clean, settings.features, tuple(chosen), settings.regime, settings.ensemble,
+                  settings.filters, settings.exits.end_of_day)  # fmt: skip
+
+
+def start(params: Decide) -> State:
+    """Nothing seen yet."""
+    alphas = tuple(ALPHAS[name].start() for name, _ in params.alphas)
+    return State(1, clean.start(), features.start(), alphas, regime.start(), ensemble.start(), filters.start())
+
+
+def opine(params: Decide, state: State, frame: RawFrame) -> tuple[State, OpinionFrame]:
+    """Bars -> all that the ensemble weighs."""
+    clean_state, bars = clean.step(params.clean, state.clean, frame)
+    features_state, featured = features.step(params.features, state.features, bars)
+    alpha_states, votes = _vote(params, state, bars)
+    regime_state, trend = regime.step(params.regime, state.regime, bars)
+    opinions = OpinionFrame(featured, votes, trend.regime)
+    return state._replace(
+        clean=clean_state, features=features_state, alphas=alpha_states, regime=regime_state
+    ), opinions
+
+
+def _vote(params: Decide, state: State, bars: BarFrame) -> tuple[tuple[Any, ...], Any]:
+    votes = np.empty((len(params.alphas), bars.at.size))
+    states = []
+    for k, (name, alpha) in enumerate(params.alphas):
+        after, view = ALPHAS[name].step(alpha, state.alphas[k], bars)
+        states.append(after)
+        votes[k] = view.vote
+    return tuple(states), votes
+
+
+def step(params: Decide, state: State, frame: RawFrame) -> tuple[State, SignalFrame]:
+    """The symbol side of one shard, fused into one hop."""
+    state, opinions = opine(params, state, frame)
+    ensemble_state, scored = ensemble.step(params.ensemble, state.ensemble, opinions)
+    filters_state, signals = filters.step(params.filters, params.end_of_day, state.filters, scored)
+    return state._replace(ensemble=ensemble_state, filters=filters_state), signals
+
+
+def decide(step_id: str, frames: "KeyedStream[RawFrame]", params: Decide) -> "KeyedStream[SignalFrame]":
+    """One state per shard, so it scales with the workers."""
+    return scan(step_id, frames, lambda _: start(params), partial(step, params))
+
+
+def trade(
+    step_id: str, signals: "KeyedStream[SignalFrame]", params: account.Params, after: int
+) -> "KeyedStream[LedgerFrame]":
+    """One key, so one writer of cash and positions; `after` is where the log begins, UTC ns."""
+    import bytewax.operators as op
+
+    one = op.map(f"{step_id}_key", signals, lambda item: (ACCOUNT, item[1]))
+    slices = scan(f"{step_id}_barrier", one, lambda _: barrier.start(after), barrier.step, barrier.restore)
+    return scan(f"{step_id}_account", slices, lambda _: account.start(params), partial(account.step, params))
+
+
+def run(
+    chunks: Iterable[list[RawFrame]], decide: Decide, params: account.Params, after: int
+) -> Iterator[LedgerFrame]:
+    """The same diagram driven by a plain loop, without Bytewax."""
+    slices = replay(barrier.start(after), barrier.step, signals(chunks, decide))
+    return replay(account.start(params), partial(account.step, params), slices)
+
+
+def signals(chunks: Iterable[list[RawFrame]], params: Decide) -> Iterator[SignalFrame]:
+    """The symbol side by a plain loop: each shard with its own state."""
+    states = {shard: start(params) for shard in range(SHARDS)}
+    for chunk in chunks:
+        for frame in chunk:
+            states[frame.shard], answer = step(params, states[frame.shard], frame)
+            yield answer

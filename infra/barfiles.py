@@ -1,0 +1,338 @@
+"""Bar files as tables: Parquet and CSV, one batch at a time, every column checked on the way in."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from operators.split import Columns, joined
+from schemas.errors import UserError
+from schemas.frames import Floats, Ints, Longs
+from schemas.universe import MAX_NAME
+
+PRICES = ("open", "high", "low", "close", "volume")
+QUOTES = ("bid", "ask")
+NEEDED = ("symbol", "ts", *PRICES)
+KINDS = (".parquet", ".csv", ".csv.gz")
+
+_BATCH = 65_536  # rows decoded at once
+_GROUP = 131_072  # rows of a row group that we write
+_BUFFER = 1 << 20  # bytes of one column read at once, so that a row group may be of any size
+_PER_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_NAIVE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?")
+_NONE: Floats = np.zeros(0)
+
+
+class Table(NamedTuple):
+    """Bars with names of their own: `columns.symbol` points into `names`, which are upper-cased."""
+
+    names: tuple[str, ...]
+    columns: Columns
+
+
+@dataclass(frozen=True)
+class BarFile:
+    """One file whose columns are known to be those of bars."""
+
+    path: Path
+    size: int  # bytes
+    mtime_ns: int
+    groups: tuple[int, ...]  # rows of each row group; none for CSV, which has to be read from the start
+    has_quotes: bool
+
+    @property
+    def parquet(self) -> bool:
+        """Can it be read from the middle?"""
+        return self.path.name.lower().endswith(".parquet")
+
+    def tables(self, groups: Sequence[int] | None = None, numbers: bool = True) -> Iterator[Table]:
+        """The rows of consecutive row groups (of the whole file), in file order.
+
+        Without `numbers` only `ts` and `symbol` are read, the other columns are empty. Nulls in
+        numbers are NaN. Raises UserError for what is no symbol, time or number, with its row.
+        """
+        numeric = (*PRICES, *(QUOTES if self.has_quotes else ())) if numbers else ()
+        decode = _Decoder(self.path, numeric, sum(self.groups[: groups[0]]) if groups else 0)
+        with reading(self.path):
+            for batch in self._batches(["symbol", "ts", *numeric], groups):
+                yield decode(batch)
+
+    def _batches(self, columns: list[str], groups: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+        """Arrow batches with these columns; text where the file is text."""
+        if not self.parquet:
+            with _text(self.path) as stream:
+                options = pyarrow.csv.ConvertOptions(
+                    include_columns=columns, column_types=dict.fromkeys(columns, pa.string()),
+                    strings_can_be_null=True, null_values=[""],
+                )  # fmt: skip
+                one = pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 22)
+                yield from pyarrow.csv.open_csv(stream, read_options=one, convert_options=options)
+            return
+        with pq.ParquetFile(
+            self.path, read_dictionary=["symbol"], pre_buffer=False, buffer_size=_BUFFER
+        ) as file:
+            chosen = list(range(len(self.groups)) if groups is None else groups)
+            yield from file.iter_batches(_BATCH, row_groups=chosen, columns=columns, use_threads=False)
+
+
+class _Decoder:
+    """Arrow batches of one file -> tables; counts rows, so that an error can name one."""
+
+    def __init__(self, path: Path, numeric: Sequence[str], row: int):
+        self.path, self.numeric, self.row = path, numeric, row
+        self._dictionary: Any = None
+        self._names: tuple[str, ...] = ()
+
+    def __call__(self, batch: pa.RecordBatch) -> Table:
+        symbol = self._codes(batch.column("symbol"))
+        ts = self._instants(batch.column("ts"))
+        floats = {name: self._floats(name, batch.column(name)) for name in self.numeric}
+        self.row += batch.num_rows
+        columns = (floats.get(name, _NONE) for name in (*PRICES, *QUOTES))
+        return Table(self._names, Columns(ts, symbol, *columns))
+
+    def _codes(self, array: Any) -> Ints:
+        """Places in the names; a new dictionary becomes new names."""
+        self._present("symbol", array)
+        if not pa.types.is_dictionary(array.type):
+            array = array.dictionary_encode()
+        if self._dictionary is None or not array.dictionary.equals(self._dictionary):
+            self._dictionary = array.dictionary
+            self._names = tuple(self._symbol(name) for name in array.dictionary.to_pylist())
+        codes: Ints = array.indices.to_numpy().astype(np.int32, copy=False)
+        return codes
+
+    def _symbol(self, name: str | None) -> str:
+        """The name as the platform knows it."""
+        upper = (name or "").upper()
+        if not upper or len(upper) > MAX_NAME or not all("!" <= letter <= "~" for letter in upper):
+            raise UserError(
+                f"{self.path}: symbol {name!r}: want 1 to {MAX_NAME} visible ASCII characters without spaces"
+            )
+        return upper
+
+    def _instants(self, array: Any) -> Longs:
+        """UTC ns."""
+        self._present("ts", array)
+        if _is_text(array.type):
+            array = self._parsed("ts", array, pa.timestamp("ns", "UTC"))
+        factor = _PER_NS[array.type.unit]
+        ts: Longs = array.view(pa.int64()).to_numpy()
+        if factor == 1 or not ts.size:
+            return ts
+        bound = (2**63 - 1) // factor
+        if ts.max() > bound or ts.min() < -bound:
+            at = int(np.argmax(np.abs(ts.astype(np.float64))))
+            raise UserError(f"{self.path}: row {self.row + at + 1}: ts {array[at].cast(pa.int64())} is no date")
+        return ts * factor
+
+    def _floats(self, name: str, array: Any) -> Floats:
+        """Numbers, with NaN for null."""
+        if _is_text(array.type):
+            array = self._parsed(name, array, pa.float64())
+        if array.type != pa.float64():
+            array = array.cast(pa.float64(), safe=False)
+        values: Floats = array.to_numpy(zero_copy_only=False)
+        return values
+
+    def _present(self, name: str, array: Any) -> None:
+        """A row needs its symbol and its time."""
+        if pa.types.is_dictionary(array.type) and array.dictionary.null_count:
+            array = array.cast(array.type.value_type)
+        if array.null_count:
+            row = self.row + pc.index(array.is_null(), value=True).as_py() + 1
+            raise UserError(f"{self.path}: row {row} has no {name}; give it one or take the row out")
+
+    def _parsed(self, name: str, array: Any, kind: Any) -> Any:
+        """Text -> numbers or instants; the first that cannot be read is named."""
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        array = pc.utf8_trim_whitespace(array)
+        try:
+            return pc.cast(array, kind)
+        except pa.ArrowInvalid:
+            for at, value in enumerate(array):
+                try:
+                    pc.cast(value, kind)
+                except pa.ArrowInvalid:
+                    raise UserError(self._unreadable(name, at, value.as_py())) from None
+            raise
+
+    def _unreadable(self, name: str, at: int, value: str) -> str:
+        start = f"{self.path}: row {self.row + at + 1}, column {name}: {value!r}"
+        if name != "ts":
+            return f"{start} is not a number"
+        if _NAIVE.fullmatch(value):
+            return f"{start} has no time zone; write UTC as in 2024-01-02T14:31:00Z"
+        return f"{start} is no time; write it as in 2024-01-02T14:31:00Z"
+
+
+def open_folder(path: Path) -> list[BarFile]:
+    """The bar files of a folder by name, or the one file; each one's columns checked."""
+    with reading(path):
+        if not path.is_dir():
+            return [open_file(path)]
+        found = sorted(each for each in path.iterdir() if _kind(each) and not each.name.startswith("."))
+    if not found:
+        raise UserError(f"{path}: no bar files in this folder; want {', '.join(KINDS)}")
+    return [open_file(each) for each in found]
+
+
+def open_file(path: Path) -> BarFile:
+    """Look at a file's columns. Raises UserError, one line, for anything that is no bar file."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file{_nearest_file(path)}")
+    if not _kind(path):
+        raise UserError(f"{path}: unknown kind of file; want {', '.join(KINDS)}")
+    with reading(path):
+        stat = path.stat()
+        if not stat.st_size:
+            raise UserError(f"{path} is empty; want a header and rows")
+        if _kind(path) != ".parquet":
+            with _text(path) as stream:
+                columns: dict[str, Any] = dict.fromkeys(
+                    pyarrow.csv.open_csv(stream, pyarrow.csv.ReadOptions(use_threads=False)).schema.names,
+                    pa.string(),
+                )
+            groups: tuple[int, ...] = ()
+        else:
+            with pq.ParquetFile(path) as file:
+                columns = {field.name: field.type for field in file.schema_arrow}
+                groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+    _check_columns(path, columns)
+    return BarFile(path, stat.st_size, stat.st_mtime_ns, groups, "bid" in columns)
+
+
+def _check_columns(path: Path, columns: dict[str, Any]) -> None:
+    """All that is needed, each of a type that can be read."""
+    quotes = [name for name in QUOTES if name in columns]
+    for name in (*NEEDED, *(QUOTES if quotes else ())):
+        if name not in columns:
+            if name in QUOTES:
+                raise UserError(f"{path} has {quotes[0]} without {name}; give both or none")
+            raise UserError(f"{path} has no column {name}{nearest(name, columns)}")
+        kind = columns[name]
+        if name == "symbol":
+            if not _is_text(kind):
+                raise UserError(f"{path}: column symbol is {kind}; want text")
+        elif name == "ts":
+            _check_time(path, kind)
+        elif not _is_text(kind) and not _is_number(kind):
+            raise UserError(f"{path}: column {name} is {kind}; want numbers")
+
+
+def _check_time(path: Path, kind: Any) -> None:
+    if pa.types.is_timestamp(kind):
+        if kind.tz is None:
+            raise UserError(f"{path}: column ts has no time zone; store it as timestamp[us, UTC]")
+    elif not _is_text(kind):
+        raise UserError(f"{path}: column ts is {kind}; store it as timestamp[us, UTC], the end of the bar")
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    is_a = pa.types
+    return bool(is_a.is_floating(kind) or is_a.is_integer(kind) or is_a.is_decimal(kind) or is_a.is_null(kind))
+
+
+def _kind(path: Path) -> str:
+    """The ending that says how to read a file; none of ours: empty."""
+    return next((ending for ending in KINDS if path.name.lower().endswith(ending)), "")
+
+
+def _text(path: Path) -> Any:
+    return pa.input_stream(str(path), compression="gzip" if _kind(path) == ".csv.gz" else None)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or what there is, or nothing."""
+    words = {each.lower(): each for each in known}
+    close = get_close_matches(word.lower(), words, 1, 0.5)
+    if close:
+        return f"; did you mean {words[close[0]]}?"
+    some = sorted(words.values())[:8]
+    return f"; there is {', '.join(some)}{' ...' if len(words) > len(some) else ''}" if some else ""
+
+
+def _nearest_file(path: Path) -> str:
+    """A neighbour with a similar name."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if _kind(each) or each.is_dir()]
+    except OSError:
+        return ""
+    close = get_close_matches(path.name, names, 1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong while a file is read, as one line."""
+    try:
+        yield
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read it") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} cannot be read as {_kind(path)[1:] or 'a folder'}: {reason}; is it whole?"
+        ) from error
+
+
+def write_tables(path: Path, tables: Iterable[Table], has_quotes: bool) -> int:
+    """Write tables to a Parquet file in row groups of their own size; returns the rows written."""
+    names = (*PRICES, *(QUOTES if has_quotes else ()))
+    schema = pa.schema(
+        [
+            ("symbol", pa.dictionary(pa.int32(), pa.string())),
+            ("ts", pa.timestamp("ns", "UTC")),
+            *((name, pa.float64()) for name in names),
+        ]
+    )
+    rows = 0
+    with pq.ParquetWriter(path, schema, version="2.6") as writer:
+        for table in _regrouped(tables):
+            columns = table.columns._asdict()
+            arrays = [
+                pa.DictionaryArray.from_arrays(columns["symbol"], pa.array(table.names, pa.string())),
+                pa.array(columns["ts"]).cast(schema.field("ts").type),
+                *(pa.array(columns[name]) for name in names),
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema), row_group_size=_GROUP)
+            rows += columns["ts"].size
+    return rows
+
+
+def _regrouped(tables: Iterable[Table]) -> Iterator[Table]:
+    """Tables of the same names, put together to the size of a row group."""
+    held: list[Columns] = []
+    names: tuple[str, ...] = ()
+    for table in tables:
+        if held and table.names != names:
+            yield Table(names, joined(held))
+            held = []
+        names = table.names
+        held.append(table.columns)
+        size = sum(part.ts.size for part in held)
+        if size >= _GROUP:
+            whole = joined(held)
+            for begin in range(0, size - _GROUP + 1, _GROUP):
+                yield Table(names, whole.rows(begin, begin + _GROUP))
+            held = [whole.rows(size - size % _GROUP, size)]
+    if held:
+        yield Table(names, joined(held))

@@ -1,0 +1,805 @@
+"""Ledger frames -> the folder of a run: summary.json, report.html and Parquet tables.
+
+While a run lasts, rows lie in `<out>.partial/parts` as numbered Arrow files: a snapshot names the
+next numbers, a resume drops what was written after it. `finish` turns the parts into Parquet, row
+groups of a fixed size, so that the bytes depend on the ledger alone and the memory not on its
+length, and moves the whole folder to `<out>` in one rename. A half-written `<out>` never exists.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.settings import Settings, describe, settings_hash
+from risk.ledger import LedgerFrame
+from risk.limits import limits
+from schemas.errors import UserError
+from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
+from schemas.frames import Bools, Floats, Ints, Longs, Names
+from schemas.units import NS_PER_SECOND, TICKS_PER_USD, to_usd
+
+VERSION = 1
+PART_ROWS = 1 << 16  # rows in memory per table before they are written
+GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
+
+Columns = dict[str, np.ndarray[Any, Any]]
+State = dict[str, Any]
+
+_CODES = 128  # reasons fit an int8
+_ENDED = (Status.CANCELED, Status.EXPIRED, Status.REJECTED)
+
+# What parts hold, by table: the ledger's columns, codes narrowed.
+_PARTS: dict[str, dict[str, str]] = {
+    "equity": {"ts": "i8", "equity": "i8", "cash": "i8", "exposure": "i8", "drawdown": "f8"},
+    "signals": {
+        "ts": "i8", "symbol": "i4", "direction": "i1", "confidence": "f8", "score": "f8", "regime": "i1",
+        "views": "i4", "reason": "i1",
+    },
+    "verdicts": {
+        "ts": "i8", "symbol": "i4", "direction": "i1", "approved": "?", "reason": "i1", "measured": "f8",
+        "limit": "f8", "confidence": "f8",
+    },
+    "orders": {
+        "ts": "i8", "symbol": "i4", "side": "i1", "qty": "i8", "kind": "i1", "leg": "i1", "entry_ts": "i8",
+        "reason": "i1", "price": "i8",
+    },
+    "updates": {
+        "ts": "i8", "symbol": "i4", "order_ts": "i8", "leg": "i1", "status": "i1", "qty": "i8", "reason": "i1",
+    },
+    "fills": {
+        "ts": "i8", "symbol": "i4", "side": "i1", "qty": "i8", "price": "i8", "fee": "i8", "order_ts": "i8",
+        "leg": "i1", "reason": "i1", "expected": "i8",
+    },
+    "trades": {
+        "exit_ts": "i8", "symbol": "i4", "order_ts": "i8", "entry_ts": "i8", "qty": "i8", "cost": "i8",
+        "proceeds": "i8", "fees": "i8", "pnl": "i8", "reason": "i1", "mae": "f8", "mfe": "f8",
+    },
+    "quarantine": {
+        "ts": "i8", "symbol": "i4", "reason": "i1", "open": "f8", "high": "f8", "low": "f8", "close": "f8",
+        "volume": "f8",
+    },
+}  # fmt: skip
+TABLES = tuple(_PARTS)
+_FUNDS = ("cash", "cost", "value", "realised", "fees", "positions", "pending", "drawdown_latches",
+          "latch_releases", "killed")  # fmt: skip
+
+# Where a row's signal may end, stage by stage; codes 10..19 are the filters'.
+_STAGES = (
+    ("insights", (Reason.NOT_WARM, Reason.NO_INSIGHT)),
+    ("direction", (Reason.NEUTRAL,)),
+    ("published", (Reason.BELOW_PUBLISH_GATE,)),
+    ("decided", (Reason.BELOW_DECISION_GATE,)),
+    ("filters", tuple(range(10, 20))),
+)
+
+
+class LedgerError(RuntimeError):
+    """The ledger contradicts itself: a gap in its slices, or totals that do not reconcile."""
+
+
+class Header(TypedDict):
+    """What the summary says of a run beside what happened in it."""
+
+    account: str
+    initial_cash: int  # ticks
+    alphas: list[str]  # alpha k is digit k of `views`
+    bars: dict[str, Any]  # label, fingerprint, rows, symbols, ...: as the source describes itself
+    synthetic: bool
+    timeframe: str
+    after: int  # UTC ns; the run covers after < ts <= upto
+    upto: int
+    off: list[str]  # what was not there or switched off: forecast, quotes, earnings, liquidity
+    settings_hash: str
+    settings: dict[str, Any]
+
+
+def header(
+    settings: Settings,
+    *,
+    alphas: Sequence[str],
+    bars: Mapping[str, Any],
+    synthetic: bool,
+    timeframe: str,
+    after: int,
+    upto: int,
+    off: Sequence[str] = (),
+) -> Header:
+    """The header of a run with these settings."""
+    return Header(
+        account=settings.run.account,
+        initial_cash=limits(settings.account).initial_cash,
+        alphas=list(alphas),
+        bars=dict(bars),
+        synthetic=synthetic,
+        timeframe=timeframe,
+        after=after,
+        upto=upto,
+        off=list(off),
+        settings_hash=settings_hash(settings),
+        settings=describe(settings),
+    )
+
+
+def check_out(out: Path) -> Path:
+    """The absolute path of a run's folder; refuses one that holds something else."""
+    out = out.absolute()
+    if not out.name:
+        raise UserError(f"--out {out}: want a folder of its own")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file, want a folder")
+    if out.is_dir() and not (out / "summary.json").exists() and any(out.iterdir()):
+        raise UserError(f"--out {out}: holds files but no summary.json, so it is no run; name another folder")
+    return out
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a finished run."""
+    try:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no finished run (summary.json cannot be read)") from error
+    return summary
+
+
+def write_timing(folder: Path, timing: Mapping[str, float]) -> None:
+    """How long things took, in seconds; beside the summary, which must not depend on a clock."""
+    (folder / "timing.json").write_text(json.dumps(dict(timing), indent=2) + "\n")
+
+
+class Recorder:
+    """Takes ledger frames in order; `finish` makes the folder."""
+
+    def __init__(self, out: Path, header: Header):
+        """A fresh start: what an earlier run has left unfinished here is dropped."""
+        self.out = check_out(out)
+        self._work = self.out.with_name(self.out.name + ".partial")
+        self._parts = self._work / "parts"
+        self.header = header
+        self.finished = False
+        self.upto = header["after"]  # UTC ns; everything up to here is recorded
+        self.rows = 0  # bars that reached the account
+        self._names: Names = np.zeros(0, "S1")
+        self._rank: Ints = np.zeros(0, np.int32)  # by symbol: place in alphabetical order
+        self._totals = _Totals(header["initial_cash"])
+        self._next = dict.fromkeys(TABLES, 0)  # number of the next part
+        self._written = dict.fromkeys(TABLES, 0)  # rows in parts
+        self._buffers = {
+            table: _Rows(columns, PART_ROWS, self._flusher(table)) for table, columns in _PARTS.items()
+        }
+        try:
+            _restore(self.out, self._work)
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._parts.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"--out {self.out}: {error.strerror or error}") from error
+
+    @classmethod
+    def resume(cls, out: Path, header: Header, state: State) -> "Recorder":
+        """Go on after a snapshot; of a run that was finished since, its folder is left alone."""
+        if state["version"] != VERSION:
+            raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
+        self = cls.__new__(cls)
+        self.out = check_out(out)
+        self._work = self.out.with_name(self.out.name + ".partial")
+        self._parts = self._work / "parts"
+        self.header = header
+        self.upto, self.rows = state["upto"], state["rows"]
+        self._names = state["names"].copy()
+        self._rank = _ranks(self._names)
+        self._totals = _Totals.restored(header["initial_cash"], state["totals"])
+        self._next, self._written = dict(state["next"]), dict(state["written"])
+        self._buffers = {
+            table: _Rows(columns, PART_ROWS, self._flusher(table)) for table, columns in _PARTS.items()
+        }
+        self.finished = self.complete and not self._work.exists() and self._is_there()
+        if not self.finished:
+            self._drop_later_parts()
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Has the whole range been recorded?"""
+        return self.upto == self.header["upto"]
+
+    @property
+    def trades(self) -> int:
+        """Round trips so far."""
+        return self._written["trades"] + self._buffers["trades"].size
+
+    @property
+    def equity_usd(self) -> float:
+        """Equity after the last slice so far."""
+        return to_usd(self._totals.equity)
+
+    def add(self, frame: LedgerFrame) -> None:
+        """Take in one frame; raises LedgerError unless it follows the one before."""
+        if self.finished:
+            raise LedgerError("results: the run is finished, no frame can follow")
+        if frame.slices.after != self.upto:
+            raise LedgerError(f"results: a frame after {_iso(frame.slices.after)} follows {_iso(self.upto)}")
+        if frame.names.size != self._names.size:
+            self._names = frame.names.copy()
+            self._rank = _ranks(self._names)
+        self.rows += frame.rows
+        self._totals.frame(frame)
+        self._take("equity", frame.equity)
+        self._take("signals", frame.signals)
+        self._take("verdicts", frame.verdicts)
+        self._take("orders", frame.orders)
+        self._take("updates", frame.updates)
+        self._take("fills", frame.fills)
+        self._take("trades", frame.trades)
+        self._take("quarantine", frame.refused)
+        self.upto = frame.slices.upto
+
+    def snapshot(self) -> State:
+        """Everything so far is in closed files; plain values from which `resume` goes on."""
+        if not self.finished:
+            for buffer in self._buffers.values():
+                buffer.flush()
+        return {
+            "version": VERSION,
+            "upto": self.upto,
+            "rows": self.rows,
+            "names": self._names.copy(),
+            "next": dict(self._next),
+            "written": dict(self._written),
+            "totals": self._totals.plain(),
+        }
+
+    def finish(self, timing: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Make the folder and return the summary; raises LedgerError before the range is complete.
+
+        Doing it twice is harmless. `timing` (seconds) goes into timing.json.
+        """
+        if self.finished:
+            return read_summary(self.out)
+        if not self.complete:
+            upto = _iso(self.header["upto"])
+            raise LedgerError(f"results: recorded up to {_iso(self.upto)} of {upto}; left in {self._work}")
+        from risk import report
+
+        self.snapshot()
+        summary = self._totals.summary(self.header, self.rows, self._written)
+        run = self._work / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir()
+        for table in TABLES:
+            self._write_parquet(table, run / f"{table}.parquet")
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        (run / "summary.json").write_text(text, encoding="utf-8")
+        if timing is not None:
+            write_timing(run, timing)
+        report.write(run)
+        old = self._work / "old"
+        if self.out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            self.out.rename(old)
+        run.rename(self.out)
+        shutil.rmtree(self._work, ignore_errors=True)
+        self.finished = True
+        return summary
+
+    # Parts.
+
+    def _take(self, table: str, rows: Any) -> None:
+        """Add a frame's rows of one table, put into order of (ts, symbol name) where they are not."""
+        columns = _columns(rows, _PARTS[table])
+        ts = columns["exit_ts" if table == "trades" else "ts"]
+        if ts.size > 1 and "symbol" in columns:
+            order = _order(ts, self._rank[columns["symbol"]])
+            if order is not None:
+                columns = {name: column[order] for name, column in columns.items()}
+        self._buffers[table].add(columns)
+
+    def _flusher(self, table: str) -> Callable[[Columns], None]:
+        """What to do with a full buffer: count, write a part."""
+
+        def flush(columns: Columns) -> None:
+            self._totals.part(table, columns)
+            batch = pa.RecordBatch.from_pydict(columns)
+            with pa.OSFile(str(self._part(table, self._next[table])), "wb") as file:
+                with pa.ipc.new_file(file, batch.schema) as writer:
+                    writer.write_batch(batch)
+            self._next[table] += 1
+            self._written[table] += batch.num_rows
+
+        return flush
+
+    def _part(self, table: str, number: int) -> Path:
+        return self._parts / f"{table}-{number:06}.arrow"
+
+    def _read_parts(self, table: str) -> Iterator[Columns]:
+        rows = 0
+        for number in range(self._next[table]):
+            with pa.memory_map(str(self._part(table, number))) as file:
+                for batch in pa.ipc.open_file(file).get_record_batch_iterator() if False else _batches(file):
+                    rows += batch.num_rows
+                    yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _PARTS[table]}
+        if rows != self._written[table]:
+            raise LedgerError(f"results: {rows} rows of {table} on disk, {self._written[table]} were written")
+
+    def _drop_later_parts(self) -> None:
+        kept = {self._part(table, number) for table in TABLES for number in range(self._next[table])}
+        there = set(self._parts.glob("*.arrow"))
+        if kept - there:
+            missing = min(kept - there).name
+            raise UserError(
+                f"{self._work}: {missing} and others of the interrupted run are gone; start the run anew"
+            )
+        self._parts.mkdir(parents=True, exist_ok=True)
+        for path in there - kept:
+            path.unlink()
+
+    def _is_there(self) -> bool:
+        """Does the folder hold this very run?"""
+        if not (self.out / "summary.json").exists():
+            return False
+        summary = read_summary(self.out)
+        wanted = self._totals.summary(self.header, self.rows, self._written)
+        return summary == json.loads(json.dumps(wanted))
+
+    # Parquet.
+
+    def _write_parquet(self, table: str, path: Path) -> None:
+        words = _Words(self.header["account"], self.header["alphas"], self._names)
+        convert = _CONVERT[table]
+        empty = {name: np.zeros(0, dtype) for name, dtype in _PARTS[table].items()}
+        schema = pa.table(convert(words, empty)).schema
+        texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+        dictionaries = [*texts, *(field.name for field in schema if field.name in _REPEATING)]
+        with pq.ParquetWriter(
+            path, schema, compression="zstd", compression_level=1, use_dictionary=dictionaries
+        ) as writer:
+            groups = _Rows(
+                _PARTS[table],
+                GROUP_ROWS,
+                lambda columns: writer.write_table(pa.table(convert(words, columns), schema), GROUP_ROWS),
+            )
+            for columns in self._sorted_quarantine() if table == "quarantine" else self._read_parts(table):
+                groups.add(columns)
+            groups.flush()
+
+    def _sorted_quarantine(self) -> Iterator[Columns]:
+        """Refused bars may lie anywhere in time: the one table that is sorted as a whole, in memory."""
+        parts = list(self._read_parts("quarantine"))
+        if not parts:
+            return
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        order = np.lexsort((self._rank[whole["symbol"]], whole["ts"]))
+        yield {name: column[order] for name, column in whole.items()}
+
+
+_REPEATING = ("ts", "qty", "approved")  # numbers that come again and again: a dictionary makes them small
+
+
+def _restore(out: Path, work: Path) -> None:
+    """Put back the former run, should a crash have come between the two renames of `finish`."""
+    if (work / "old").exists() and not out.exists():
+        (work / "old").rename(out)
+
+
+def _iso(ts: int) -> str:
+    """UTC ns -> `2024-01-02T15:00:00Z`."""
+    return datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _batches(file: Any) -> Iterator[Any]:
+    reader = pa.ipc.open_file(file)
+    for number in range(reader.num_record_batches):
+        yield reader.get_batch(number)
+
+
+def _columns(rows: Any, names: Mapping[str, str]) -> Columns:
+    """Columns of a table of rows, or of a frame that has them as attributes."""
+    if isinstance(rows, np.ndarray):
+        return {name: rows[name] for name in names}
+    return {name: getattr(rows, name) for name in names}
+
+
+def _ranks(names: Names) -> Ints:
+    rank = np.empty(names.size, np.int32)
+    rank[np.argsort(names)] = np.arange(names.size, dtype=np.int32)
+    return rank
+
+
+def _order(ts: Longs, rank: Ints) -> Longs | None:
+    """The stable order by (ts, rank); None where it is that already."""
+    step = ts[1:] - ts[:-1]
+    falls: Bools = (step < 0) | ((step == 0) & (rank[1:] < rank[:-1]))
+    return np.lexsort((rank, ts)) if falls.any() else None
+
+
+class _Rows:
+    """Columns of a fixed capacity; when they are full, `full` gets them."""
+
+    def __init__(self, dtypes: Mapping[str, str], capacity: int, full: Callable[[Columns], None]):
+        self.size = 0
+        self._capacity = capacity
+        self._columns: Columns = {name: np.empty(capacity, dtype) for name, dtype in dtypes.items()}
+        self._full = full
+
+    def add(self, columns: Columns) -> None:
+        """Copy rows in; the caller's arrays are not kept."""
+        rows = len(next(iter(columns.values())))
+        taken = 0
+        while taken < rows:
+            some = min(rows - taken, self._capacity - self.size)
+            for name, column in self._columns.items():
+                column[self.size : self.size + some] = columns[name][taken : taken + some]
+            self.size += some
+            taken += some
+            if self.size == self._capacity:
+                self.flush()
+
+    def flush(self) -> None:
+        """Hand over what is there."""
+        if self.size:
+            size, self.size = self.size, 0
+            self._full({name: column[:size] for name, column in self._columns.items()})
+
+
+# Totals.
+
+
+def _by_code(codes: np.ndarray[Any, Any]) -> Longs:
+    return np.bincount(codes, minlength=_CODES)
+
+
+class _Totals:
+    """Sums over the whole ledger, by reason where there is one; money in ticks."""
+
+    def __init__(self, initial_cash: int):
+        self.equity = initial_cash
+        self.worst = 0.0  # drawdown
+        self.slices = 0
+        self.stopped: Longs = np.zeros(_CODES, np.int64)
+        self.refused: Longs = np.zeros(_CODES, np.int64)
+        self.rejected: Longs = np.zeros(_CODES, np.int64)
+        self.unfilled: Longs = np.zeros(_CODES, np.int64)  # entries that ended without a fill
+        self.exits: Longs = np.zeros(_CODES, np.int64)  # trades
+        self.approved = 0
+        self.entries = 0  # filled
+        self.wins = 0
+        self.gains = 0
+        self.losses = 0
+        self.funds: dict[str, int] = {**dict.fromkeys(_FUNDS, 0), "cash": initial_cash}
+
+    def plain(self) -> State:
+        """A copy of everything in plain types."""
+        return {
+            name: value.copy() if isinstance(value, np.ndarray | dict) else value
+            for name, value in vars(self).items()
+        }
+
+    @classmethod
+    def restored(cls, initial_cash: int, plain: State) -> "_Totals":
+        """From `plain`."""
+        self = cls(initial_cash)
+        for name, value in plain.items():
+            setattr(self, name, value.copy() if isinstance(value, np.ndarray | dict) else value)
+        return self
+
+    def frame(self, frame: LedgerFrame) -> None:
+        """Add what a frame says as a whole."""
+        self.slices += frame.slices.size
+        self.stopped[: frame.stopped.size] += frame.stopped
+        if frame.equity.size:
+            self.equity = int(frame.equity["equity"][-1])
+        if frame.funds.size:
+            self.funds = {name: int(frame.funds[name][-1]) for name in _FUNDS}
+
+    def part(self, table: str, columns: Columns) -> None:
+        """Add the rows of a part."""
+        match table:
+            case "equity":
+                self.worst = max(self.worst, float(columns["drawdown"].max()))
+            case "quarantine":
+                self.refused += _by_code(columns["reason"])
+            case "verdicts":
+                self.approved += int(columns["approved"].sum())
+                self.rejected += _by_code(columns["reason"][~columns["approved"]])
+            case "updates":
+                lost = (columns["leg"] == Leg.ENTRY) & np.isin(columns["status"], _ENDED)
+                lost &= columns["reason"] != Reason.PARTIAL_ENTRY
+                self.unfilled += _by_code(columns["reason"][lost])
+            case "fills":
+                self.entries += int((columns["leg"] == Leg.ENTRY).sum())
+            case "trades":
+                pnl = columns["pnl"]
+                self.exits += _by_code(columns["reason"])
+                self.wins += int((pnl > 0).sum())
+                self.gains += int(pnl[pnl > 0].sum())
+                self.losses -= int(pnl[pnl < 0].sum())
+
+    def summary(self, header: Header, rows: int, written: Mapping[str, int]) -> dict[str, Any]:
+        """What summary.json holds; raises LedgerError where the totals do not reconcile."""
+        funds, initial = self.funds, header["initial_cash"]
+        self._reconcile(initial, rows, written)
+        final = funds["cash"] + funds["value"]
+        trades = written["trades"]
+        return {
+            "version": VERSION,
+            "account": header["account"],
+            "bars": header["bars"],
+            "synthetic": header["synthetic"],
+            "timeframe": header["timeframe"],
+            "data": {"after": _iso(header["after"]), "upto": _iso(header["upto"])},
+            "alphas": header["alphas"],
+            "off": header["off"],
+            "initial_cash": to_usd(initial),
+            "final_equity": to_usd(final),
+            "cash": to_usd(funds["cash"]),
+            "realised_pnl": to_usd(funds["realised"]),
+            "unrealised_pnl": to_usd(funds["value"] - funds["cost"]),
+            "fees": to_usd(funds["fees"]),
+            "return": (final - initial) / initial,
+            "max_drawdown": self.worst,
+            "win_rate": self.wins / trades if trades else None,
+            "profit_factor": self.gains / self.losses if self.losses else None,
+            "counts": {
+                "slices": self.slices,
+                "bars": rows,
+                "refused": written["quarantine"],
+                "refused_by_reason": _words_of(self.refused),
+                "signals": written["signals"],
+                "candidates": int(self.stopped[Reason.NONE]),
+                "verdicts": written["verdicts"],
+                "approved": self.approved,
+                "rejected": int(self.rejected.sum()),
+                "rejected_by_reason": _words_of(self.rejected),
+                "orders": written["orders"],
+                "fills": written["fills"],
+                "trades": trades,
+                "trades_by_reason": _words_of(self.exits),
+                "open_positions": funds["positions"],
+                "pending_orders": funds["pending"],
+                "drawdown_latches": funds["drawdown_latches"],
+                "latch_releases": funds["latch_releases"],
+                "killed": bool(funds["killed"]),
+            },
+            "funnel": self._funnel(rows, written),
+            "settings_hash": header["settings_hash"],
+            "settings": header["settings"],
+        }
+
+    def _reconcile(self, initial: int, rows: int, written: Mapping[str, int]) -> None:
+        """Exactly, in ticks."""
+        funds = self.funds
+        final = funds["cash"] + funds["value"]
+        unrealised = funds["value"] - funds["cost"]
+        for left, right, what in (
+            (
+                funds["cash"] + funds["cost"] + funds["fees"] - funds["realised"],
+                initial,
+                "cash + cost of lots + fees - realised profit, against the initial cash",
+            ),
+            (
+                initial + funds["realised"] + unrealised - funds["fees"],
+                final,
+                "initial cash + realised + unrealised profit - fees, against the final equity",
+            ),
+            (self.equity, final, "the last row of the equity curve, against cash + value of lots"),
+            (int(self.stopped.sum()), rows, "rows by where their signal ended, against all rows"),
+            (self.approved + int(self.rejected.sum()), written["verdicts"], "verdicts"),
+        ):
+            if left != right:
+                raise LedgerError(f"results do not reconcile: {what}: {left}, {right} (ticks or rows)")
+
+    def _funnel(self, rows: int, written: Mapping[str, int]) -> list[dict[str, Any]]:
+        """From rows to fills: how many came so far, how many were lost on the step and mostly why."""
+        known = {Reason.NONE, *(code for _, codes in _STAGES for code in codes)}
+        strange = [code for code in np.flatnonzero(self.stopped) if code not in known]
+        if strange:
+            raise LedgerError(f"results: rows ended with {_word(strange[0])}, which is no stage of a signal")
+        stages = [_stage("rows", rows, _words_of(self.refused))]
+        count = rows
+        for stage, codes in _STAGES:
+            lost = {_word(code): int(self.stopped[code]) for code in codes if self.stopped[code]}
+            count -= sum(lost.values())
+            stages.append(_stage(stage, count, lost))
+        flips = count - written["verdicts"]  # short signals on a held symbol are exits and get no verdict
+        rejected = _words_of(self.rejected) | ({word(Reason.SIGNAL_FLIP): flips} if flips else {})
+        stages.append(_stage("approved", self.approved, rejected))
+        waiting = self.approved - self.entries - int(self.unfilled.sum())  # sent in the last slice
+        unfilled = _words_of(self.unfilled) | ({word(Reason.ORDER_PENDING): waiting} if waiting else {})
+        stages.append(_stage("filled", self.entries, unfilled))
+        return stages
+
+
+def _stage(stage: str, count: int, lost: Mapping[str, int]) -> dict[str, Any]:
+    """One step of the funnel; `lost` are those that came to it and no further."""
+    reason = max(lost, key=lambda name: lost[name], default=None)
+    return {
+        "stage": stage,
+        "count": count,
+        "lost": sum(lost.values()),
+        "commonest_reason": reason,
+        "reason_count": lost[reason] if reason else 0,
+    }
+
+
+def _word(code: int) -> str:
+    """A reason's word; a number for one that has no name."""
+    return word(Reason(code)) if code in Reason.__members__.values() else str(code)
+
+
+def _words_of(counts: Longs) -> dict[str, int]:
+    """Counts by word, commonest first, ties by code."""
+    codes = [int(code) for code in np.argsort(-counts, kind="stable") if counts[code]]
+    return {_word(code): int(counts[code]) for code in codes}
+
+
+# Codes -> what a reader sees.
+
+
+class _Words:
+    """Turns numbers of one run into names; everything column by column."""
+
+    def __init__(self, account: str, alphas: Sequence[str], names: Names):
+        self.account = account
+        self.alphas = alphas
+        self.names = pa.array([name.decode() for name in names.tolist()], pa.string())
+
+    def ts(self, ts: Longs) -> Any:
+        return pa.array(ts).cast(pa.timestamp("ns", "UTC"))
+
+    def symbol(self, symbol: Ints) -> Any:
+        return pa.DictionaryArray.from_arrays(pa.array(symbol), self.names)
+
+    def code(self, kind: type[IntEnum], codes: np.ndarray[Any, Any]) -> Any:
+        """Words of an enumeration."""
+        members = sorted(kind)
+        place = np.zeros(256, np.int8)
+        place[np.array(members, np.int8).view(np.uint8)] = np.arange(len(members))
+        words = pa.array([word(member) for member in members], pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(place[codes.view(np.uint8)]), words)
+
+    def votes(self, views: Ints) -> Any:
+        """`rsi+ ema_cross-` for each row: base 3, alpha 0 in the lowest digit; 0 down, 1 none, 2 up."""
+        known, place = np.unique(views, return_inverse=True)
+        words = pa.array([self._votes(int(view)) for view in known], pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), words)
+
+    def _votes(self, view: int) -> str:
+        digits = ((name, view // 3**k % 3) for k, name in enumerate(self.alphas))
+        return " ".join(f"{name}{'-+'[digit // 2]}" for name, digit in digits if digit != 1)
+
+    def order_id(self, symbol: Ints, sent: Longs, leg: np.ndarray[Any, Any]) -> Any:
+        """`account|symbol|20240102T150000Z|leg`."""
+        slices, place = np.unique(sent, return_inverse=True)
+        seconds = pa.array(slices // NS_PER_SECOND).cast(pa.timestamp("s"))
+        stamps = pc.strftime(seconds, "%Y%m%dT%H%M%SZ").take(pa.array(place))
+        legs = self.code(Leg, leg).cast(pa.string())
+        return pc.binary_join_element_wise(self.account, self.names.take(pa.array(symbol)), stamps, legs, "|")
+
+
+def _usd(ticks: Longs) -> Floats:
+    return ticks / float(TICKS_PER_USD)
+
+
+def _equity(words: _Words, c: Columns) -> dict[str, Any]:
+    return {
+        "ts": words.ts(c["ts"]),
+        "equity": _usd(c["equity"]),
+        "cash": _usd(c["cash"]),
+        "exposure": _usd(c["exposure"]),
+        "drawdown": c["drawdown"],
+    }
+
+
+def _signals(words: _Words, c: Columns) -> dict[str, Any]:
+    return {
+        "ts": words.ts(c["ts"]),
+        "symbol": words.symbol(c["symbol"]),
+        "direction": words.code(Direction, c["direction"]),
+        "confidence": c["confidence"],
+        "score": c["score"],
+        "regime": words.code(Regime, c["regime"]),
+        "votes": words.votes(c["views"]),
+        "reason": words.code(Reason, c["reason"]),
+    }
+
+
+def _verdicts(words: _Words, c: Columns) -> dict[str, Any]:
+    return {
+        "ts": words.ts(c["ts"]),
+        "symbol": words.symbol(c["symbol"]),
+        "direction": words.code(Direction, c["direction"]),
+        "approved": c["approved"],
+        "reason": words.code(Reason, c["reason"]),
+        "measured": c["measured"],
+        "limit": c["limit"],
+        "confidence": c["confidence"],
+    }
+
+
+def _orders(words: _Words, c: Columns) -> dict[str, Any]:
+    entry = c["leg"] == Leg.ENTRY
+    parent = words.order_id(c["symbol"], c["entry_ts"], np.full(entry.size, Leg.ENTRY, np.int8))
+    return {
+        "ts": words.ts(c["ts"]),
+        "symbol": words.symbol(c["symbol"]),
+        "side": words.code(Side, c["side"]),
+        "qty": c["qty"],
+        "kind": words.code(Kind, c["kind"]),
+        "price": _usd(c["price"]),
+        "order_id": words.order_id(c["symbol"], c["ts"], c["leg"]),
+        "parent_id": pc.if_else(pa.array(entry), pa.scalar(None, pa.string()), parent),
+        "leg": words.code(Leg, c["leg"]),
+        "reason": words.code(Reason, c["reason"]),
+    }
+
+
+def _updates(words: _Words, c: Columns) -> dict[str, Any]:
+    return {
+        "ts": words.ts(c["ts"]),
+        "symbol": words.symbol(c["symbol"]),
+        "order_id": words.order_id(c["symbol"], c["order_ts"], c["leg"]),
+        "status": words.code(Status, c["status"]),
+        "qty": c["qty"],
+        "reason": words.code(Reason, c["reason"]),
+    }
+
+
+def _fills(words: _Words, c: Columns) -> dict[str, Any]:
+    return {
+        "ts": words.ts(c["ts"]),
+        "symbol": words.symbol(c["symbol"]),
+        "side": words.code(Side, c["side"]),
+        "qty": c["qty"],
+        "price": _usd(c["price"]),
+        "expected_price": _usd(c["expected"]),
+        "fee": _usd(c["fee"]),
+        "order_id": words.order_id(c["symbol"], c["order_ts"], c["leg"]),
+        "reason": words.code(Reason, c["reason"]),
+    }
+
+
+def _trades(words: _Words, c: Columns) -> dict[str, Any]:
+    return {
+        "symbol": words.symbol(c["symbol"]),
+        "entry_ts": words.ts(c["entry_ts"]),
+        "exit_ts": words.ts(c["exit_ts"]),
+        "entry_price": _usd(c["cost"]) / c["qty"],
+        "exit_price": _usd(c["proceeds"]) / c["qty"],
+        "qty": c["qty"],
+        "pnl": _usd(c["pnl"]),
+        "fees": _usd(c["fees"]),
+        "exit_reason": words.code(Reason, c["reason"]),
+        "mae": c["mae"],
+        "mfe": c["mfe"],
+        "entry_order_id": words.order_id(
+            c["symbol"], c["order_ts"], np.full(c["qty"].size, Leg.ENTRY, np.int8)
+        ),
+    }
+
+
+def _quarantine(words: _Words, c: Columns) -> dict[str, Any]:
+    return {
+        "ts": words.ts(c["ts"]),
+        "symbol": words.symbol(c["symbol"]),
+        "reason": words.code(Reason, c["reason"]),
+        **{name: c[name] for name in ("open", "high", "low", "close", "volume")},
+    }
+
+
+_CONVERT: dict[str, Callable[[_Words, Columns], dict[str, Any]]] = {
+    "equity": _equity,
+    "signals": _signals,
+    "verdicts": _verdicts,
+    "orders": _orders,
+    "updates": _updates,
+    "fills": _fills,
+    "trades": _trades,
+    "quarantine": _quarantine,
+}

@@ -1,0 +1,199 @@
+"""What the venue does with a symbol's open orders in one bar, and what expires at the close."""
+
+import math
+
+from broker.venue import base_is_stale, buy_price, room, sale_price, stop_raw, target_price
+from operators.kernel import kernel
+from risk.limits import Limits
+from risk.portfolio import LIVE_LEGS, NO_LEGS, TRIGGERED, Book, Funds, Row, buy, release, sell
+from risk.tape import (
+    Tape,
+    end_stop,
+    end_target,
+    stop_leg,
+    target_leg,
+    write_fill,
+    write_legs,
+    write_trade,
+    write_update,
+)
+from schemas.events import Leg, Reason, Side, Status
+from schemas.units import TICKS_PER_USD, to_ticks
+
+ticks = kernel(to_ticks)
+
+
+@kernel
+def fill(
+    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
+    open_usd: float, high_usd: float, low_usd: float, close_usd: float, volume: float,
+) -> None:  # fmt: skip
+    """Run one symbol's open orders through one bar; then widen its excursions and mark it."""
+    open_price, high, low = ticks(open_usd), ticks(high_usd), ticks(low_usd)
+    left = room(volume, limits.volume_bps)
+    if row.entry_shares > 0:
+        left -= fill_entry(limits, funds, row, tape, ts, symbol, open_price, left)
+    elif row.legs == TRIGGERED or row.exit_reason != Reason.NONE:
+        left -= fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)
+    # an OCO sent in this slice is live from the next bar on
+    if row.shares > 0 and row.legs == LIVE_LEGS and not (row.oco and row.legs_ts == ts):
+        fill_legs(limits, funds, row, tape, ts, symbol, open_price, high, low, left)
+    if row.shares > 0:
+        row.best, row.worst = max(row.best, high), min(row.worst, low)
+    row.mark = ticks(close_usd)
+
+
+@kernel
+def quote(row: Row, half_spread_usd: float) -> None:
+    """Remember a bar's quote, if it has one, for fills in later bars."""
+    if half_spread_usd == half_spread_usd:
+        row.half_spread = int(math.ceil(half_spread_usd * TICKS_PER_USD))
+
+
+@kernel
+def fill_entry(
+    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, open_price: int, left: int
+) -> int:
+    """Buy at the open what the bar's volume allows; returns the shares bought.
+
+    The venue refuses when the bracket no longer surrounds the price, or when the cash does not suffice.
+    """
+    wanted = row.entry_shares
+    if base_is_stale(open_price, row.stop, row.target):
+        refuse(funds, row, tape, ts, symbol, Reason.STALE_BASE)
+        return 0
+    shares = min(wanted, left)
+    if shares <= 0:
+        return 0
+    price = buy_price(open_price, limits.slippage_bps, row.half_spread)
+    if price * shares + limits.commission > funds.cash:
+        refuse(funds, row, tape, ts, symbol, Reason.INSUFFICIENT_CASH)
+        return 0
+    release(funds, row)
+    buy(funds, row, shares, price, limits.commission)
+    row.entry_ts, row.entry_slice = ts, funds.slices
+    write_fill(tape, ts, symbol, Side.BUY, shares, price, limits.commission, row.order_ts, Leg.ENTRY,
+               Reason.NONE, open_price)  # fmt: skip
+    row.legs = LIVE_LEGS
+    if shares == wanted:
+        write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.FILLED, shares, Reason.NONE)
+    else:
+        protect(row, tape, ts, symbol, shares, wanted - shares)
+    return shares
+
+
+@kernel
+def refuse(funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, reason: Reason) -> None:
+    """The venue rejects a pending entry, legs and all."""
+    write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.REJECTED, row.entry_shares, reason)
+    release(funds, row)
+
+
+@kernel
+def protect(row: Row, tape: Tape, ts: int, symbol: int, shares: int, rest: int) -> None:
+    """After a partial entry: cancel the rest and send an OCO for what was bought."""
+    write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.PARTIALLY_FILLED, shares, Reason.NONE)
+    write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.CANCELED, rest, Reason.PARTIAL_ENTRY)
+    row.oco, row.legs_ts = True, ts
+    write_legs(tape, ts, symbol, shares, row.order_ts, row.target, row.stop, True)
+
+
+@kernel
+def fill_exit(
+    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, open_price: int, left: int
+) -> int:
+    """Sell at the open what the bar's volume allows, for an exit order or a triggered stop."""
+    if row.legs == TRIGGERED:
+        return sell_shares(limits, funds, row, tape, ts, symbol, left, open_price, row.legs_ts, stop_leg(row),
+                           Reason.STOP_LOSS)  # fmt: skip
+    return sell_shares(limits, funds, row, tape, ts, symbol, left, open_price, row.exit_ts, Leg.EXIT,
+                       row.exit_reason)  # fmt: skip
+
+
+@kernel
+def fill_legs(
+    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
+    open_price: int, high: int, low: int, left: int,
+) -> None:  # fmt: skip
+    """The stop first, then the target: when one bar touches both, the worse is assumed."""
+    held = row.shares
+    raw = stop_raw(open_price, low, row.stop)
+    if raw > 0:
+        if left > 0:
+            sell_shares(limits, funds, row, tape, ts, symbol, left, raw, row.legs_ts, stop_leg(row),
+                        Reason.STOP_LOSS)  # fmt: skip
+            row.legs = TRIGGERED if row.shares > 0 else NO_LEGS
+            write_update(tape, ts, symbol, row.legs_ts, target_leg(row), Status.CANCELED, held, Reason.SIBLING)
+        return
+    price = target_price(open_price, high, row.target)
+    if price > 0 and left > 0:
+        sell_target(limits, funds, row, tape, ts, symbol, min(held, left), price)
+        if row.shares == 0:
+            row.legs = NO_LEGS
+            write_update(tape, ts, symbol, row.legs_ts, stop_leg(row), Status.CANCELED, held, Reason.SIBLING)
+
+
+@kernel
+def sell_target(
+    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, shares: int, price: int
+) -> None:
+    """A limit gets its price or better, without slippage."""
+    book_sale(limits, funds, row, tape, ts, symbol, shares, price, price, row.legs_ts, target_leg(row),
+              Reason.TAKE_PROFIT)  # fmt: skip
+
+
+@kernel
+def sell_shares(
+    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
+    left: int, raw: int, order_ts: int, leg: Leg, reason: int,
+) -> int:  # fmt: skip
+    """Sell at `raw` less friction, as much as is left of the bar's volume; returns the shares sold."""
+    shares = min(row.shares, left)
+    if shares <= 0:
+        return 0
+    price = sale_price(raw, limits.slippage_bps, row.half_spread)
+    book_sale(limits, funds, row, tape, ts, symbol, shares, price, raw, order_ts, leg, reason)
+    return shares
+
+
+@kernel
+def book_sale(
+    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
+    shares: int, price: int, expected: int, order_ts: int, leg: Leg, reason: int,
+) -> None:  # fmt: skip
+    """Book a sale; the last share closes the lot."""
+    sell(funds, row, shares, price, limits.commission)
+    write_fill(tape, ts, symbol, Side.SELL, shares, price, limits.commission, order_ts, leg, reason, expected)
+    if row.shares > 0:
+        write_update(tape, ts, symbol, order_ts, leg, Status.PARTIALLY_FILLED, shares, Reason.NONE)
+        return
+    write_update(tape, ts, symbol, order_ts, leg, Status.FILLED, shares, Reason.NONE)
+    row.best, row.worst = max(row.best, price), min(row.worst, price)
+    row.exit_reason = Reason.NONE
+    row.last_ts = ts
+    if row.legs == TRIGGERED:
+        row.legs = NO_LEGS
+    write_trade(tape, ts, symbol, row, reason)
+
+
+@kernel
+def expire(limits: Limits, book: Book, tape: Tape, ts: int) -> None:
+    """The session is over: whatever is still open expires, bracket legs only if they are day orders."""
+    funds = book.funds[0]
+    for k in range(funds.busy):
+        symbol = book.busy[k]
+        row = book.rows[symbol]
+        if row.entry_shares > 0:
+            write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.EXPIRED, row.entry_shares,
+                         Reason.DAY_ORDER)  # fmt: skip
+            release(funds, row)
+        if row.exit_reason != Reason.NONE:
+            write_update(tape, ts, symbol, row.exit_ts, Leg.EXIT, Status.EXPIRED, row.shares, Reason.DAY_ORDER)
+            row.exit_reason = Reason.NONE
+        if row.legs == TRIGGERED:
+            end_stop(tape, ts, symbol, row, Status.EXPIRED, Reason.DAY_ORDER)
+            row.legs = NO_LEGS
+        if row.legs == LIVE_LEGS and limits.legs_expire:
+            end_target(tape, ts, symbol, row, Status.EXPIRED, Reason.DAY_ORDER)
+            end_stop(tape, ts, symbol, row, Status.EXPIRED, Reason.DAY_ORDER)
+            row.legs = NO_LEGS

@@ -1,0 +1,61 @@
+"""When entries stop altogether: the day's loss, the kill switch, the drawdown latch."""
+
+from operators.kernel import kernel
+from risk.exits import portion_up
+from risk.limits import Limits
+from risk.portfolio import MAX_MONEY, Book, Funds
+from schemas.events import Reason
+
+
+@kernel
+def open_session(limits: Limits, funds: Funds, session: int) -> None:
+    """The day starts from the last equity; a latch may be released."""
+    if funds.session == session:
+        return
+    funds.session = session
+    funds.day_equity = funds.equity
+    if funds.latched and limits.latch_resets:
+        funds.latched = False
+        funds.peak = funds.equity
+        funds.releases += 1
+
+
+@kernel
+def value(book: Book) -> None:
+    """Take stock: exposure, equity, peak."""
+    funds = book.funds[0]
+    exposure = 0
+    for k in range(funds.busy):
+        row = book.rows[book.busy[k]]
+        exposure += row.mark * row.shares
+        funds.overflow = funds.overflow or exposure > MAX_MONEY
+    funds.exposure = exposure
+    funds.equity = funds.cash + exposure
+    funds.overflow = funds.overflow or funds.equity > MAX_MONEY
+    funds.peak = max(funds.peak, funds.equity)
+
+
+@kernel
+def trip(limits: Limits, funds: Funds) -> Reason:
+    """Switch on what the losses demand; returns what went on just now, the kill switch first."""
+    tripped = Reason.NONE
+    if not funds.latched and funds.peak - funds.equity >= portion_up(funds.peak, limits.drawdown_bps):
+        funds.latched = True
+        funds.latches += 1
+        tripped = Reason.DRAWDOWN
+    if not funds.killed and day_loss(funds) >= portion_up(funds.day_equity, limits.kill_loss_bps):
+        funds.killed = True
+        tripped = Reason.KILL_SWITCH
+    return tripped
+
+
+@kernel
+def day_loss(funds: Funds) -> int:
+    """What was lost since the session began, in ticks."""
+    return funds.day_equity - funds.equity
+
+
+@kernel
+def drawdown(funds: Funds) -> float:
+    """How far the equity is below its peak, a fraction."""
+    return (funds.peak - funds.equity) / funds.peak
