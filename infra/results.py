@@ -9,8 +9,10 @@ length, and moves the whole folder to `<out>` in one rename. A half-written `<ou
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -25,7 +27,7 @@ from risk.limits import limits
 from schemas.errors import UserError
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
 from schemas.frames import Bools, Floats, Ints, Longs, Names
-from schemas.units import NS_PER_SECOND, TICKS_PER_USD, to_usd
+from schemas.units import NS_PER_MINUTE, NS_PER_SECOND, TICKS_PER_USD, to_usd
 
 VERSION = 1
 PART_ROWS = 1 << 16  # rows in memory per table before they are written
@@ -53,7 +55,8 @@ _PARTS: dict[str, dict[str, str]] = {
         "reason": "i1", "price": "i8",
     },
     "updates": {
-        "ts": "i8", "symbol": "i4", "order_ts": "i8", "leg": "i1", "status": "i1", "qty": "i8", "reason": "i1",
+        "ts": "i8", "symbol": "i4", "order_ts": "i8", "leg": "i1", "status": "i1", "qty": "i8",
+        "reason": "i1",
     },
     "fills": {
         "ts": "i8", "symbol": "i4", "side": "i1", "qty": "i8", "price": "i8", "fee": "i8", "order_ts": "i8",
@@ -69,6 +72,7 @@ _PARTS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 TABLES = tuple(_PARTS)
+_BY_SIZE = ("signals", "orders", *(name for name in TABLES if name not in ("signals", "orders")))
 _FUNDS = ("cash", "cost", "value", "realised", "fees", "positions", "pending", "drawdown_latches",
           "latch_releases", "killed")  # fmt: skip
 
@@ -131,9 +135,9 @@ def header(
 
 def check_out(out: Path) -> Path:
     """The absolute path of a run's folder; refuses one that holds something else."""
-    out = out.absolute()
-    if not out.name:
-        raise UserError(f"--out {out}: want a folder of its own")
+    out = out.resolve()
+    if out.is_mount():
+        raise UserError(f"--out {out}: is the root of a file system; name a folder in it")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file, want a folder")
     if out.is_dir() and not (out / "summary.json").exists() and any(out.iterdir()):
@@ -160,6 +164,35 @@ class Recorder:
 
     def __init__(self, out: Path, header: Header):
         """A fresh start: what an earlier run has left unfinished here is dropped."""
+        self._begin(out, header)
+        try:
+            if (self._work / "old").exists() and not self.out.exists():  # a crash between two renames
+                (self._work / "old").rename(self.out)
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._parts.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"--out {self.out}: {error.strerror or error}") from error
+
+    @classmethod
+    def resume(cls, out: Path, header: Header, state: State) -> "Recorder":
+        """Go on after a snapshot; if the run has been finished since, its folder is left as it is."""
+        if state["version"] != VERSION:
+            raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
+        self = cls.__new__(cls)
+        self._begin(out, header)
+        self.upto, self.rows = state["upto"], state["rows"]
+        self._names = state["names"].copy()
+        self._rank = _ranks(self._names)
+        self._totals.restore(state["totals"])
+        self._next, self._written = dict(state["next"]), dict(state["written"])
+        if self.complete and self._is_there():
+            self.finished = True
+            shutil.rmtree(self._work, ignore_errors=True)
+        else:
+            self._drop_later_parts()
+        return self
+
+    def _begin(self, out: Path, header: Header) -> None:
         self.out = check_out(out)
         self._work = self.out.with_name(self.out.name + ".partial")
         self._parts = self._work / "parts"
@@ -173,41 +206,13 @@ class Recorder:
         self._next = dict.fromkeys(TABLES, 0)  # number of the next part
         self._written = dict.fromkeys(TABLES, 0)  # rows in parts
         self._buffers = {
-            table: _Rows(columns, PART_ROWS, self._flusher(table)) for table, columns in _PARTS.items()
+            table: _Rows(columns, PART_ROWS, partial(self._write_part, table))
+            for table, columns in _PARTS.items()
         }
-        try:
-            _restore(self.out, self._work)
-            shutil.rmtree(self._work, ignore_errors=True)
-            self._parts.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"--out {self.out}: {error.strerror or error}") from error
-
-    @classmethod
-    def resume(cls, out: Path, header: Header, state: State) -> "Recorder":
-        """Go on after a snapshot; of a run that was finished since, its folder is left alone."""
-        if state["version"] != VERSION:
-            raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
-        self = cls.__new__(cls)
-        self.out = check_out(out)
-        self._work = self.out.with_name(self.out.name + ".partial")
-        self._parts = self._work / "parts"
-        self.header = header
-        self.upto, self.rows = state["upto"], state["rows"]
-        self._names = state["names"].copy()
-        self._rank = _ranks(self._names)
-        self._totals = _Totals.restored(header["initial_cash"], state["totals"])
-        self._next, self._written = dict(state["next"]), dict(state["written"])
-        self._buffers = {
-            table: _Rows(columns, PART_ROWS, self._flusher(table)) for table, columns in _PARTS.items()
-        }
-        self.finished = self.complete and not self._work.exists() and self._is_there()
-        if not self.finished:
-            self._drop_later_parts()
-        return self
 
     @property
     def complete(self) -> bool:
-        """Has the whole range been recorded?"""
+        """True when the whole range has been recorded."""
         return self.upto == self.header["upto"]
 
     @property
@@ -273,8 +278,11 @@ class Recorder:
         run = self._work / "run"
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir()
-        for table in TABLES:
-            self._write_parquet(table, run / f"{table}.parquet")
+        words = _Words(self.header["account"], self.header["alphas"], self._names)
+        with ThreadPoolExecutor(2) as pool:  # compiled code without the GIL, for the most part
+            list(
+                pool.map(lambda table: self._write_parquet(table, run / f"{table}.parquet", words), _BY_SIZE)
+            )
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         (run / "summary.json").write_text(text, encoding="utf-8")
         if timing is not None:
@@ -301,19 +309,14 @@ class Recorder:
                 columns = {name: column[order] for name, column in columns.items()}
         self._buffers[table].add(columns)
 
-    def _flusher(self, table: str) -> Callable[[Columns], None]:
-        """What to do with a full buffer: count, write a part."""
-
-        def flush(columns: Columns) -> None:
-            self._totals.part(table, columns)
-            batch = pa.RecordBatch.from_pydict(columns)
-            with pa.OSFile(str(self._part(table, self._next[table])), "wb") as file:
-                with pa.ipc.new_file(file, batch.schema) as writer:
-                    writer.write_batch(batch)
-            self._next[table] += 1
-            self._written[table] += batch.num_rows
-
-        return flush
+    def _write_part(self, table: str, columns: Columns) -> None:
+        batch = pa.RecordBatch.from_pydict(columns)
+        path = self._part(table, self._next[table])
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        self._totals.part(table, columns)
+        self._next[table] += 1
+        self._written[table] += batch.num_rows
 
     def _part(self, table: str, number: int) -> Path:
         return self._parts / f"{table}-{number:06}.arrow"
@@ -322,9 +325,9 @@ class Recorder:
         rows = 0
         for number in range(self._next[table]):
             with pa.memory_map(str(self._part(table, number))) as file:
-                for batch in pa.ipc.open_file(file).get_record_batch_iterator() if False else _batches(file):
-                    rows += batch.num_rows
-                    yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _PARTS[table]}
+                batch = pa.ipc.open_file(file).get_batch(0)
+                rows += batch.num_rows
+                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _PARTS[table]}
         if rows != self._written[table]:
             raise LedgerError(f"results: {rows} rows of {table} on disk, {self._written[table]} were written")
 
@@ -341,30 +344,38 @@ class Recorder:
             path.unlink()
 
     def _is_there(self) -> bool:
-        """Does the folder hold this very run?"""
+        """True when the folder holds this very run."""
         if not (self.out / "summary.json").exists():
             return False
         summary = read_summary(self.out)
         wanted = self._totals.summary(self.header, self.rows, self._written)
-        return summary == json.loads(json.dumps(wanted))
+        return bool(summary == json.loads(json.dumps(wanted)))
 
     # Parquet.
 
-    def _write_parquet(self, table: str, path: Path) -> None:
-        words = _Words(self.header["account"], self.header["alphas"], self._names)
+    def _write_parquet(self, table: str, path: Path, words: "_Words") -> None:
         convert = _CONVERT[table]
         empty = {name: np.zeros(0, dtype) for name, dtype in _PARTS[table].items()}
-        schema = pa.table(convert(words, empty)).schema
-        texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-        dictionaries = [*texts, *(field.name for field in schema if field.name in _REPEATING)]
-        with pq.ParquetWriter(
-            path, schema, compression="zstd", compression_level=1, use_dictionary=dictionaries
-        ) as writer:
-            groups = _Rows(
-                _PARTS[table],
-                GROUP_ROWS,
-                lambda columns: writer.write_table(pa.table(convert(words, columns), schema), GROUP_ROWS),
-            )
+        schema = pa.schema(
+            [
+                field.with_nullable(field.name == "parent_id")
+                for field in pa.table(convert(words, empty)).schema
+            ]
+        )
+        writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="lz4",
+            use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
+            write_statistics=[name for name in ("ts", "exit_ts", "symbol") if name in schema.names],
+            write_batch_size=GROUP_ROWS,
+        )
+
+        def write(columns: Columns) -> None:
+            writer.write_table(pa.table(convert(words, columns), schema), GROUP_ROWS)
+
+        with writer:
+            groups = _Rows(_PARTS[table], GROUP_ROWS, write)
             for columns in self._sorted_quarantine() if table == "quarantine" else self._read_parts(table):
                 groups.add(columns)
             groups.flush()
@@ -379,24 +390,9 @@ class Recorder:
         yield {name: column[order] for name, column in whole.items()}
 
 
-_REPEATING = ("ts", "qty", "approved")  # numbers that come again and again: a dictionary makes them small
-
-
-def _restore(out: Path, work: Path) -> None:
-    """Put back the former run, should a crash have come between the two renames of `finish`."""
-    if (work / "old").exists() and not out.exists():
-        (work / "old").rename(out)
-
-
 def _iso(ts: int) -> str:
     """UTC ns -> `2024-01-02T15:00:00Z`."""
     return datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _batches(file: Any) -> Iterator[Any]:
-    reader = pa.ipc.open_file(file)
-    for number in range(reader.num_record_batches):
-        yield reader.get_batch(number)
 
 
 def _columns(rows: Any, names: Mapping[str, str]) -> Columns:
@@ -444,8 +440,8 @@ class _Rows:
     def flush(self) -> None:
         """Hand over what is there."""
         if self.size:
-            size, self.size = self.size, 0
-            self._full({name: column[:size] for name, column in self._columns.items()})
+            self._full({name: column[: self.size] for name, column in self._columns.items()})
+            self.size = 0  # after it has gone well: a failed write may be tried again
 
 
 # Totals.
@@ -481,13 +477,10 @@ class _Totals:
             for name, value in vars(self).items()
         }
 
-    @classmethod
-    def restored(cls, initial_cash: int, plain: State) -> "_Totals":
-        """From `plain`."""
-        self = cls(initial_cash)
+    def restore(self, plain: State) -> None:
+        """The inverse of `plain`."""
         for name, value in plain.items():
             setattr(self, name, value.copy() if isinstance(value, np.ndarray | dict) else value)
-        return self
 
     def frame(self, frame: LedgerFrame) -> None:
         """Add what a frame says as a whole."""
@@ -600,7 +593,9 @@ class _Totals:
         known = {Reason.NONE, *(code for _, codes in _STAGES for code in codes)}
         strange = [code for code in np.flatnonzero(self.stopped) if code not in known]
         if strange:
-            raise LedgerError(f"results: rows ended with {_word(strange[0])}, which is no stage of a signal")
+            raise LedgerError(
+                f"results: rows ended with {_word(int(strange[0]))}, which is no stage of a signal"
+            )
         stages = [_stage("rows", rows, _words_of(self.refused))]
         count = rows
         for stage, codes in _STAGES:
@@ -608,9 +603,13 @@ class _Totals:
             count -= sum(lost.values())
             stages.append(_stage(stage, count, lost))
         flips = count - written["verdicts"]  # short signals on a held symbol are exits and get no verdict
+        if flips < 0:
+            raise LedgerError(f"results: {written['verdicts']} verdicts on {count} candidates")
         rejected = _words_of(self.rejected) | ({word(Reason.SIGNAL_FLIP): flips} if flips else {})
         stages.append(_stage("approved", self.approved, rejected))
         waiting = self.approved - self.entries - int(self.unfilled.sum())  # sent in the last slice
+        if waiting < 0:
+            raise LedgerError(f"results: {self.approved} entries approved, {self.approved - waiting} ended")
         unfilled = _words_of(self.unfilled) | ({word(Reason.ORDER_PENDING): waiting} if waiting else {})
         stages.append(_stage("filled", self.entries, unfilled))
         return stages
@@ -630,7 +629,7 @@ def _stage(stage: str, count: int, lost: Mapping[str, int]) -> dict[str, Any]:
 
 def _word(code: int) -> str:
     """A reason's word; a number for one that has no name."""
-    return word(Reason(code)) if code in Reason.__members__.values() else str(code)
+    return word(Reason(code)) if code in set(Reason) else str(code)
 
 
 def _words_of(counts: Longs) -> dict[str, int]:
@@ -646,9 +645,11 @@ class _Words:
     """Turns numbers of one run into names; everything column by column."""
 
     def __init__(self, account: str, alphas: Sequence[str], names: Names):
-        self.account = account
         self.alphas = alphas
-        self.names = pa.array([name.decode() for name in names.tolist()], pa.string())
+        texts = [name.decode() for name in names.tolist()]
+        self.names = pa.array(texts, pa.string())
+        self._owners = pa.array([f"{account}|{text}|" for text in texts], pa.string())
+        self._endings = pa.array([f"Z|{word(leg)}" for leg in sorted(Leg)], pa.string())
 
     def ts(self, ts: Longs) -> Any:
         return pa.array(ts).cast(pa.timestamp("ns", "UTC"))
@@ -666,9 +667,11 @@ class _Words:
 
     def votes(self, views: Ints) -> Any:
         """`rsi+ ema_cross-` for each row: base 3, alpha 0 in the lowest digit; 0 down, 1 none, 2 up."""
-        known, place = np.unique(views, return_inverse=True)
-        words = pa.array([self._votes(int(view)) for view in known], pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), words)
+        there: Bools = np.zeros(3 ** len(self.alphas), np.bool_)
+        there[views] = True
+        place = np.cumsum(there, dtype=np.int32) - 1
+        words = pa.array([self._votes(int(view)) for view in np.flatnonzero(there)], pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(place[views]), words)
 
     def _votes(self, view: int) -> str:
         digits = ((name, view // 3**k % 3) for k, name in enumerate(self.alphas))
@@ -676,11 +679,18 @@ class _Words:
 
     def order_id(self, symbol: Ints, sent: Longs, leg: np.ndarray[Any, Any]) -> Any:
         """`account|symbol|20240102T150000Z|leg`."""
-        slices, place = np.unique(sent, return_inverse=True)
-        seconds = pa.array(slices // NS_PER_SECOND).cast(pa.timestamp("s"))
-        stamps = pc.strftime(seconds, "%Y%m%dT%H%M%SZ").take(pa.array(place))
-        legs = self.code(Leg, leg).cast(pa.string())
-        return pc.binary_join_element_wise(self.account, self.names.take(pa.array(symbol)), stamps, legs, "|")
+        second, minute = sent // NS_PER_SECOND, sent // NS_PER_MINUTE
+        day = sent.view("M8[ns]").astype("M8[D]")
+        month = day.astype("M8[M]")
+        months = month.astype(np.int64)
+        dates = (months // 12 + 1970) * 10_000 + (months % 12 + 1) * 100 + (day - month).astype(np.int64) + 1
+        clock = minute // 60 % 24 * 10_000 + minute % 60 * 100 + second % 60
+        digits = pc.utf8_slice_codeunits(pa.array(1_000_000 + clock).cast(pa.string()), 1)
+        owners = self._owners.take(pa.array(symbol))
+        endings = self._endings.take(pa.array(leg))
+        return pc.binary_join_element_wise(
+            owners, pa.array(dates).cast(pa.string()), "T", digits, endings, ""
+        )
 
 
 def _usd(ticks: Longs) -> Floats:

@@ -71,13 +71,13 @@ def arranged(files: Sequence[BarFile]) -> tuple[list[BarFile], Survey]:
     survey = _survey_as_is(files)
     if survey is None:
         _sort(files, copy)
-        made = open_file(copy)
-        survey = _survey([made])
+        files = [open_file(copy)]
+        survey = _survey(files)
         assert survey is not None  # noqa: S101  (it was sorted just now)
-        _note(note, survey)
-        return [made], survey
+    if not survey.units:
+        raise UserError(f"{files[0].path}: no rows; want one per bar")
     _note(note, survey)
-    return [files[i] for i in survey.files], survey
+    return [files[i] for i in survey.files] or list(files), survey
 
 
 def identity(files: Sequence[BarFile]) -> str:
@@ -116,12 +116,12 @@ def _survey(files: Sequence[BarFile]) -> Survey | None:
                 first = int(columns.ts[0]) if first is None else first
             if first is not None:
                 units.append(Unit(at, group, rows, first, tally.previous))
-    names = sorted(name for name in ids if tally.rows[ids[name]])
-    by_name = [ids[name] for name in names]
+    known = sorted(name for name in ids if tally.rows[ids[name]])
+    by_name = [ids[name] for name in known]
     return Survey(
         files=(),
         units=tuple(units),
-        names=tuple(names),
+        names=tuple(known),
         rows=tuple(tally.rows[by_name].tolist()),
         first=tuple(tally.first[by_name].tolist()),
         last=tuple(tally.last[by_name].tolist()),
@@ -173,9 +173,8 @@ def _sort(files: Sequence[BarFile], copy: Path) -> None:
 def _sorted(files: Sequence[BarFile], scratch: Path, has_quotes: bool) -> Iterator[Table]:
     """The rows of all files in order, by DuckDB, which spills to `scratch`."""
     names = (*PRICES, *(QUOTES if has_quotes else ()))
-    schema = pa.schema(
-        [("symbol", pa.string()), ("ts", pa.int64()), ("row", pa.int64()), *((n, pa.float64()) for n in names)]
-    )
+    keys = [("symbol", pa.string()), ("ts", pa.int64()), ("row", pa.int64())]
+    schema = pa.schema(keys + [(name, pa.float64()) for name in names])
     failed: list[UserError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -190,13 +189,13 @@ def _sorted(files: Sequence[BarFile], scratch: Path, has_quotes: bool) -> Iterat
             failed.append(error)
             raise
 
-    settings = {"memory_limit": _MEMORY, "temp_directory": str(scratch), "threads": 2}
-    with duckdb.connect(config=settings) as base:
-        base.execute("SET preserve_insertion_order = false")
+    with duckdb.connect(
+        config={"memory_limit": _MEMORY, "temp_directory": str(scratch), "threads": 2}
+    ) as base:
         base.register("bars", pa.RecordBatchReader.from_batches(schema, batches()))
         try:
-            base.execute("SELECT * EXCLUDE (row) FROM bars ORDER BY ts, symbol, row")
-            for batch in base.to_arrow_reader(_BATCH):
+            reader: Any = base.sql("SELECT * EXCLUDE (row) FROM bars ORDER BY ts, symbol, row")
+            for batch in reader.to_arrow_reader(_BATCH):
                 yield _table(batch)
         except duckdb.Error:
             if failed:
@@ -260,5 +259,3 @@ def _prune(folder: Path, keep: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-

@@ -1,7 +1,7 @@
 """A table of bars -> one raw frame per shard; the only loop over rows between a file and a step."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Columns(NamedTuple):
 
     def rows(self, begin: int, end: int) -> "Columns":
         """The rows `begin <= i < end`, as views."""
-        return Columns(*(column[begin:end] for column in self))
+        return Columns._make(column[begin:end] for column in self)
 
 
 class Places(NamedTuple):
@@ -45,11 +45,13 @@ def places(universe: Universe) -> Places:
 
 def joined(parts: Sequence[Columns]) -> Columns:
     """One table of several, in the order given; at least one."""
-    return parts[0] if len(parts) == 1 else Columns(*(np.concatenate(column) for column in zip(*parts)))
+    if len(parts) == 1:
+        return parts[0]
+    return Columns._make(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def split(
-    table: Columns,
+    parts: Sequence[Columns],
     where: Places,
     shards: Sequence[int],
     slices: Slices,
@@ -57,56 +59,84 @@ def split(
 ) -> list[RawFrame]:
     """One frame per asked shard, in the order asked, empty ones too; rows by `(ts, symbol name)`.
 
-    Rows that agree in both keep the table's order. The frames of one call are views of the same
-    arrays, none of which is the table's.
+    `parts` follow each other. Rows that agree in both keep their order. All parts have quotes or
+    none has. The frames of one call are views of the same memory, which is new.
     """
     lane = np.full(SHARDS, -1, np.int8)
     lane[list(shards)] = np.arange(len(shards), dtype=np.int8)
     lanes = lane[where.shard]
     edges = np.zeros(len(shards) + 1, np.int64)
-    if not count(table.ts, table.symbol, lanes, where.rank, edges):
+    last = np.full(2, -(2**63), np.int64)
+    ordered = [count(part.ts, part.symbol, lanes, where.rank, edges, last) for part in parts]
+    if not all(ordered):
+        table = joined(parts)
         order = np.lexsort((where.rank[table.symbol], table.ts))
-        table = Columns(*(column[order] if column.size else column for column in table))
+        parts = [Columns._make(column[order] if column.size else column for column in table)]
     np.cumsum(edges, out=edges)
-    source = np.empty(edges[-1], np.int64)
-    deal(table.symbol, lanes, edges[:-1].copy(), source)
-    rows = Columns(*(column.take(source) if column.size else column for column in table))
-    slot = where.slot.take(rows.symbol)
+    quotes = any(part.bid.size for part in parts)
+    out, slot = _room(int(edges[-1]), quotes)
+    head = edges[:-1].copy()
+    for part in parts:
+        target = np.empty(part.ts.size, np.int64)
+        deal(part.symbol, lanes, head, target)
+        columns: Any = zip(part, out, strict=True)
+        for column, to in columns:
+            if to.size:
+                scatter(column, target, to)
+    where.slot.take(out.symbol, out=slot, mode="clip")
     frames = []
     for i, shard in enumerate(shards):
-        own = slice(edges[i], edges[i + 1])
-        frames.append(
-            RawFrame(
-                shard, slices, listed.get(shard, ()),
-                rows.ts[own], rows.symbol[own], slot[own],
-                rows.open[own], rows.high[own], rows.low[own], rows.close[own], rows.volume[own],
-                rows.bid[own], rows.ask[own],
-            )
-        )  # fmt: skip
+        ts, symbol, *numbers = out.rows(int(edges[i]), int(edges[i + 1]))
+        own = slot[edges[i] : edges[i + 1]]
+        frames.append(RawFrame(shard, slices, listed.get(shard, ()), ts, symbol, own, *numbers))
     return frames
 
 
+def _room(rows: int, quotes: bool) -> tuple[Columns, Ints]:
+    """Columns and slots to be written, in one piece: many small ones cost the system more."""
+    wide = 8 if quotes else 6
+    room = np.empty(rows * (wide + 1), np.int64)
+    narrow = room[:rows].view(np.int32)
+    ts, *numbers = room[rows:].reshape(wide, rows)
+    floats = [column.view(np.float64) for column in numbers]
+    none = [np.zeros(0)] * (0 if quotes else 2)
+    return Columns._make((ts, narrow[:rows], *floats, *none)), narrow[rows:]
+
+
 @kernel
-def count(ts: Longs, symbol: Ints, lanes: Codes, rank: Ints, edges: Longs) -> bool:
-    """Rows per lane, lane i into `edges[i + 1]`; are the rows in `(ts, name)` order already?"""
+def count(ts: Longs, symbol: Ints, lanes: Codes, rank: Ints, edges: Longs, last: Longs) -> bool:
+    """Add rows per lane, lane i into `edges[i + 1]`; whether the rows are in `(ts, name)` order so far.
+
+    `last` holds time and rank of the row before, and is moved on.
+    """
     ordered = True
-    last_ts, last_rank = np.int64(-(2**63)), np.int32(-1)
+    before, name = last[0], last[1]
     for i in range(ts.size):
         who = symbol[i]
         if who < 0 or lanes[who] < 0:
             continue
         edges[lanes[who] + 1] += 1
-        if ts[i] < last_ts or (ts[i] == last_ts and rank[who] < last_rank):
+        if ts[i] < before or (ts[i] == before and rank[who] < name):
             ordered = False
-        last_ts, last_rank = ts[i], rank[who]
+        before, name = ts[i], np.int64(rank[who])
+    last[0], last[1] = before, name
     return ordered
 
 
 @kernel
-def deal(symbol: Ints, lanes: Codes, head: Longs, source: Longs) -> None:
-    """A counting sort: which row goes to each place; `head` holds the next free place of each lane."""
+def deal(symbol: Ints, lanes: Codes, head: Longs, target: Longs) -> None:
+    """A counting sort: the new place of each row, -1 for none; `head` has each lane's next free place."""
     for i in range(symbol.size):
         who = symbol[i]
+        target[i] = -1
         if who >= 0 and lanes[who] >= 0:
-            source[head[lanes[who]]] = i
+            target[i] = head[lanes[who]]
             head[lanes[who]] += 1
+
+
+@kernel
+def scatter(column: Any, target: Longs, out: Any) -> None:
+    """Put each value in its new place."""
+    for i in range(target.size):
+        if target[i] >= 0:
+            out[target[i]] = column[i]

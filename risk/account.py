@@ -107,9 +107,9 @@ def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) 
         run_fills(limits, market, book, tape, ts, phase, bar_of)
         run_exits(limits, market, book, tape, ts, phase, bar_of)
         run_halts(limits, market, book, tape, ts, phase, bar_of)
+        forget(book, bar_of)
         if candidates > 0:
             decide(limits, market, book, tape, ts, begin, end, candidates)
-        forget(book, bar_of)
     return market.ts.size
 
 
@@ -172,6 +172,15 @@ def run_halts(
 
 
 @kernel
+def forget(book: Book, bar_of: Ints) -> None:
+    """No row is noted any more; symbols without lot or order leave the busy list before new ones come."""
+    funds = book.funds[0]
+    for k in range(funds.busy):
+        bar_of[book.busy[k]] = -1
+    dismiss_idle(book)
+
+
+@kernel
 def decide(
     limits: Limits, market: Market, book: Book, tape: Tape, ts: int, begin: int, end: int, candidates: int
 ) -> None:
@@ -230,15 +239,6 @@ def enter(
     attend(book, market.rank, symbol)
     write_order(tape, ts, symbol, Side.BUY, shares, Kind.MARKET, Leg.ENTRY, ts, Reason.NONE, price)
     write_legs(tape, ts, symbol, shares, ts, row.target, row.stop, False)
-
-
-@kernel
-def forget(book: Book, bar_of: Ints) -> None:
-    """Leave the slice: no row is noted any more, and idle symbols leave the busy list."""
-    funds = book.funds[0]
-    for k in range(funds.busy):
-        bar_of[book.busy[k]] = -1
-    dismiss_idle(book)
 
 
 def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:

@@ -126,20 +126,12 @@ def fill_legs(
             write_update(tape, ts, symbol, row.legs_ts, target_leg(row), Status.CANCELED, held, Reason.SIBLING)
         return
     price = target_price(open_price, high, row.target)
-    if price > 0 and left > 0:
-        sell_target(limits, funds, row, tape, ts, symbol, min(held, left), price)
+    if price > 0 and left > 0:  # a limit gets its price or better, without slippage
+        book_sale(limits, funds, row, tape, ts, symbol, min(held, left), price, price, row.legs_ts,
+                  target_leg(row), Reason.TAKE_PROFIT)  # fmt: skip
         if row.shares == 0:
             row.legs = NO_LEGS
             write_update(tape, ts, symbol, row.legs_ts, stop_leg(row), Status.CANCELED, held, Reason.SIBLING)
-
-
-@kernel
-def sell_target(
-    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, shares: int, price: int
-) -> None:
-    """A limit gets its price or better, without slippage."""
-    book_sale(limits, funds, row, tape, ts, symbol, shares, price, price, row.legs_ts, target_leg(row),
-              Reason.TAKE_PROFIT)  # fmt: skip
 
 
 @kernel
@@ -165,9 +157,9 @@ def book_sale(
     sell(funds, row, shares, price, limits.commission)
     write_fill(tape, ts, symbol, Side.SELL, shares, price, limits.commission, order_ts, leg, reason, expected)
     if row.shares > 0:
-        write_update(tape, ts, symbol, order_ts, leg, Status.PARTIALLY_FILLED, shares, Reason.NONE)
+        write_update(tape, ts, symbol, order_ts, leg, Status.PARTIALLY_FILLED, shares, reason)
         return
-    write_update(tape, ts, symbol, order_ts, leg, Status.FILLED, shares, Reason.NONE)
+    write_update(tape, ts, symbol, order_ts, leg, Status.FILLED, shares, reason)
     row.best, row.worst = max(row.best, price), min(row.worst, price)
     row.exit_reason = Reason.NONE
     row.last_ts = ts

@@ -1,0 +1,284 @@
+"""Bars from a file, a folder or the generator, cut into frames along the exchange's calendar."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from infra.barfiles import BarFile, Extent, Table, nearest, open_folder
+from infra.sorting import Survey, arranged
+from infra.synthetic import Market, parse
+from operators.split import Columns, places, split
+from operators.tally import LONG
+from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
+from schemas.errors import UserError
+from schemas.frames import SHARDS, Ints, Listing, RawFrame, Slices
+from schemas.universe import Universe, shard_of
+
+AUTO_ROWS = 40_000  # of a chunk over all shards, when its size is left open
+AUTO_SLICES = 8_192  # of a chunk at most, then
+SYNTHETIC = "synthetic"
+
+
+class Feed(Protocol):
+    """Where bars come from, in order of time."""
+
+    label: str
+    fingerprint: str
+    synthetic: bool
+    timeframe: int  # minutes between a symbol's bars; -1: cannot be told
+    names: tuple[str, ...]  # of all symbols, upper-cased, alphabetical
+    has_quotes: bool
+
+    def extent(self, symbols: Sequence[str], start: int, stop: int) -> Extent:
+        """Count these symbols' bars with `start <= ts <= stop`."""
+
+    def tables(self, after: int, upto: int) -> Iterator[Table]:
+        """At least the bars with `after < ts <= upto`, and as few others as is cheap."""
+
+
+class Bars:
+    """Bars of one timeframe as frames: chunk k holds the slices `k * slices_per_chunk ..` of the grid.
+
+    What the frames hold depends only on the set of bars (and on the order of a symbol's bars with
+    equal `ts`), not on how files order or divide them.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        timeframe: int,
+        symbols: Sequence[str],
+        extent: Extent,
+        start: int | None,
+        frame_slices: int,
+    ):
+        self.label, self.fingerprint, self.synthetic = feed.label, feed.fingerprint, feed.synthetic
+        self.has_quotes = feed.has_quotes
+        self.timeframe = timeframe
+        self.universe = Universe(symbols)
+        self.rows, self.first_ts, self.last_ts = extent
+        self.calendar = _calendar(feed.label, timeframe, extent)
+        # From the slice before the first bar's to the last bar: no slice is promised beyond what is known.
+        begin = self.calendar.index_after(self.first_ts - 1)
+        self.after = max(self.calendar.ts_at(begin - 1), -(2**63) if start is None else start - 1)
+        self.upto = self.last_ts
+        self._begin = self.calendar.index_after(self.after)
+        self._end = self.calendar.index_after(self.upto)
+        automatic = min(max(-(-AUTO_ROWS // len(self.universe)), 1), AUTO_SLICES)
+        self.slices_per_chunk = frame_slices or automatic
+        self.chunks = max(-(-(self._end - self._begin) // self.slices_per_chunk), 1)
+        self._feed = feed
+
+    @property
+    def slices(self) -> int:
+        """How many slices of the calendar are covered."""
+        return self._end - self._begin
+
+    def frames(self, shards: Iterable[int] = range(SHARDS), first: int = 0) -> Iterator[list[RawFrame]]:
+        """From chunk `first` on, the frames of these shards in ascending order, empty ones too.
+
+        Only chunk 0 lists symbols: whoever starts later has them from before. Each call reads
+        for itself; files are open until the iterator ends or is closed.
+        """
+        wanted = sorted(set(shards))
+        where = places(self.universe)
+        columns = self._columns(self._edge(first))
+        rest = next(columns, None)
+        for chunk in range(first, self.chunks):
+            slices = self._slices(chunk)
+            parts = []
+            while rest is not None:
+                n = int(np.searchsorted(rest.ts, slices.upto, side="right"))
+                parts.append(rest.rows(0, n))
+                if n < rest.ts.size:
+                    rest = rest.rows(n, rest.ts.size)
+                    break
+                rest = next(columns, None)
+            yield split(parts, where, wanted, slices, {} if chunk else self._listings())
+
+    def _edge(self, chunk: int) -> int:
+        """Where a chunk begins: its range is `edge(k) < ts <= edge(k + 1)`."""
+        if chunk <= 0:
+            return self.after
+        if chunk >= self.chunks:
+            return self.upto
+        return self.calendar.ts_at(self._begin + chunk * self.slices_per_chunk - 1)
+
+    def _slices(self, chunk: int) -> Slices:
+        first = self._begin + chunk * self.slices_per_chunk
+        last = min(first + self.slices_per_chunk, self._end)
+        return self.calendar.slices(first, last, self._edge(chunk), self._edge(chunk + 1))
+
+    def _listings(self) -> dict[int, tuple[Listing, ...]]:
+        """All symbols by shard, as the universe admitted them."""
+        listed: dict[int, list[Listing]] = {}
+        for symbol, name in enumerate(self.universe.names):
+            listing = Listing(symbol, int(self.universe.slots[symbol]), name)
+            listed.setdefault(shard_of(name), []).append(listing)
+        return {shard: tuple(listings) for shard, listings in listed.items()}
+
+    def _columns(self, after: int) -> Iterator[Columns]:
+        """The bars with `after < ts <= upto`, with ids for symbols; -1 for those not asked for."""
+        known: tuple[str, ...] | None = None
+        ids: Ints = np.zeros(0, np.int32)
+        for names, columns in self._feed.tables(after, self.upto):
+            if names is not known:
+                known, ids = names, np.array([self.universe.ids.get(name, -1) for name in names], np.int32)
+            begin, end = np.searchsorted(columns.ts, (after, self.upto), side="right").tolist()
+            own = columns.rows(begin, end)
+            yield own._replace(symbol=ids.take(own.symbol))
+
+
+def open_bars(
+    spec: str,
+    *,
+    timeframe: str = "auto",
+    symbols: Sequence[str] = (),
+    start: int | None = None,
+    stop: int | None = None,
+    frame_slices: int = 0,
+) -> Bars:
+    """Open a bar file, a folder of them, or `synthetic:symbols=20,days=5,seed=7`.
+
+    Bars with `start <= ts <= stop` (UTC ns) of `symbols` (all when empty) are taken. `frame_slices`
+    0 chooses by the number of symbols. The universe is the chosen symbols of the whole file,
+    whatever the range. Raises UserError, one line, for whatever of this cannot be had.
+    """
+    if frame_slices < 0:
+        raise UserError(f"frame_slices {frame_slices}: want a number of slices, or 0 to choose")
+    asked = _minutes(timeframe)
+    feed: Feed
+    if spec == SYNTHETIC or spec.startswith(f"{SYNTHETIC}:"):
+        feed = Market(parse(spec, asked))
+    else:
+        feed = _files(spec)
+    minutes = asked or _told(feed)
+    chosen = _chosen(feed, symbols)
+    return Bars(feed, minutes, chosen, _extent(feed, chosen, start, stop), start, frame_slices)
+
+
+class _Files:
+    """Bar files in order of time."""
+
+    synthetic = False
+
+    def __init__(self, label: str, given: Sequence[BarFile], files: Sequence[BarFile], survey: Survey):
+        self.label = label
+        known = [(file.path.name, file.size, file.mtime_ns) for file in given]
+        self.fingerprint = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+        self.timeframe = survey.gap
+        self.names = survey.names
+        self.has_quotes = any(file.has_quotes for file in files)
+        self._files = files
+        self._survey = survey
+
+    def extent(self, symbols: Sequence[str], start: int, stop: int) -> Extent:
+        s = self._survey
+        own = set(symbols)
+        if start <= min(s.first) and stop >= max(s.last):
+            of = [i for i, name in enumerate(s.names) if name in own]
+            return Extent(sum(s.rows[i] for i in of), min(s.first[i] for i in of), max(s.last[i] for i in of))
+        rows, first, last = 0, 2**63 - 1, -(2**63)
+        for names, columns in self._tables(start - 1, stop, numbers=False):
+            begin = int(np.searchsorted(columns.ts, start, side="left"))
+            end = int(np.searchsorted(columns.ts, stop, side="right"))
+            wanted = np.array([name in own for name in names], np.bool_)[columns.symbol[begin:end]]
+            ts = columns.ts[begin:end][wanted]
+            if ts.size:
+                rows, first, last = rows + ts.size, min(first, int(ts[0])), int(ts[-1])
+        return Extent(rows, first, last)
+
+    def tables(self, after: int, upto: int) -> Iterator[Table]:
+        return self._tables(after, upto, numbers=True)
+
+    def _tables(self, after: int, upto: int, numbers: bool) -> Iterator[Table]:
+        for at, file in enumerate(self._files):
+            units = (unit for unit in self._survey.units if unit.file == at)
+            groups = [unit.group for unit in units if unit.last > after and unit.first <= upto]
+            if not groups:
+                continue
+            # Groups without rows lie in no unit; read along, they cost nothing.
+            for table in file.tables(range(groups[0], groups[-1] + 1), numbers):
+                if numbers and self.has_quotes and not file.has_quotes:
+                    unknown = np.full(table.columns.ts.size, np.nan)
+                    table = Table(table.names, table.columns._replace(bid=unknown, ask=unknown))
+                yield table
+
+
+def _files(spec: str) -> _Files:
+    given = open_folder(Path(spec).expanduser())
+    return _Files(spec, given, *arranged(given))
+
+
+def _minutes(timeframe: str) -> int:
+    """A timeframe's minutes; 0 for auto."""
+    if timeframe == "auto":
+        return 0
+    if timeframe not in TIMEFRAMES:
+        raise UserError(f"timeframe {timeframe!r}{nearest(timeframe, TIMEFRAMES)} (or auto)")
+    return TIMEFRAMES[timeframe]
+
+
+def _told(feed: Feed) -> int:
+    """The timeframe that the bars show."""
+    if feed.timeframe in TIMEFRAMES.values():
+        return feed.timeframe
+    if feed.timeframe < 0:
+        seen = "no symbol has two bars"
+    elif feed.timeframe == 0:
+        seen = "most bars are less than a minute apart"
+    elif feed.timeframe >= LONG:
+        seen = "most bars are more than a day apart"
+    else:
+        seen = f"most bars are {feed.timeframe} minutes apart"
+    raise UserError(f"{feed.label}: {seen}; give the timeframe, one of {', '.join(TIMEFRAMES)}")
+
+
+def _chosen(feed: Feed, symbols: Sequence[str]) -> list[str]:
+    """The asked symbols in alphabetical order, all of them known."""
+    chosen = sorted({symbol.strip().upper() for symbol in symbols} or feed.names)
+    known = set(feed.names)
+    for symbol in chosen:
+        if symbol not in known:
+            raise UserError(f"{feed.label} has no symbol {symbol}{nearest(symbol, feed.names)}")
+    return chosen
+
+
+def _extent(feed: Feed, symbols: Sequence[str], start: int | None, stop: int | None) -> Extent:
+    """What there is in the range; something, or an error."""
+    if start is not None and stop is not None and start > stop:
+        raise UserError(f"range from {_iso(start)} to {_iso(stop)}: it ends before it starts")
+    extent = feed.extent(symbols, _FROM if start is None else start, _TO if stop is None else stop)
+    if extent.rows:
+        return extent
+    whole = feed.extent(symbols, _FROM, _TO)
+    asked = f"from {_iso(start)}" if start is not None else ""
+    asked += f" to {_iso(stop)}" if stop is not None else ""
+    there = f"there are some from {_iso(whole.first)} to {_iso(whole.last)}"
+    raise UserError(f"{feed.label}: no bars {asked.strip()}; {there}")
+
+
+_FROM, _TO = -(2**63) + 1, 2**63 - 1
+
+
+def _calendar(label: str, timeframe: int, extent: Extent) -> Calendar:
+    """A calendar that spans the bars and a day more on either side, for the exchange's date."""
+    days = []
+    for ts in (extent.first, extent.last):
+        day = date(1970, 1, 1) + timedelta(days=ts // (DAY * 60_000_000_000))
+        if not FIRST < day < LAST:
+            raise UserError(
+                f"{label}: a bar of {_iso(ts)}; bars may be from {FIRST} to {LAST}: "
+                f"give a start or stop that leaves it out, or mend ts"
+            )
+        days.append(day)
+    return Calendar(timeframe, days[0] - timedelta(days=1), days[1] + timedelta(days=1))
+
+
+def _iso(ts: int) -> str:
+    """UTC, to the second."""
+    return datetime.fromtimestamp(ts // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,67 @@
+"""The Recorder as a Bytewax sink: one part, one writer, its snapshot the recorder's.
+
+Bytewax closes a part when the flow has ended, but also while it falls over a mistake or Ctrl-C, and
+an exception out of `close` then aborts the process. So `close` never raises: it finishes a run that
+is complete, keeps what went wrong for `summary`, and leaves `.partial` as it is otherwise. A flow of
+which every row was recorded before a crash has nothing left to write when it is resumed: its part
+is built and closed, which finishes it or finds it finished.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from infra.results import Header, LedgerError, Recorder, State, check_out
+from risk.ledger import LedgerFrame
+
+PART = "results"
+
+
+class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
+    """Writes the ledger frames of one key; ask `summary` after the flow."""
+
+    def __init__(self, out: Path, header: Header):
+        self._out, self._header = check_out(out), header
+        self._summary: dict[str, Any] | None = None
+        self._error: BaseException | None = None
+
+    def list_parts(self) -> list[str]:
+        """One part, wherever it is placed."""
+        return [PART]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> "_Part":
+        """Start anew, or go on from a snapshot."""
+        if resume_state is None:
+            return _Part(self, Recorder(self._out, self._header))
+        return _Part(self, Recorder.resume(self._out, self._header, resume_state))
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to; raises what went wrong when it was finished, or LedgerError if it was not."""
+        if self._error is not None:
+            raise self._error
+        if self._summary is None:
+            raise LedgerError("results: the flow ended without a single frame")
+        return self._summary
+
+    def close(self, recorder: Recorder) -> None:
+        """Finish the run; never raises."""
+        try:
+            self._summary = recorder.finish()
+        except BaseException as error:  # Ctrl-C too: raised again by `summary`
+            self._error = error
+
+
+class _Part(StatefulSinkPartition[LedgerFrame, State]):
+    def __init__(self, sink: ResultSink, recorder: Recorder):
+        self._sink, self._recorder = sink, recorder
+
+    def write_batch(self, values: list[LedgerFrame]) -> None:
+        for frame in values:
+            self._recorder.add(frame)
+
+    def snapshot(self) -> State:
+        return self._recorder.snapshot()
+
+    def close(self) -> None:
+        self._sink.close(self._recorder)

@@ -1,0 +1,552 @@
+"""A run's folder -> report.html: one file that needs no network and reads well on a phone."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from html import escape
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from schemas.calendar import NEW_YORK
+from schemas.frames import Floats, Longs
+
+MOST_POINTS = 20_000  # of a curve; longer ones are thinned
+_BUCKETS = 1_500  # a thinned curve keeps first, last, lowest and highest of each
+_DOTS = 3_000  # trades in the scatter
+_LISTED = 8  # trades in each table
+_BARS = 12  # symbols at each end of the P&L chart
+_TRADE = ("closed", "symbol", "profit", "exit", "shares", "in", "out")
+_GREEN, _RED, _BLUE, _GREY = "#1a7f4b", "#c0392b", "#2457a6", "#8a94a3"
+
+
+def write(folder: Path) -> Path:
+    """Read summary.json and the tables of `folder`, write report.html into it."""
+    import pyarrow.parquet as pq
+
+    summary = json.loads((folder / "summary.json").read_bytes())
+    equity = pq.read_table(folder / "equity.parquet", columns=["ts", "equity", "drawdown"])
+    trades = pq.read_table(folder / "trades.parquet")
+    path = folder / "report.html"
+    path.write_text(page(summary, _columns(equity), _columns(trades)), encoding="utf-8")
+    return path
+
+
+def page(summary: Mapping[str, Any], equity: Mapping[str, Any], trades: Mapping[str, Any]) -> str:
+    """The whole page; columns are arrays by name, times in UTC ns."""
+    figures: dict[str, Any] = {}
+    if equity["ts"].size:
+        figures["curve"] = _curve(equity)
+    if trades["pnl"].size:
+        figures |= {"dots": _dots(trades), "spread": _histogram(trades["pnl"]), "symbols": _by_symbol(trades)}
+    sections = [
+        _head(summary),
+        _tiles(summary),
+        _reconciliation(summary),
+        _chart("curve", "Equity and drawdown", 420, figures),
+        _funnel(summary),
+        _chart("dots", "Trades", 300, figures),
+        _chart("spread", "Profit per trade", 260, figures),
+        _chart("symbols", "Profit per symbol", 90 + 22 * _heights(figures.get("symbols")), figures),
+        _exits(trades),
+        _rejections(summary),
+        _trade_tables(trades),
+        _quality(summary),
+        _settings(summary),
+    ]
+    return _PAGE.format(
+        title=escape(f"{summary['bars'].get('label', 'run')}: {_percent(summary['return'])}"),
+        style=_STYLE,
+        body="\n".join(section for section in sections if section),
+        plotly=_plotly() if figures else "",
+        figures=json.dumps(figures).replace("</", "<\\/"),
+        script=_SCRIPT if figures else "",
+    )
+
+
+def _columns(table: Any) -> dict[str, Any]:
+    """Arrays by name; times as integers, words as objects."""
+    import pyarrow as pa
+
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.int64())
+        elif pa.types.is_dictionary(column.type):
+            column = column.cast(pa.string())
+        columns[name] = column.to_numpy()
+    return columns
+
+
+# The parts in words.
+
+
+def _head(summary: Mapping[str, Any]) -> str:
+    bars, data = summary["bars"], summary["data"]
+    label = escape(str(bars.get("label", "")))
+    facts = [summary["timeframe"], f"{data['after'][:10]} to {data['upto'][:10]}"]
+    if "symbols" in bars:
+        facts.append(f"{bars['symbols']} symbols")
+    facts += [f"account {summary['account']}", f"settings {summary['settings_hash']}"]
+    line = " · ".join(escape(str(fact)) for fact in facts)
+    banner = ""
+    if summary["synthetic"]:
+        banner = '<div class="banner">SYNTHETIC DATA: made-up prices, no statement about any market</div>'
+    return f"{banner}<header><h1>{label}</h1><p>{line}</p></header>"
+
+
+def _tiles(summary: Mapping[str, Any]) -> str:
+    counts = summary["counts"]
+    gain = summary["final_equity"] - summary["initial_cash"]
+    tiles = [
+        ("Return", _percent(summary["return"]), f"{_money(gain, sign=True)} USD", gain),
+        ("Final equity", _money(summary["final_equity"]), f"from {_money(summary['initial_cash'])} USD", 0),
+        ("Max drawdown", _percent(-summary["max_drawdown"]), "from the highest equity", 0),
+        ("Trades", f"{counts['trades']:,}", f"{counts['open_positions']:,} lots still open", 0),
+        ("Win rate", _percent(summary["win_rate"], sign=False), "of trades, after fees", 0),
+        ("Profit factor", _ratio(summary["profit_factor"]), "gains / losses", 0),
+    ]
+    cells = "".join(
+        f'<div class="tile"><span>{name}</span><b class="{_tone(tone)}">{value}</b>'
+        f"<small>{note}</small></div>"
+        for name, value, note, tone in tiles
+    )
+    return f'<section class="tiles">{cells}</section>'
+
+
+def _reconciliation(summary: Mapping[str, Any]) -> str:
+    terms = [
+        ("initial cash", summary["initial_cash"], ""),
+        ("realised", summary["realised_pnl"], "+"),
+        ("unrealised", summary["unrealised_pnl"], "+"),
+        ("fees", summary["fees"], "−"),
+        ("final equity", summary["final_equity"], "="),
+    ]
+    parts = " ".join(f"<span>{sign} {name} <b>{_money(value)}</b></span>" for name, value, sign in terms)
+    return f'<p class="sum">{parts}</p>'
+
+
+def _funnel(summary: Mapping[str, Any]) -> str:
+    """From bars to fills; widths on a logarithmic scale, or the last stages would not be seen."""
+    stages = summary["funnel"]
+    widths = _log_widths([stage["count"] for stage in stages])
+    rows = []
+    for stage, width in zip(stages, widths, strict=True):
+        lost = ""
+        if stage["lost"]:
+            verb = "refused before" if stage["stage"] == "rows" else "lost here"
+            most = f"{_text(stage['commonest_reason'])} {stage['reason_count']:,}"
+            lost = f"{stage['lost']:,} {verb}, most: {most}"
+        rows.append(_bar(stage["stage"], f"{stage['count']:,}", width, _BLUE, lost))
+    return _section("From bars to fills", f'<div class="bars">{"".join(rows)}</div>', "log scale")
+
+
+def _rejections(summary: Mapping[str, Any]) -> str:
+    counts = summary["counts"]
+    rejected = counts["rejected_by_reason"]
+    if not rejected:
+        return ""
+    most = max(rejected.values())
+    rows = [
+        _bar(_text(rule), f"{number:,}", max(100 * number / most, 1), _RED, "")
+        for rule, number in rejected.items()
+    ]
+    note = f"{counts['rejected']:,} of {counts['verdicts']:,} candidates"
+    return _section("Refused by the rules", f'<div class="bars">{"".join(rows)}</div>', note)
+
+
+def _exits(trades: Mapping[str, Any]) -> str:
+    if not trades["pnl"].size:
+        return ""
+    rows = []
+    for reason, pnl in _groups(trades["exit_reason"], trades["pnl"]):
+        rate = float((pnl > 0).mean())
+        rows.append(
+            [_text(reason), f"{pnl.size:,}", _percent(rate, sign=False), _cell(pnl.mean()), _cell(pnl.sum())]
+        )
+    return _section("How trades ended", _table(["exit", "trades", "won", "mean", "profit USD"], rows))
+
+
+def _trade_tables(trades: Mapping[str, Any]) -> str:
+    pnl = trades["pnl"]
+    if not pnl.size:
+        return ""
+    order = np.argsort(pnl, kind="stable")
+    last = np.arange(pnl.size)[::-1]
+    return "".join(
+        _section(
+            title,
+            _table(_TRADE, _rows_of(trades, which)),
+        )
+        for title, which in (
+            ("Best trades", order[::-1][:_LISTED]),
+            ("Worst trades", order[:_LISTED]),
+            ("Last trades", last[:_LISTED]),
+        )
+    )
+
+
+def _rows_of(trades: Mapping[str, Any], which: Longs) -> list[list[str]]:
+    return [
+        [
+            _clock(int(trades["exit_ts"][i])),
+            f"<b>{escape(str(trades['symbol'][i]))}</b>",
+            _cell(trades["pnl"][i]),
+            _text(trades["exit_reason"][i]),
+            f"{int(trades['qty'][i]):,}",
+            _money(trades["entry_price"][i]),
+            _money(trades["exit_price"][i]),
+        ]
+        for i in which
+    ]
+
+
+def _quality(summary: Mapping[str, Any]) -> str:
+    counts, bars = summary["counts"], summary["bars"]
+    rows = [
+        ["bars taken in", f"{counts['bars']:,}"],
+        ["bars refused", f"{counts['refused']:,}"],
+        *([f"· {_text(reason)}", f"{number:,}"] for reason, number in counts["refused_by_reason"].items()),
+        ["slices", f"{counts['slices']:,}"],
+        ["signals published", f"{counts['signals']:,}"],
+        ["orders / fills", f"{counts['orders']:,} / {counts['fills']:,}"],
+        ["drawdown latches / releases", f"{counts['drawdown_latches']:,} / {counts['latch_releases']:,}"],
+        ["kill switch", "on" if counts["killed"] else "never on"],
+        ["not there or switched off", escape(", ".join(summary["off"]) or "nothing")],
+        ["alphas", escape(", ".join(summary["alphas"]))],
+        *([_text(name), escape(_plain(value))] for name, value in bars.items() if name != "label"),
+    ]
+    return _section("Data and what was off", _table(None, rows, facts=True))
+
+
+def _settings(summary: Mapping[str, Any]) -> str:
+    text = escape(json.dumps(summary["settings"], indent=2))
+    title = f"<summary>Settings {summary['settings_hash']}</summary>"
+    return f"<section><details>{title}<pre>{text}</pre></details></section>"
+
+
+# The charts: what plotly.js takes, as plain values.
+
+
+def _curve(equity: Mapping[str, Any]) -> dict[str, Any]:
+    kept = thinned(equity["equity"], equity["drawdown"])
+    times = [_local(int(ts)) for ts in equity["ts"][kept]]
+    line = {"type": "scatter", "mode": "lines", "x": times}
+    return {
+        "data": [
+            line
+            | {
+                "name": "equity USD",
+                "y": _rounded(equity["equity"][kept], 2),
+                "line": {"color": _BLUE, "width": 1.5},
+                "hovertemplate": "%{y:,.2f} USD<extra></extra>",
+            },
+            line
+            | {
+                "name": "drawdown",
+                "y": _rounded(-equity["drawdown"][kept], 6),
+                "yaxis": "y2",
+                "line": {"color": _RED, "width": 1},
+                "fill": "tozeroy",
+                "fillcolor": "rgba(192,57,43,0.15)",
+                "hovertemplate": "%{y:.2%}<extra></extra>",
+            },
+        ],
+        "layout": {
+            "yaxis": {"domain": [0.34, 1], "tickformat": ",~f", "title": {"text": "USD"}},
+            "yaxis2": {"domain": [0, 0.26], "tickformat": ".2~%", "nticks": 4},
+            "xaxis": {"anchor": "y2", "type": "date"},
+            "hovermode": "x unified",
+        },
+    }
+
+
+def _dots(trades: Mapping[str, Any]) -> dict[str, Any]:
+    pnl = trades["pnl"]
+    kept = np.arange(pnl.size)
+    if pnl.size > _DOTS:  # evenly through the run, and the extremes
+        order = np.argsort(pnl, kind="stable")
+        evenly = np.linspace(0, pnl.size - 1, _DOTS).astype(np.int64)
+        kept = np.unique(np.concatenate([evenly, order[:50], order[-50:]]))
+    text = [
+        f"{symbol} {_text(reason)}"
+        for symbol, reason in zip(trades["symbol"][kept], trades["exit_reason"][kept], strict=True)
+    ]
+    shown = "" if kept.size == pnl.size else f"{kept.size:,} of {pnl.size:,}"
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [_local(int(ts)) for ts in trades["exit_ts"][kept]],
+                "y": _rounded(pnl[kept], 2),
+                "text": text,
+                "marker": {
+                    "size": 5,
+                    "opacity": 0.6,
+                    "color": [_GREEN if value > 0 else _RED for value in pnl[kept]],
+                },
+                "hovertemplate": "%{text}<br>%{y:,.2f} USD<br>%{x}<extra></extra>",
+            }
+        ],
+        "layout": {"yaxis": {"title": {"text": "profit USD"}, "zeroline": True}, "xaxis": {"type": "date"}},
+        "note": shown,
+    }
+
+
+def _histogram(pnl: Floats) -> dict[str, Any]:
+    """The middle 99 % in bins of equal width; the tails are added to the outermost bins."""
+    low, high = np.quantile(pnl, [0.005, 0.995])
+    if not low < high:
+        low, high = float(pnl.min()) - 0.5, float(pnl.max()) + 0.5
+    counts, edges = np.histogram(np.clip(pnl, low, high), bins=41, range=(low, high))
+    middle = (edges[1:] + edges[:-1]) / 2
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "x": _rounded(middle, 4),
+                "y": counts.tolist(),
+                "marker": {"color": [_GREEN if value > 0 else _RED for value in middle]},
+                "hovertemplate": "about %{x:,.2f} USD: %{y:,} trades<extra></extra>",
+            }
+        ],
+        "layout": {
+            "bargap": 0.05,
+            "xaxis": {"title": {"text": "profit USD"}},
+            "yaxis": {"title": {"text": "trades"}},
+        },
+    }
+
+
+def _by_symbol(trades: Mapping[str, Any]) -> dict[str, Any]:
+    sums = sorted(
+        (
+            (float(pnl.sum()), str(symbol), pnl.size)
+            for symbol, pnl in _groups(trades["symbol"], trades["pnl"])
+        ),
+        key=lambda row: (row[0], row[1]),
+    )
+    note = ""
+    if len(sums) > 2 * _BARS:
+        note = f"the {_BARS} worst and best of {len(sums)}"
+        sums = [*sums[:_BARS], *sums[-_BARS:]]
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [symbol for _, symbol, _ in sums],
+                "x": [round(pnl, 2) for pnl, _, _ in sums],
+                "customdata": [size for _, _, size in sums],
+                "marker": {"color": [_GREEN if pnl > 0 else _RED for pnl, _, _ in sums]},
+                "hovertemplate": "%{y}: %{x:,.2f} USD in %{customdata:,} trades<extra></extra>",
+            }
+        ],
+        "layout": {
+            "bargap": 0.25,
+            "yaxis": {"type": "category", "dtick": 1},
+            "xaxis": {"title": {"text": "profit USD"}, "tickformat": ",~f"},
+        },
+        "note": note,
+    }
+
+
+def thinned(*curves: Floats, most: int = MOST_POINTS, buckets: int = _BUCKETS) -> Longs:
+    """Indices to draw: all, or of each bucket the first and last point and every curve's extremes."""
+    size = curves[0].size
+    if size <= most:
+        return np.arange(size)
+    edges = np.linspace(0, size, buckets + 1).astype(np.int64)
+    kept = [edges[:-1], edges[1:] - 1]
+    for curve in curves:
+        for extreme in (np.argmin, np.argmax):
+            kept.append(np.array([a + extreme(curve[a:b]) for a, b in pairwise(edges)], np.int64))
+    return np.unique(np.concatenate(kept))
+
+
+def _groups(names: Any, values: Floats) -> Iterable[tuple[Any, Floats]]:
+    """Values by name, names in alphabetical order."""
+    known, place = np.unique(names.astype(str), return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    ends = np.cumsum(np.bincount(place, minlength=known.size))
+    return zip(known, np.split(values[order], ends[:-1]), strict=True)
+
+
+# Small pieces of HTML and text.
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    small = f" <small>{note}</small>" if note else ""
+    return f"<section><h2>{title}{small}</h2>{body}</section>"
+
+
+def _chart(name: str, title: str, height: int, figures: Mapping[str, Any]) -> str:
+    if name not in figures:
+        return ""
+    body = f'<div class="chart" id="{name}" style="height:{height}px"></div>'
+    return _section(title, body, figures[name].get("note", ""))
+
+
+def _heights(figure: Mapping[str, Any] | None) -> int:
+    return len(figure["data"][0]["y"]) if figure else 0
+
+
+def _bar(name: str, value: str, width: float, colour: str, note: str) -> str:
+    below = f"<small>{note}</small>" if note else ""
+    bar = f'<i style="width:{width:.1f}%;background:{colour}"></i>'
+    return f'<div class="bar"><span>{name}</span><div>{bar}</div><b>{value}</b>{below}</div>'
+
+
+def _log_widths(counts: Sequence[int]) -> list[float]:
+    """Per cent of the full width; one is still visible, none is none."""
+    top = float(np.log1p(max([*counts, 1])))
+    return [100 * float(np.log1p(count)) / top for count in counts]
+
+
+def _table(head: Sequence[str] | None, rows: Sequence[Sequence[str]], *, facts: bool = False) -> str:
+    top = "<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>" if head else ""
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    kind = ' class="facts"' if facts else ""
+    return f'<div class="scroll"><table{kind}>{top}{body}</table></div>'
+
+
+def _cell(value: float) -> str:
+    return f'<b class="{_tone(float(value))}">{_money(value, sign=True)}</b>'
+
+
+def _tone(value: float) -> str:
+    return "up" if value > 0 else "down" if value < 0 else ""
+
+
+def _money(value: float, *, sign: bool = False) -> str:
+    text = f"{value:+,.2f}" if sign else f"{value:,.2f}"
+    return text.replace("-", "−")
+
+
+def _percent(value: float | None, *, sign: bool = True) -> str:
+    if value is None:
+        return "–"
+    return (f"{value:+.2%}" if sign and value else f"{value:.2%}").replace("-", "−")
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _text(word: Any) -> str:
+    return escape(str(word).replace("_", " "))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rounded(values: Floats, digits: int) -> list[float]:
+    rounded: list[float] = np.round(values, digits).tolist()
+    return rounded
+
+
+def _local(ts: int) -> str:
+    """New York's clock, as a date axis takes it."""
+    return datetime.fromtimestamp(ts / 1e9, NEW_YORK).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _clock(ts: int) -> str:
+    return datetime.fromtimestamp(ts / 1e9, NEW_YORK).strftime("%Y-%m-%d&nbsp;%H:%M")
+
+
+def _plotly() -> str:
+    """The library's own JavaScript; found without importing the package, which takes its time."""
+    spec = find_spec("plotly")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("plotly is not installed")
+    path = Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
+    return f"<script>{path.read_text(encoding='utf-8')}</script>"
+
+
+_STYLE = """
+:root { --ink: #1b2430; --dim: #66707f; --line: #e3e7ec; --ground: #f5f6f8; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1080px; padding: 16px; color: var(--ink); background: var(--ground);
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.4rem; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.05rem; margin: 0 0 10px; }
+h2 small, header p, .tile span, .tile small, .bar small { color: var(--dim); font-weight: normal; }
+h2 small { font-size: 0.8rem; margin-left: 6px; }
+header p { margin: 2px 0 0; font-size: 0.9rem; }
+.banner { background: #ffe9b8; border: 1px solid #e0b040; border-radius: 8px; padding: 8px 12px;
+  margin-bottom: 12px; font-weight: 600; }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 14px;
+  margin-top: 14px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 10px; padding: 0;
+  background: none; border: 0; }
+.tile { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 10px 12px; }
+.tile span, .tile b, .tile small { display: block; }
+.tile b { font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+.tile span, .tile small { font-size: 0.8rem; }
+.sum { color: var(--dim); font-size: 0.85rem; margin: 10px 2px 0; display: flex; flex-wrap: wrap;
+  gap: 2px 10px; }
+.sum b { color: var(--ink); font-variant-numeric: tabular-nums; }
+.up { color: #1a7f4b; } .down { color: #c0392b; }
+.chart { width: 100%; }
+.bar { display: grid; grid-template-columns: 128px 1fr 92px; gap: 0 10px; align-items: center;
+  margin: 5px 0; }
+.bar div { background: #eef1f5; border-radius: 4px; }
+.bar i { display: block; height: 16px; border-radius: 4px; }
+.bar b { text-align: right; font-variant-numeric: tabular-nums; font-weight: 600; }
+.bar small { grid-column: 2 / 4; font-size: 0.8rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--dim); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+tr:last-child td { border-bottom: 0; }
+table.facts td { white-space: normal; overflow-wrap: anywhere; }
+pre { overflow-x: auto; font-size: 0.8rem; }
+summary { cursor: pointer; }
+@media (max-width: 520px) {
+  body { padding: 10px; font-size: 14px; }
+  section { padding: 10px; }
+  .tiles { grid-template-columns: 1fr 1fr; }
+  .bar { grid-template-columns: 96px 1fr 76px; }
+  .bar small { grid-column: 1 / 4; }
+}
+"""
+
+_SCRIPT = """
+const narrow = matchMedia("(max-width: 520px)").matches;
+const touch = matchMedia("(pointer: coarse)").matches;
+const axis = { gridcolor: "#e9ecf0", zerolinecolor: "#b8c0ca", automargin: true };
+for (const [name, figure] of Object.entries(figures)) {
+  const layout = Object.assign({ margin: { l: 48, r: 12, t: 6, b: 36 }, showlegend: false, autosize: true,
+    paper_bgcolor: "#fff", plot_bgcolor: "#fff", dragmode: touch ? false : "zoom",
+    font: { family: "system-ui, sans-serif", size: narrow ? 11 : 12, color: "#1b2430" } }, figure.layout);
+  for (const key of ["xaxis", "yaxis", "yaxis2"]) {
+    if (layout[key] || key !== "yaxis2") { layout[key] = Object.assign({}, axis, layout[key]); }
+  }
+  if (narrow) { for (const key of ["yaxis", "yaxis2"]) { if (layout[key]) { delete layout[key].title; } } }
+  Plotly.newPlot(name, figure.data, layout, { responsive: true, displayModeBar: false });
+}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+{plotly}
+</head>
+<body>
+{body}
+<p class="sum">Times in the charts and tables are New York's.</p>
+<script>const figures = {figures};
+{script}</script>
+</body>
+</html>
+"""
