@@ -25,7 +25,7 @@ VERSION = 1  # of the cached files; another one is never read
 KEPT_BYTES = 8 << 30  # sorted copies beyond this go, those unused for longest first
 _KEPT_SURVEYS = 500
 _STALE_S = 86_400  # leftovers of killed processes
-_MEMORY = "1GB"  # of DuckDB, before it spills
+_MEMORY = "512MB"  # of DuckDB, before it spills
 _BATCH = 131_072  # rows of the sorted copy fetched at once
 
 
@@ -71,13 +71,22 @@ def arranged(files: Sequence[BarFile]) -> tuple[list[BarFile], Survey]:
     survey = _survey_as_is(files)
     if survey is None:
         _sort(files, copy)
-        files = [open_file(copy)]
-        survey = _survey(files)
+        made = [open_file(copy)]
+        survey = _survey(made)
         assert survey is not None  # noqa: S101  (it was sorted just now)
+        files, given = made, files
+    else:
+        files, given = [files[i] for i in survey.files], files
     if not survey.units:
-        raise UserError(f"{files[0].path}: no rows; want one per bar")
+        copy.unlink(missing_ok=True)
+        raise UserError(f"{_label(given)}: no rows; want one per bar")
     _note(note, survey)
-    return [files[i] for i in survey.files] or list(files), survey
+    return list(files), survey
+
+
+def _label(files: Sequence[BarFile]) -> Path:
+    """The file, or the folder of several."""
+    return files[0].path if len(files) == 1 else files[0].path.parent
 
 
 def identity(files: Sequence[BarFile]) -> str:
@@ -152,7 +161,7 @@ def _note(note: Path, survey: Survey) -> None:
 
 def _sort(files: Sequence[BarFile], copy: Path) -> None:
     """Write all rows by time, then name, then place in the files; appears under its name when whole."""
-    where = f"the sorted copy of {files[0].path if len(files) == 1 else files[0].path.parent}"
+    where = f"the sorted copy of {_label(files)}"
     remedy = f"free space in {copy.parent} or let UTP_CACHE_DIR name another folder"
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)

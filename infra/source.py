@@ -1,11 +1,11 @@
 """Bars into a dataflow: one part per shard, decoded once per process, none far ahead of the slowest."""
 
+import fcntl
 import mmap
 import os
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -31,9 +31,8 @@ class BarInput(FixedPartitionedSource[RawFrame, int]):
     """Parts "00" .. "15", each the frames of its shard in order; the snapshot is the next chunk.
 
     No part gives out chunk k before the slowest of all 16 has given out chunk `k - ahead`, and
-    none gives out anything before all are built. `board` is a folder, new at every start, through
-    which the processes of one host tell each other how far they are; without it all parts must be
-    in this process.
+    none gives out anything before all are built. `board` is a folder through which the processes
+    of one host tell each other how far they are; without it all parts must be in this process.
     """
 
     def __init__(self, bars: Framed, ahead: int = 4, board: Path | None = None):
@@ -107,6 +106,7 @@ class Reader:
             if stream and stream not in self._streams.values():
                 stream.close()
         if not self._next:
+            self._board.close()
             with _LOCK:
                 _READERS.pop(self._token, None)
 
@@ -155,17 +155,19 @@ class Stream:
     def take(self, shard: int, chunk: int) -> RawFrame:
         """The frame of a shard, which is handed out once."""
         while self._chunk <= chunk:
-            for one, frame in zip(self._shards, next(self._frames), strict=True):
+            frames = next(self._frames, None)
+            if frames is None:  # not StopIteration, which would pass for the end of the part
+                raise RuntimeError(f"the bars end before chunk {self._chunk}")
+            for one, frame in zip(self._shards, frames, strict=True):
                 if self._chunk >= self._first[one]:
                     self._kept[one, self._chunk] = frame
             self._chunk += 1
         return self._kept.pop((shard, chunk))
 
     def close(self) -> None:
-        """Let go of files and frames."""
+        """Let go of frames, and with the iterator of files."""
         self._kept.clear()
-        with closing(self._frames):  # type: ignore[type-var]  # a generator
-            pass
+        self._frames = iter(())
 
     @property
     def held(self) -> int:
@@ -174,23 +176,36 @@ class Stream:
 
 
 class Board:
-    """How far each shard is: a line of 16 numbers that the processes of a host share."""
+    """How far each shard is: a line of 16 numbers that the processes of a host share.
+
+    Whoever opens it while nobody else has it open begins with a clean one, so a run that was
+    killed leaves nothing behind; the lock goes with the process that holds it.
+    """
 
     def __init__(self, folder: Path | None):
         self._done: Longs = np.zeros(SHARDS, np.int64)  # next chunk + 1; 0: not built yet
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder / "board", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                os.ftruncate(handle, self._done.nbytes)  # new bytes are zero; there is nothing to cut
-                shared = mmap.mmap(handle, self._done.nbytes)
-            finally:
-                os.close(handle)
-            # Aligned 8-byte stores: another process sees the old number or the new one.
-            self._done = np.frombuffer(shared, np.int64)
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(folder / "board", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._handle, 0)
+        except BlockingIOError:
+            pass  # another process of this run is there already
+        os.ftruncate(self._handle, self._done.nbytes)  # new bytes are zero
+        fcntl.flock(self._handle, fcntl.LOCK_SH)
+        # Aligned 8-byte stores: another process sees the old number or the new one.
+        self._done = np.frombuffer(mmap.mmap(self._handle, self._done.nbytes), np.int64)
+
+    def close(self) -> None:
+        """Let others begin with a clean one."""
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+            del self._handle
 
     def put(self, shard: int, chunk: int) -> None:
-        """This shard gives out `chunk` next."""
+        """The shard gives out `chunk` next."""
         self._done[shard] = chunk + 1
 
     def slowest(self) -> int | None:

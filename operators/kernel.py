@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -72,6 +73,7 @@ def kernel(function: F) -> F:
     return compiled
 
 
+@cache
 def dtype_of(row: type) -> np.dtype[Any]:
     """The record dtype of a Row protocol; `Annotated[Floats, n]` is a ring of n values."""
     fields: list[tuple[Any, ...]] = []

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
@@ -45,7 +46,7 @@ class Market:
             slices = self.calendar.slices(self.first + begin, self.first + end, after, upto)
             low, high = np.searchsorted(self.table.ts, [after, upto], side="right")
             listed = self.listings() if begin == 0 else {}
-            answer.append(split(self.table.rows(low, high), where, range(SHARDS), slices, listed))
+            answer.append(split([self.table.rows(low, high)], where, range(SHARDS), slices, listed))
             after = upto
         return answer
 
@@ -58,11 +59,14 @@ class Market:
         }
 
 
+calendar_of = cache(lambda minutes: Calendar(minutes, FIRST, date(2024, 12, 31)))
+
+
 def make(seed: int, *, sessions: int = 5, symbols: int = 4, minutes: int = 30, quotes: bool = True,
          dirt: float = 0.02, order: tuple[int, ...] | None = None) -> Market:  # fmt: skip
     """A market with trends, turns, gaps, missing bars and, in the share `dirt` of the rows, bad ones."""
     rng = np.random.default_rng(seed)
-    calendar = Calendar(minutes, FIRST, date(2024, 12, 31))
+    calendar = calendar_of(minutes)
     first = calendar.index_after(int(np.datetime64(FIRST, "ns").astype(np.int64)))
     last = calendar.index_after(int(calendar.closes[calendar.sessions.searchsorted(
         int(np.datetime64(FIRST, "D").astype(int))) + sessions - 1]) - 1) + 1  # fmt: skip
@@ -120,9 +124,9 @@ def table_step(table: Columns, i: int) -> int:
 
 
 def shuffled(market: Market, seed: int) -> Market:
-    """The same bars with the rows of each slice in another order."""
-    rng = np.random.default_rng(seed)
-    order = np.lexsort((rng.random(market.table.ts.size), market.table.ts))
+    """The same bars with the symbols of each slice in another order; of two bars of one symbol the first counts."""
+    place = np.random.default_rng(seed).permutation(len(market.universe))
+    order = np.lexsort((place[market.table.symbol], market.table.ts))
     return replace(market, table=Columns(*(c[order] if c.size else c for c in market.table)))
 
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflows import pipeline
@@ -25,7 +25,6 @@ from schemas.frames import BarFrame, OpinionFrame, SliceFrame
 from tests.markets import Market, altered_after, cuts, make, markets, shuffled
 from tests.plain import plain
 
-EXAMPLES = settings(max_examples=25, deadline=None)
 SETTINGS = Settings()
 DECIDE = pipeline.decide_params(SETTINGS, 30)
 ACCOUNT = SETTINGS.account
@@ -169,7 +168,6 @@ def bits(op: Operator, given_answers: list[Any]) -> dict[str, bytes]:
 
 
 @each
-@EXAMPLES
 @given(market=markets, where=cuts)
 def test_the_size_of_a_frame_is_only_a_matter_of_speed(op: Operator, market: Market, where: list[int]) -> None:
     whole = bits(op, answers(op, market, market.chunks()))
@@ -177,7 +175,6 @@ def test_the_size_of_a_frame_is_only_a_matter_of_speed(op: Operator, market: Mar
 
 
 @each
-@settings(max_examples=4, deadline=None)
 @given(market=markets)
 def test_a_slice_a_frame_gives_the_same_bits(op: Operator, market: Market) -> None:
     whole = bits(op, answers(op, market, market.chunks()))
@@ -185,7 +182,6 @@ def test_a_slice_a_frame_gives_the_same_bits(op: Operator, market: Market) -> No
 
 
 @each
-@EXAMPLES
 @given(market=markets, where=cuts, stop=st.integers(0, 120))
 def test_resumes_as_if_never_stopped(op: Operator, market: Market, where: list[int], stop: int) -> None:
     chunks = market.chunks(where)
@@ -193,7 +189,6 @@ def test_resumes_as_if_never_stopped(op: Operator, market: Market, where: list[i
 
 
 @each
-@EXAMPLES
 @given(market=markets, share=st.floats(0.1, 0.9), seed=st.integers(0, 99))
 def test_the_future_changes_nothing(op: Operator, market: Market, share: float, seed: int) -> None:
     last = int(share * (market.last - market.first - 1))
@@ -223,7 +218,6 @@ def until(ts: int, op: Operator, given_answers: list[Any]) -> dict[str, bytes]:
 
 
 @each
-@EXAMPLES
 @given(market=markets, seed=st.integers(0, 99))
 def test_the_order_of_rows_and_shards_does_not_matter(op: Operator, market: Market, seed: int) -> None:
     other = shuffled(market, seed)
@@ -233,7 +227,6 @@ def test_the_order_of_rows_and_shards_does_not_matter(op: Operator, market: Mark
 
 
 @each
-@settings(max_examples=5, deadline=None)
 @given(market=markets)
 def test_leaves_what_it_was_given_alone(op: Operator, market: Market) -> None:
     state = op.start(market)
@@ -271,7 +264,6 @@ class undone:  # noqa: N801  (used as a statement)
 
 
 @given(order=st.permutations(range(5)), seed=st.integers(0, 2**32))
-@EXAMPLES
 def test_names_decide_and_ids_do_not(order: list[int], seed: int) -> None:
     """The same market under another assignment of ids gives the same ledger, by name."""
     one, two = make(seed, symbols=5), make(seed, symbols=5, order=tuple(order))

@@ -1,6 +1,7 @@
 """Made-up ledgers that reconcile: what the account might answer, without the account."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Story:
     def frames(self, cuts=()) -> list[LedgerFrame]:
         """The run, cut after the given numbers of slices."""
         edges = [0, *sorted({c for c in cuts if 0 < c < self.ts.size}), self.ts.size]
-        return [self.frame(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        return [self.frame(a, b) for a, b in pairwise(edges)]
 
     def frame(self, a: int, b: int) -> LedgerFrame:
         after = AFTER if a == 0 else int(self.ts[a - 1])
@@ -67,7 +68,8 @@ class Story:
             return slice(*np.searchsorted(ts, [after, upto], side="right"))
 
         tables = {
-            name: table[rows(table["exit_ts" if name == "trades" else "ts"])] for name, table in self.tables.items()
+            name: table[rows(table["exit_ts" if name == "trades" else "ts"])]
+            for name, table in self.tables.items()
         }
         signals = {name: column[rows(self.signals["ts"])] for name, column in self.signals.items()}
         refused = {name: column[rows(self.refused["ts"])] for name, column in self.refused.items()}
@@ -84,7 +86,9 @@ class Story:
         )
 
 
-def story(seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, published: float = 0.2) -> Story:
+def story(
+    seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, published: float = 0.2
+) -> Story:
     """A run with about so many round trips per symbol; some lots stay open, some orders fail."""
     rng = np.random.default_rng(seed)
     names = rng.permutation([f"S{n:03}".encode() for n in range(symbols)]).astype("S24")
@@ -147,7 +151,20 @@ def story(seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, 
         fees[end:] += 100
         realised[end:] += (got - paid) * 10
         out["trades"].append(
-            (s, ts[t], ts[t + 1], ts[end], 10, paid * 10, got * 10, 200, (got - paid) * 10 - 200, reason, -0.01, 0.02)
+            (
+                s,
+                ts[t],
+                ts[t + 1],
+                ts[end],
+                10,
+                paid * 10,
+                got * 10,
+                200,
+                (got - paid) * 10 - 200,
+                reason,
+                -0.01,
+                0.02,
+            )
         )
 
     pace = max(4, slices // max(trades, 1))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.drive import replay
@@ -85,7 +85,6 @@ def equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     return len(one) == len(other) and all(a == b or (a != a and b != b) for a, b in zip(one, other, strict=True))
 
 
-@settings(max_examples=300, deadline=None)
 @given(drawn=histories(), cuts=st.lists(st.integers(0, 40), max_size=4))
 def test_the_compiled_account_agrees_with_the_obvious_one(
     drawn: tuple[Params, list[reference.Slice]], cuts: list[int]

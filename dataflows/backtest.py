@@ -1,0 +1,154 @@
+"""Backtest: a bar file through the whole pipeline, with the simulated venue inside the account.
+
+    utp backtest BARS --out runs/NAME
+    python -m bytewax.run "dataflows.backtest:flow('BARS')"
+
+Both run the same dataflow; `loop=True` drives the same steps by a plain loop, to the same results.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataflows import pipeline
+from infra.bars import Bars, open_bars
+from infra.results import Header, Recorder, check_out, header, write_timing
+from infra.settings import Settings, load
+from risk.ledger import LedgerFrame
+from schemas.calendar import timeframe_name
+from schemas.frames import RawFrame
+
+if TYPE_CHECKING:
+    from bytewax.dataflow import Dataflow
+
+    from infra.result_sink import ResultSink
+
+Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A backtest that can be run: bars opened, settings checked, the output folder free."""
+
+    bars: Bars
+    settings: Settings
+    out: Path
+    header: Header
+
+
+def plan(
+    spec: str,
+    settings: Settings,
+    out: Path,
+    *,
+    symbols: Sequence[str] = (),
+    start: int | None = None,
+    stop: int | None = None,
+) -> Plan:
+    """Open the bars and check everything that a user may get wrong; `start`, `stop`: UTC ns, inclusive.
+
+    Raises UserError.
+    """
+    out = check_out(out)
+    bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
+                     frame_slices=settings.run.frame_slices)  # fmt: skip
+    return Plan(bars, settings, out, _header(bars, settings))
+
+
+def _header(bars: Bars, settings: Settings) -> Header:
+    off = ["forecast (none is built yet)", "liquidity filter (not built yet)", "earnings filter (not built yet)"]
+    off += [] if bars.has_quotes else ["spread (the bars have no quotes)"]
+    off += [] if settings.filters.market_hours else ["market hours filter"]
+    described = {
+        "label": bars.label, "fingerprint": bars.fingerprint, "rows": bars.rows, "symbols": bars.universe.names,
+        "first_ts": bars.first_ts, "last_ts": bars.last_ts,
+    }  # fmt: skip
+    return header(settings, alphas=list(settings.ensemble.weights), bars=described, synthetic=bars.synthetic,
+                  timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off)  # fmt: skip
+
+
+def flow(
+    spec: str,
+    out: str = "runs/backtest",
+    settings: str | None = None,
+    sets: Sequence[str] = (),
+    symbols: Sequence[str] = (),
+    profile: str | None = None,
+) -> "Dataflow":
+    """The dataflow, for `python -m bytewax.run`; arguments as those of `utp backtest`."""
+    loaded = load(Path(settings) if settings else None, sets, profile=profile)
+    return build(plan(spec, loaded, Path(out), symbols=symbols))[0]
+
+
+def build(job: Plan, progress: Progress | None = None) -> tuple["Dataflow", "ResultSink"]:
+    """Source → decide → trade → results. The ids of its steps are the keys of its recovery store."""
+    import bytewax.operators as op
+    from bytewax.dataflow import Dataflow
+
+    from infra.result_sink import ResultSink
+    from infra.source import BarInput
+
+    board = job.out.with_name(job.out.name + ".board")
+    sink = ResultSink(job.out, job.header)
+    graph = Dataflow("backtest")
+    frames = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, board))
+    keyed = op.map("shard", frames, _keyed)
+    decided = pipeline.decide("decide", keyed, pipeline.decide_params(job.settings, job.bars.timeframe))
+    ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after)
+    if progress is not None:
+        ledger = op.map("progress", ledger, _Meter(job, progress))
+    op.output("results", ledger, sink)
+    return graph, sink
+
+
+def _keyed(frame: RawFrame) -> tuple[str, RawFrame]:
+    return pipeline.KEYS[frame.shard], frame
+
+
+class _Meter:
+    """Tells how far the run is; passes everything on."""
+
+    def __init__(self, job: Plan, progress: Progress):
+        self._progress, self._rows, self._done, self._trades = progress, job.bars.rows, 0, 0
+
+    def __call__(self, item: tuple[str, LedgerFrame]) -> tuple[str, LedgerFrame]:
+        """Count one frame."""
+        self.count(item[1])
+        return item
+
+    def count(self, frame: LedgerFrame) -> None:
+        """Count one frame."""
+        self._done += frame.rows + frame.refused.ts.size
+        self._trades += frame.trades.size
+        if frame.equity.size:
+            self._progress(self._done, self._rows, self._trades, frame.equity[-1].equity / 10_000)
+
+
+def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Run it to the end and return the summary; `workers` are threads of this process."""
+    begun = time.perf_counter(), time.process_time()
+    summary = _loop(job, progress) if loop else _flow(job, workers, progress)
+    write_timing(job.out, {"wall_seconds": time.perf_counter() - begun[0],
+                           "cpu_seconds": time.process_time() - begun[1]})  # fmt: skip
+    return summary
+
+
+def _flow(job: Plan, workers: int, progress: Progress | None) -> dict[str, Any]:
+    from bytewax.run import cli_main
+
+    graph, sink = build(job, progress)
+    cli_main(graph, workers_per_process=workers)
+    return sink.summary()
+
+
+def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
+    recorder = Recorder(job.out, job.header)
+    meter = _Meter(job, progress) if progress is not None else None
+    params = pipeline.decide_params(job.settings, job.bars.timeframe)
+    for frame in pipeline.run(job.bars.frames(), params, job.settings.account, job.bars.after):
+        recorder.add(frame)
+        if meter is not None:
+            meter.count(frame)
+    return recorder.finish()

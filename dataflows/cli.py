@@ -1,0 +1,404 @@
+"""`utp`: backtest, features, why.
+
+Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
+answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
+else is a bug and keeps its traceback.
+"""
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+Progress = Callable[[int, int, int, float], None]
+
+app = typer.Typer(
+    help="US-equity bars in, orders out.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_BARS = Annotated[str, typer.Argument(metavar="BARS", help="Bar files, a folder of them, or synthetic:...")]
+_FILE = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help="A TOML file; see settings.toml.")
+]
+_SETS = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated. Wins over the file."
+    ),
+]
+_SYMBOLS = Annotated[str | None, typer.Option(metavar="A,B", help="Only these symbols.")]
+_FROM = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="DATE", help="First session, or the first bar end as 2024-01-02T10:00-05:00."
+    ),
+]
+_TO = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last session or bar end, inclusive.")]
+_TIMEFRAME = Annotated[
+    str | None, typer.Option(metavar="1m|5m|1h|1d|...", help="The bars' length; else found out.")
+]
+_PROFILE = Annotated[str | None, typer.Option(metavar="NAME", help="Built-in settings: research.")]
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command(short_help="Bars in; tables, summary and report out.")
+def backtest(
+    bars: _BARS,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The run's folder; a former run there is replaced.")
+    ],
+    settings: _FILE = None,
+    sets: _SETS = None,
+    symbols: _SYMBOLS = None,
+    start: _FROM = None,
+    stop: _TO = None,
+    timeframe: _TIMEFRAME = None,
+    profile: _PROFILE = None,
+    json: _JSON = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,
+    loop: Annotated[
+        bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")
+    ] = False,
+) -> None:
+    """Replay bars through signals, rules and the simulated venue; write tables and a report."""
+    given = _settings(settings, sets, profile, timeframe)
+    names, first, last = _symbols(symbols), _after(start), _upto(stop)
+    _refuse_empty(start, stop, first, last)
+    from dataflows import backtest as command
+
+    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last)
+    with _progress("backtest") as progress:
+        summary = command.run(plan, workers=workers, loop=loop, progress=progress)
+    if json:
+        _print_json(summary)
+    else:
+        _print_summary(summary, out)
+
+
+@app.command(short_help="Bars in; features in one Parquet file out.")
+def features(
+    bars: _BARS,
+    out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="Where the features go.")],
+    settings: _FILE = None,
+    sets: _SETS = None,
+    symbols: _SYMBOLS = None,
+    start: _FROM = None,
+    stop: _TO = None,
+    timeframe: _TIMEFRAME = None,
+    profile: _PROFILE = None,
+    json: _JSON = False,
+) -> None:
+    """Write each bar's features, as the signals see them, to one Parquet file."""
+    given = _settings(settings, sets, profile, timeframe)
+    names, first, last = _symbols(symbols), _after(start), _upto(stop)
+    _refuse_empty(start, stop, first, last)
+    from dataflows import features as command
+
+    with _progress("features") as progress:
+        done = command.run(bars, given, out, symbols=names, start=first, stop=last, progress=progress)
+    if json:
+        _print_json(done)
+    else:
+        typer.echo(f"{done['rows']:,} rows, {len(done['columns'])} columns: {out}")
+        typer.echo(", ".join(done["columns"]))
+
+
+@app.command(short_help="Why a bar led to an order, or did not.")
+def why(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL")],
+    ts: Annotated[
+        str, typer.Argument(metavar="TS", help='End of the bar: "2024-01-02 10:30" in New York, or ISO.')
+    ],
+    json: _JSON = False,
+) -> None:
+    """Say why a bar of a run led to an order, or why it did not."""
+    instant = _instant(ts)
+    from dataflows import why as command
+
+    answer = command.explain(run, symbol.upper(), instant)
+    if json:
+        _print_json(answer)
+    else:
+        _print_answer(answer, instant)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The program: one line for a mistake."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = typer.main.get_command(app).main(
+            arguments or ["--help"], prog_name="utp", standalone_mode=False
+        )
+    except typer.TyperException as error:  # unknown option, missing argument
+        _stop(2, error.format_message())
+    except typer.Abort:
+        _stop(130, "interrupted")
+    except (Exception, KeyboardInterrupt) as error:
+        for cause in _causes(error):  # a dataflow wraps what its steps raise
+            if isinstance(cause, UserError):
+                _stop(2, str(cause))
+            if isinstance(cause, KeyboardInterrupt):
+                _stop(130, "interrupted")
+        raise
+    if code == 130:  # typer's answer to Ctrl-C
+        _stop(130, "interrupted")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(code: int, message: str) -> None:
+    print("utp:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+# What the user wrote.
+
+
+def _settings(
+    file: Path | None, sets: list[str] | None, profile: str | None, timeframe: str | None
+) -> "Settings":
+    from infra.settings import load
+
+    more = [] if timeframe is None else [f"run.timeframe={timeframe}"]
+    return load(file, [*(sets or []), *more], profile=profile)
+
+
+def _symbols(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip().upper() for name in text.split(",")]
+    if not all(names):
+        raise UserError(f"--symbols {text!r}: want names with commas between them, as AAPL,MSFT")
+    return list(dict.fromkeys(names))
+
+
+def _after(text: str | None) -> int | None:
+    """--from as an exclusive bound, UTC ns: a date's bars end after its midnight in New York."""
+    if text is None:
+        return None
+    day = _date(text)
+    return _ns(_midnight(day)) if day else _ns(_aware("--from", text)) - 1
+
+
+def _upto(text: str | None) -> int | None:
+    """--to as an inclusive bound, UTC ns."""
+    if text is None:
+        return None
+    day = _date(text)
+    return _ns(_midnight(day + timedelta(days=1))) if day else _ns(_aware("--to", text))
+
+
+def _refuse_empty(start: str | None, stop: str | None, first: int | None, last: int | None) -> None:
+    if first is not None and last is not None and first >= last:
+        raise UserError(f"--from {start} --to {stop}: nothing lies between them")
+
+
+def _instant(text: str) -> int:
+    """The bar end that `why` is asked about, UTC ns; New York's clock unless an offset is given."""
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(f'time {text}: want "2024-01-02 10:30" (New York) or 2024-01-02T15:30Z') from error
+    if given.tzinfo is None:
+        from schemas.calendar import NEW_YORK
+
+        given = given.replace(tzinfo=NEW_YORK)
+    return _ns(given)
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _aware(option: str, text: str) -> datetime:
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(
+            f"{option} {text}: want a date as 2024-01-02 or a time as 2024-01-02T10:00-05:00"
+        ) from error
+    if given.tzinfo is None:
+        raise UserError(
+            f"{option} {text}: has no time zone; write {text}Z for UTC, or an offset as {text}-05:00"
+        )
+    return given
+
+
+def _midnight(day: date) -> datetime:
+    from schemas.calendar import NEW_YORK
+
+    return datetime(day.year, day.month, day.day, tzinfo=NEW_YORK)
+
+
+def _ns(instant: datetime) -> int:
+    return (instant.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000
+
+
+# What the user sees.
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Progress | None]:
+    """A bar on stderr with rate and time left; nothing (None) unless that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from time import monotonic
+
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(name), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"))
+    began = monotonic()
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None, note="")
+
+        def show(done_rows: int, total_rows: int, trades: int = 0, equity_usd: float = 0.0) -> None:
+            rate = done_rows / max(monotonic() - began, 1e-9)
+            note = f"{done_rows:,} rows, {rate:,.0f}/s"
+            if trades:
+                note += f", {trades:,} trades, {equity_usd:,.2f} USD"
+            bar.update(task, completed=done_rows, total=total_rows, note=note)
+
+        yield show
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    typer.echo(jsonlib.dumps(value, indent=2, default=str))
+
+
+def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    counts, data = summary["counts"], summary["data"]
+    label = escape(str(summary["bars"].get("label", "")))
+    made_up = " [bold yellow]SYNTHETIC DATA[/]" if summary["synthetic"] else ""
+    console.print(
+        f"[bold]{label}[/] {summary['timeframe']}, {data['after'][:10]} to {data['upto'][:10]}{made_up}"
+    )
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="dim")
+    facts.add_column(justify="right")
+    facts.add_column(style="dim")
+    facts.add_column(justify="right")
+    ratio, rate = summary["profit_factor"], summary["win_rate"]
+    for row in (
+        ("return", f"{summary['return']:+.2%}", "  trades", f"{counts['trades']:,}"),
+        (
+            "final equity",
+            f"{summary['final_equity']:,.2f}",
+            "  win rate",
+            "-" if rate is None else f"{rate:.1%}",
+        ),
+        (
+            "max drawdown",
+            f"{summary['max_drawdown']:.2%}",
+            "  profit factor",
+            "-" if ratio is None else f"{ratio:.2f}",
+        ),
+        (
+            "bars / refused",
+            f"{counts['bars']:,} / {counts['refused']:,}",
+            "  still open",
+            f"{counts['open_positions']:,}",
+        ),
+    ):
+        facts.add_row(*row)
+    console.print(facts)
+    funnel = Table(box=None, pad_edge=False)
+    for name, side in (
+        ("from bars to fills", "left"),
+        ("count", "right"),
+        ("lost", "right"),
+        ("mostly", "left"),
+    ):
+        funnel.add_column(name, justify="right" if side == "right" else "left")
+    for stage in summary["funnel"]:
+        reason = f"{stage['commonest_reason']} ({stage['reason_count']:,})" if stage["lost"] else ""
+        funnel.add_row(stage["stage"], f"{stage['count']:,}", f"{stage['lost']:,}", reason)
+    console.print(funnel)
+    if summary["off"]:
+        console.print(f"off: {', '.join(summary['off'])}")
+    console.print(reconciliation(summary))
+    console.print(f"report: {escape(str(out / 'report.html'))}")
+
+
+def reconciliation(summary: Mapping[str, Any]) -> str:
+    """The account's sum in one line; it holds to the tick, or the run would have failed."""
+    return (
+        f"initial {summary['initial_cash']:,.2f} + realised {summary['realised_pnl']:,.2f}"
+        f" + unrealised {summary['unrealised_pnl']:,.2f} - fees {summary['fees']:,.2f}"
+        f" = final {summary['final_equity']:,.2f} USD"
+    )
+
+
+def _print_answer(answer: Mapping[str, Any], ts: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from schemas.calendar import NEW_YORK
+
+    console = Console(highlight=False)
+    ts = answer["ts"] if isinstance(answer["ts"], int) else ts
+    local = datetime.fromtimestamp(ts // 1_000_000_000, NEW_YORK)
+    utc = local.astimezone(UTC)
+    console.print(
+        f"[bold]{escape(answer['symbol'])}[/] {local:%Y-%m-%d %H:%M} New York ({utc:%Y-%m-%dT%H:%M:%SZ})"
+    )
+    console.print(escape(answer["sentence"]), soft_wrap=True)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="dim")
+    facts.add_column()
+    for name in ("bar", "features", "votes"):
+        facts.add_row(name, escape(_pairs(answer[name])))
+    for name in ("regime", "score", "confidence", "direction", "reason"):
+        facts.add_row(name, escape(_plain(answer[name])))
+    if answer["verdict"]:
+        facts.add_row("verdict", escape(_pairs(answer["verdict"])))
+    for name in ("orders", "fills"):
+        for row in answer[name]:
+            facts.add_row(name[:-1], escape(_pairs(row)))
+    console.print(facts)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
