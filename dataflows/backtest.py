@@ -65,7 +65,7 @@ def _header(bars: Bars, settings: Settings) -> Header:
         "label": bars.label, "fingerprint": bars.fingerprint, "rows": bars.rows, "symbols": bars.universe.names,
         "first_ts": bars.first_ts, "last_ts": bars.last_ts,
     }  # fmt: skip
-    return header(settings, alphas=list(settings.ensemble.weights), bars=described, synthetic=bars.synthetic,
+    return header(settings, alphas=settings.ensemble.voters, bars=described, synthetic=bars.synthetic,
                   timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off)  # fmt: skip
 
 

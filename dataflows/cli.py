@@ -20,7 +20,7 @@ from schemas.errors import UserError
 if TYPE_CHECKING:
     from infra.settings import Settings
 
-Progress = Callable[[int, int, int, float], None]
+Progress = Callable[..., None]  # rows done, rows in all, and of a backtest: trades, equity in USD
 
 app = typer.Typer(
     help="US-equity bars in, orders out.",
@@ -76,7 +76,7 @@ def backtest(
 ) -> None:
     """Replay bars through signals, rules and the simulated venue; write tables and a report."""
     given = _settings(settings, sets, profile, timeframe)
-    names, first, last = _symbols(symbols), _after(start), _upto(stop)
+    names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import backtest as command
 
@@ -104,7 +104,7 @@ def features(
 ) -> None:
     """Write each bar's features, as the signals see them, to one Parquet file."""
     given = _settings(settings, sets, profile, timeframe)
-    names, first, last = _symbols(symbols), _after(start), _upto(stop)
+    names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import features as command
 
@@ -184,25 +184,25 @@ def _settings(
     return load(file, [*(sets or []), *more], profile=profile)
 
 
-def _symbols(text: str | None) -> list[str] | None:
+def _symbols(text: str | None) -> list[str]:
     if text is None:
-        return None
+        return []
     names = [name.strip().upper() for name in text.split(",")]
     if not all(names):
         raise UserError(f"--symbols {text!r}: want names with commas between them, as AAPL,MSFT")
     return list(dict.fromkeys(names))
 
 
-def _after(text: str | None) -> int | None:
-    """--from as an exclusive bound, UTC ns: a date's bars end after its midnight in New York."""
+def _first(text: str | None) -> int | None:
+    """--from as the earliest bar end, UTC ns: a date's bars end after its midnight in New York."""
     if text is None:
         return None
     day = _date(text)
-    return _ns(_midnight(day)) if day else _ns(_aware("--from", text)) - 1
+    return _ns(_midnight(day)) + 1 if day else _ns(_aware("--from", text))
 
 
-def _upto(text: str | None) -> int | None:
-    """--to as an inclusive bound, UTC ns."""
+def _last(text: str | None) -> int | None:
+    """--to as the latest bar end, UTC ns."""
     if text is None:
         return None
     day = _date(text)
@@ -210,7 +210,7 @@ def _upto(text: str | None) -> int | None:
 
 
 def _refuse_empty(start: str | None, stop: str | None, first: int | None, last: int | None) -> None:
-    if first is not None and last is not None and first >= last:
+    if first is not None and last is not None and first > last:
         raise UserError(f"--from {start} --to {stop}: nothing lies between them")
 
 

@@ -54,7 +54,7 @@ class State(NamedTuple):
 def decide_params(settings: Settings, timeframe: int) -> Decide:
     """The symbol side's share of the settings, for bars of so many minutes."""
     chosen = []
-    for name in settings.ensemble.weights:
+    for name in settings.ensemble.voters:
         params = getattr(settings.alphas, name)
         if name == "macd" and params.form == "auto":
             params = msgspec.structs.replace(params, form="signal" if timeframe == DAY else "histogram")
@@ -93,7 +93,11 @@ def _vote(params: Decide, state: State, bars: BarFrame) -> tuple[tuple[Any, ...]
 
 def step(params: Decide, state: State, frame: RawFrame) -> tuple[State, SignalFrame]:
     """The symbol side of one shard, fused into one hop."""
-    state, opinions = opine(params, state, frame)
+    return score(params, *opine(params, state, frame))
+
+
+def score(params: Decide, state: State, opinions: OpinionFrame) -> tuple[State, SignalFrame]:
+    """Opinions -> scored and filtered signals."""
     ensemble_state, scored = ensemble.step(params.ensemble, state.ensemble, opinions)
     filters_state, signals = filters.step(params.filters, params.end_of_day, state.filters, scored)
     return state._replace(ensemble=ensemble_state, filters=filters_state), signals

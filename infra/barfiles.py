@@ -119,14 +119,13 @@ class _Decoder:
         codes: Ints = array.indices.to_numpy().astype(np.int32, copy=False)
         return codes
 
-    def _symbol(self, name: str | None) -> str:
+    def _symbol(self, name: str) -> str:
         """The name as the platform knows it."""
-        upper = (name or "").upper()
-        if not upper or len(upper) > MAX_NAME or not all("!" <= letter <= "~" for letter in upper):
+        if not name or len(name) > MAX_NAME or not all("!" <= letter <= "~" for letter in name):
             raise UserError(
                 f"{self.path}: symbol {name!r}: want 1 to {MAX_NAME} visible ASCII characters without spaces"
             )
-        return upper
+        return name.upper()
 
     def _instants(self, array: Any) -> Longs:
         """UTC ns."""

@@ -303,6 +303,8 @@ class Recorder:
         """Add a frame's rows of one table, put into order of (ts, symbol name) where they are not."""
         columns = _columns(rows, _PARTS[table])
         ts = columns["exit_ts" if table == "trades" else "ts"]
+        if not ts.size:
+            return
         if ts.size > 1 and "symbol" in columns:
             order = _order(ts, self._rank[columns["symbol"]])
             if order is not None:
@@ -398,7 +400,8 @@ def _iso(ts: int) -> str:
 def _columns(rows: Any, names: Mapping[str, str]) -> Columns:
     """Columns of a table of rows, or of a frame that has them as attributes."""
     if isinstance(rows, np.ndarray):
-        return {name: rows[name] for name in names}
+        plain = rows.view(np.ndarray)  # a recarray is slow at giving its columns
+        return {name: plain[name] for name in names}
     return {name: getattr(rows, name) for name in names}
 
 
@@ -489,7 +492,8 @@ class _Totals:
         if frame.equity.size:
             self.equity = int(frame.equity["equity"][-1])
         if frame.funds.size:
-            self.funds = {name: int(frame.funds[name][-1]) for name in _FUNDS}
+            last = frame.funds.view(np.ndarray)[-1]
+            self.funds = {name: int(last[name]) for name in _FUNDS}
 
     def part(self, table: str, columns: Columns) -> None:
         """Add the rows of a part."""

@@ -137,6 +137,11 @@ def describe(settings: Settings) -> dict[str, Any]:
     return plain
 
 
+def settings_of(described: Mapping[str, Any]) -> Settings:
+    """The settings that `describe` described, as a run's summary keeps them."""
+    return msgspec.convert(described, Settings)
+
+
 def settings_hash(settings: Settings) -> str:
     """Sixteen hexadecimal digits that change with any value."""
     return hashlib.sha256(_canonical(settings)).hexdigest()[:16]
@@ -380,11 +385,14 @@ def _section(key: _Key, kind: types.Type, values: dict[str, Any]) -> Iterator[st
     """One struct, its plain keys before its tables, as TOML wants it."""
     kind = _plain(kind) or kind
     notes: dict[str, list[str]] = {}
-    yield ""
-    if isinstance(kind, types.StructType):
-        notes = _notes(kind.cls)
-        yield from (f"# {line}".rstrip() for line in inspect.cleandoc(kind.cls.__doc__ or "").splitlines())
-    yield f"[{_dotted(key)}]"
+    if not all(isinstance(value, dict) for value in values.values()):
+        yield ""
+        if isinstance(kind, types.StructType):
+            notes = _notes(kind.cls)
+            yield from (
+                f"# {line}".rstrip() for line in inspect.cleandoc(kind.cls.__doc__ or "").splitlines()
+            )
+        yield f"[{_dotted(key)}]"
     for name, value in values.items():
         child = _type_at(kind, (name,))
         if isinstance(value, dict):
@@ -407,7 +415,10 @@ def _section(key: _Key, kind: types.Type, values: dict[str, Any]) -> Iterator[st
 
 def _notes(cls: type) -> dict[str, list[str]]:
     """Comments by field, those of the lines above it first, its trailing one (or "") last."""
-    source = inspect.getsource(cls)
+    try:
+        source = inspect.getsource(cls)
+    except OSError:  # a class that was put together by code
+        return {}
     lines = source.splitlines()
     comments = {
         token.start[0]: (

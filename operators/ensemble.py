@@ -47,6 +47,11 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if sum(self.weights.values()) <= 0.0:
             raise ValueError(f"weights = {self.weights}: want at least one above 0")
 
+    @property
+    def voters(self) -> list[str]:
+        """The alphas that vote, in the one order in which votes are added up and stored."""
+        return sorted(self.weights)
+
 
 class State(NamedTuple):
     """Nothing is remembered."""
@@ -62,7 +67,7 @@ def start() -> State:
 def step(params: Params, state: State, frame: OpinionFrame) -> tuple[State, SignalFrame]:
     """Weigh the votes of each row; its reason says where the signal stops, NONE if nowhere."""
     size = frame.regime.size
-    weights = np.array(list(params.weights.values()))
+    weights = np.array([params.weights[name] for name in params.voters])
     score, confidence = np.empty(size), np.empty(size)
     direction, reason = np.empty(size, np.int8), np.empty(size, np.int8)
     views = np.empty(size, np.int32)

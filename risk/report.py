@@ -13,6 +13,7 @@ import numpy as np
 
 from schemas.calendar import NEW_YORK
 from schemas.frames import Floats, Longs
+from schemas.units import NS_PER_SECOND
 
 MOST_POINTS = 20_000  # of a curve; longer ones are thinned
 _BUCKETS = 1_500  # a thinned curve keeps first, last, lowest and highest of each
@@ -89,7 +90,7 @@ def _head(summary: Mapping[str, Any]) -> str:
     label = escape(str(bars.get("label", "")))
     facts = [summary["timeframe"], f"{data['after'][:10]} to {data['upto'][:10]}"]
     if "symbols" in bars:
-        facts.append(f"{bars['symbols']} symbols")
+        facts.append(f"{_plain(bars['symbols'])} symbols")
     facts += [f"account {summary['account']}", f"settings {summary['settings_hash']}"]
     line = " · ".join(escape(str(fact)) for fact in facts)
     banner = ""
@@ -217,7 +218,14 @@ def _quality(summary: Mapping[str, Any]) -> str:
         ["kill switch", "on" if counts["killed"] else "never on"],
         ["not there or switched off", escape(", ".join(summary["off"]) or "nothing")],
         ["alphas", escape(", ".join(summary["alphas"]))],
-        *([_text(name), escape(_plain(value))] for name, value in bars.items() if name != "label"),
+        *(
+            [
+                _text(name.removesuffix("_ts")),
+                _clock(value) if name.endswith("_ts") else escape(_plain(value)),
+            ]
+            for name, value in bars.items()
+            if name != "label"
+        ),
     ]
     return _section("Data and what was off", _table(None, rows, facts=True))
 
@@ -442,7 +450,10 @@ def _text(word: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Text as it is, of a list how long it is."""
+    if isinstance(value, list):
+        return f"{len(value):,}"
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else json.dumps(value)
 
 
 def _rounded(values: Floats, digits: int) -> list[float]:
@@ -452,11 +463,11 @@ def _rounded(values: Floats, digits: int) -> list[float]:
 
 def _local(ts: int) -> str:
     """New York's clock, as a date axis takes it."""
-    return datetime.fromtimestamp(ts / 1e9, NEW_YORK).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(ts // NS_PER_SECOND, NEW_YORK).replace(tzinfo=None).isoformat(" ")
 
 
 def _clock(ts: int) -> str:
-    return datetime.fromtimestamp(ts / 1e9, NEW_YORK).strftime("%Y-%m-%d&nbsp;%H:%M")
+    return datetime.fromtimestamp(ts // NS_PER_SECOND, NEW_YORK).strftime("%Y-%m-%d&nbsp;%H:%M")
 
 
 def _plotly() -> str:

@@ -146,7 +146,7 @@ class OpinionFrame:
     """All that the ensemble weighs."""
 
     features: FeatureFrame
-    votes: Floats  # [alphas, rows], in the order of the configured alphas
+    votes: Floats  # [alphas, rows], alphas in alphabetical order
     regime: Codes
 
 

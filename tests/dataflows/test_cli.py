@@ -91,7 +91,7 @@ def test_a_backtest_gets_what_was_asked_for(backtest, tmp_path, capsys):
     assert (backtest["bars"], backtest["out"]) == ("bars/", tmp_path / "run")
     assert backtest["symbols"] == ["MSFT", "AAPL"]
     midnight = datetime(2024, 1, 2, tzinfo=NEW_YORK)
-    assert backtest["start"] == midnight.timestamp() * 1e9
+    assert backtest["start"] == int(midnight.timestamp()) * 10**9 + 1
     assert backtest["stop"] == (midnight + timedelta(days=2)).timestamp() * 1e9
     assert (backtest["workers"], backtest["loop"]) == (3, True)
     assert backtest["progress"] is None  # no terminal
@@ -101,18 +101,18 @@ def test_a_backtest_gets_what_was_asked_for(backtest, tmp_path, capsys):
 def test_nothing_asked_for_means_everything(backtest, tmp_path):
     assert utp("backtest", "bars", "--out", str(tmp_path / "run")) == 0
     assert [backtest[name] for name in ("symbols", "start", "stop", "workers", "loop")] == [
-        None, None, None, 1, False,
+        [], None, None, 1, False,
     ]  # fmt: skip
 
 
 def test_dates_are_new_yorks_and_bounds_are_kept():
     summer = datetime(2024, 7, 1, tzinfo=NEW_YORK)
-    assert cli._after("2024-07-01") == summer.timestamp() * 1e9
-    assert cli._upto("2024-07-01") == (summer + timedelta(days=1)).timestamp() * 1e9
-    assert cli._upto("2024-03-10") - cli._after("2024-03-10") == 23 * 3_600 * 10**9  # clocks go forward
+    assert cli._first("2024-07-01") == int(summer.timestamp()) * 10**9 + 1
+    assert cli._last("2024-07-01") == (summer + timedelta(days=1)).timestamp() * 1e9
+    assert cli._last("2024-03-10") - cli._first("2024-03-10") == 23 * 3_600 * 10**9 - 1  # clocks go forward
     instant = 1_704_209_400_123_456_000
-    assert cli._upto("2024-01-02T15:30:00.123456Z") == instant
-    assert cli._after("2024-01-02T10:30:00.123456-05:00") == instant - 1  # a bar that ends then is in
+    assert cli._last("2024-01-02T15:30:00.123456Z") == instant
+    assert cli._first("2024-01-02T10:30:00.123456-05:00") == instant
 
 
 @pytest.mark.parametrize("text", ["2024-01-02 10:30", "2024-01-02T15:30Z", "2024-01-02T16:30+01:00"])

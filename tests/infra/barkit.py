@@ -67,7 +67,7 @@ def chunks(bars: Bars, shards: Iterable[int] = range(SHARDS), first=0):
     ]
 
 
-def rows(bars: Bars):
+def rows_by_shard(bars: Bars):
     """The rows of each shard over all chunks, bit for bit."""
     frames = list(bars.frames())
     return [

@@ -2,6 +2,7 @@ import gzip
 import itertools
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tests.infra.barkit import (
     csv_text,
     needs_lean,
     parquet,
-    rows,
+    rows_by_shard,
 )
 
 SMALL = [(1, "SPY", 10.0), (1, "AAPL", 20.0), (2, "SPY", 11.0), (3, "AAPL", 21.0), (3, "SPY", 12.0)]
@@ -123,7 +124,7 @@ def test_any_unit_of_time_and_any_number_type(tmp_path, unit, small):
     table = table.set_column(6, "volume", table["volume"].cast(pa.decimal128(10, 2)))
     table = table.set_column(0, "symbol", table["symbol"].cast(pa.large_string()))
     table = table.set_column(1, "ts", table["ts"].cast(pa.timestamp(unit, "America/New_York")))
-    assert rows(open_bars(parquet(tmp_path / "t.parquet", table))) == rows(open_bars(small))
+    assert rows_by_shard(open_bars(parquet(tmp_path / "t.parquet", table))) == rows_by_shard(open_bars(small))
 
 
 def test_symbols_and_range_choose(small):
@@ -163,7 +164,9 @@ def test_the_automatic_size_of_a_chunk(small):
 def test_unused_columns_do_no_harm(tmp_path, small):
     table = bars_table(SMALL)
     table = table.append_column("vwap", pa.array(["x"] * 5)).append_column("trades", pa.array([[1]] * 5))
-    assert rows(open_bars(parquet(tmp_path / "wide.parquet", table))) == rows(open_bars(small))
+    assert rows_by_shard(open_bars(parquet(tmp_path / "wide.parquet", table))) == rows_by_shard(
+        open_bars(small)
+    )
 
 
 # How files divide and order the bars does not matter
@@ -189,7 +192,9 @@ def test_neither_order_nor_files_nor_frames_change_the_bars(data, bars, quotes, 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("UTP_CACHE_DIR", f"{name}/cache")
         home = Path(name)
-        expected = rows(open_bars(parquet(home / "all.parquet", bars_table(bars, quotes)), timeframe="1m"))
+        expected = rows_by_shard(
+            open_bars(parquet(home / "all.parquet", bars_table(bars, quotes)), timeframe="1m")
+        )
         mixed = bars_table(shuffled, quotes)
         folder = home / "folder"
         folder.mkdir()
@@ -207,7 +212,7 @@ def test_neither_order_nor_files_nor_frames_change_the_bars(data, bars, quotes, 
             str(folder),
             str(later),
         ):
-            assert rows(open_bars(spec, timeframe="1m", frame_slices=size)) == expected
+            assert rows_by_shard(open_bars(spec, timeframe="1m", frame_slices=size)) == expected
 
 
 @slow
@@ -307,15 +312,23 @@ def test_the_copy_is_used_again_until_the_file_changes(tmp_path, cache, monkeypa
     assert len(list(cache.glob("*.parquet"))) == 2
 
 
+def test_two_may_sort_the_same_file_at_once(tmp_path, cache):
+    spec = parquet(tmp_path / "mixed.parquet", bars_table(SMALL[::-1]))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: rows_by_shard(open_bars(spec, timeframe="1m")), range(4)))
+    assert all(each == found[0] for each in found)
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".parquet"]
+
+
 def test_a_lost_copy_or_a_spoilt_note_is_made_again(tmp_path, cache):
     spec = parquet(tmp_path / "mixed.parquet", bars_table(SMALL[::-1]))
-    expected = rows(open_bars(spec, timeframe="1m"))
+    expected = rows_by_shard(open_bars(spec, timeframe="1m"))
     for pattern in ("*.parquet", "*.json"):
         for path in cache.glob(pattern):
             path.unlink()
-        assert rows(open_bars(spec, timeframe="1m")) == expected
+        assert rows_by_shard(open_bars(spec, timeframe="1m")) == expected
     next(cache.glob("*.json")).write_bytes(b'{"files":')
-    assert rows(open_bars(spec, timeframe="1m")) == expected
+    assert rows_by_shard(open_bars(spec, timeframe="1m")) == expected
 
 
 def test_old_copies_and_leftovers_go(tmp_path, cache, monkeypatch):
@@ -394,13 +407,17 @@ TABLES = {
         "row 3 has no ts",
     ),
     "a missing column": (
-        lambda t: t.rename_columns("symbol ts open high low Close volume".split()),
+        lambda t: t.rename_columns(["Close" if name == "close" else name for name in t.column_names]),
         "has no column close; did you mean Close?",
     ),
     "one quote": (lambda t: t.append_column("ask", t["close"]), "has ask without bid; give both or none"),
     "a name with a space": (
         lambda t: t.set_column(0, "symbol", pa.array(["S PY"] * 5)),
         "symbol 'S PY': want 1 to 24 visible ASCII",
+    ),
+    "a name from elsewhere": (
+        lambda t: t.set_column(0, "symbol", pa.array(["stra\u00dfe"] * 5)),
+        "want 1 to 24 visible ASCII",
     ),
     "a long name": (lambda t: t.set_column(0, "symbol", pa.array(["X" * 25] * 5)), "want 1 to 24 visible"),
     "no rows": (lambda t: t.slice(0, 0), "no rows"),
@@ -488,10 +505,12 @@ def test_paths_that_are_refused(tmp_path, small):
             open_bars(spec)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_a_file_without_permission(small):
-    Path(small).chmod(0)
-    with pytest.raises(UserError, match="no permission"):
+def test_a_file_without_permission(small, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", refuse)  # the superuser may read everything
+    with pytest.raises(UserError, match=r"small\.parquet: no permission to read it"):
         open_bars(small)
 
 

@@ -1,12 +1,14 @@
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import bytewax.operators as op
 import numpy as np
 import pytest
 from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, cluster_main, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -202,12 +204,43 @@ def test_in_a_dataflow(workers, whole):
     assert bars.reads == [(list(range(SHARDS)), 0)]
 
 
+def test_after_a_crash_the_flow_goes_on_where_it_was(tmp_path, whole):
+    init_db_dir(tmp_path, 1)
+    taken = []
+
+    def take(frame):
+        if len(taken) == 50:
+            raise RuntimeError("the worker dies")
+        taken.append(frame)
+        return frame
+
+    def run(into):
+        flow = Dataflow("bars")
+        frames = op.map("take", op.input("in", flow, BarInput(Counted(), 2)), take)
+        op.output("out", frames, TestingSink(into))
+        store = RecoveryConfig(str(tmp_path))
+        run_main(flow, epoch_interval=timedelta(0), recovery_config=store)
+
+    before, after = [], []
+    with pytest.raises(RuntimeError):
+        run(before)
+    taken.extend([None] * 1000)
+    run(after)
+    assert 0 < len(after) < sum(len(frames) for frames in whole)
+    for shard, expected in enumerate(whole):
+        early, late = (summary(f for f in out if f.shard == shard) for out in (before, after))
+        assert late == expected[len(expected) - len(late) :]
+        assert early == expected[: len(early)]
+        assert len(early) + len(late) >= len(expected)
+
+
 FLOW = """
 import sys
 from pathlib import Path
 import bytewax.operators as op
 from bytewax.connectors.files import FileSink
 from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig, init_db_dir
 from infra.bars import open_bars
 from infra.source import BarInput
 

@@ -1,0 +1,119 @@
+"""Why did it trade, or not: one bar of a run, decided again and explained. `utp why RUN SYMBOL TS`."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dataflows import pipeline
+from infra.bars import open_bars
+from infra.results import read_summary
+from infra.settings import Settings, settings_of
+from schemas.errors import UserError
+from schemas.events import Direction, Reason, Regime, word
+from schemas.frames import OpinionFrame, SignalFrame
+from schemas.universe import shard_of
+
+SENTENCES = {
+    Reason.NOT_WARM: "The indicators had not seen enough bars yet.",
+    Reason.NO_INSIGHT: "No alpha had a view.",
+    Reason.NEUTRAL: "The views balance out: |score| {score:.3f} is not above the threshold {threshold}.",
+    Reason.BELOW_PUBLISH_GATE: "Confidence {confidence:.3f} is below the publish gate {publish}.",
+    Reason.BELOW_DECISION_GATE: "Confidence {confidence:.3f} is below the decision gate {decide}.",
+    Reason.OUTSIDE_MARKET_HOURS: "The order would have been executed too close to the close.",
+    Reason.NO_TIME_TO_EXIT: "The next bar is the session's last: a lot bought in it could not be sold tonight.",
+}
+
+
+def explain(run: Path, symbol: str, ts: int) -> dict[str, Any]:
+    """Everything about one bar: features, votes, score, gates, and what the account made of it.
+
+    The symbol side is decided again from the run's own bars and settings, up to and including this bar.
+    `ts` is the bar's end, UTC ns. Raises UserError.
+    """
+    summary = read_summary(run)
+    symbol = symbol.upper()
+    settings = settings_of(summary["settings"])
+    answer = _decide_again(summary, settings, symbol, ts)
+    account = _of_account(run, symbol, ts)
+    return {**answer, **account, "sentence": _sentence(answer, account, settings)}
+
+
+def _decide_again(summary: dict[str, Any], settings: Settings, symbol: str, ts: int) -> dict[str, Any]:
+    described = summary["bars"]
+    if symbol not in described["symbols"]:
+        raise UserError(f"symbol {symbol}: not in this run; it has {', '.join(described['symbols'][:20])}")
+    bars = open_bars(described["label"], timeframe=summary["timeframe"], symbols=[symbol],
+                     start=described["first_ts"], stop=ts)  # fmt: skip
+    shard = shard_of(symbol)
+    params = pipeline.decide_params(settings, bars.timeframe)
+    params = params._replace(features=type(params.features)(set="all"))
+    state = pipeline.start(params)
+    for chunk in bars.frames([shard]):
+        state, opinions = pipeline.opine(params, state, chunk[0])
+    _, signals = pipeline.score(params, state, opinions)
+    return _last_row(opinions, signals, settings.ensemble.voters, symbol, ts)
+
+
+def _last_row(
+    opinions: OpinionFrame, signals: SignalFrame, alphas: list[str], symbol: str, ts: int
+) -> dict[str, Any]:
+    bars, features = signals.bars, opinions.features
+    when = datetime.fromtimestamp(ts / 1e9, UTC).isoformat().replace("+00:00", "Z")
+    gone = np.flatnonzero(bars.refused.ts == ts)
+    if gone.size and not (bars.at.size and bars.slices.ts[bars.at[-1]] == ts):
+        raise UserError(f"{symbol} at {when}: this bar was refused: {word(Reason(int(bars.refused.reason[gone[0]])))}")
+    if not bars.at.size or bars.slices.ts[bars.at[-1]] != ts:
+        raise UserError(f"{symbol} at {when}: there is no bar that ends then")
+    return {
+        "symbol": symbol,
+        "ts": when,
+        "bar": {name: float(getattr(bars, name)[-1]) for name in ("open", "high", "low", "close", "volume")},
+        "features": {name: _or_none(value) for name, value in zip(features.names, features.values[-1], strict=True)},
+        "votes": {name: float(vote) for name, vote in zip(alphas, opinions.votes[:, -1], strict=True)},
+        "regime": word(Regime(int(signals.regime[-1]))),
+        "score": float(signals.score[-1]),
+        "confidence": float(signals.confidence[-1]),
+        "direction": word(Direction(int(signals.direction[-1]))),
+        "reason": word(Reason(int(signals.reason[-1]))),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _of_account(run: Path, symbol: str, ts: int) -> dict[str, Any]:
+    """What the account wrote of this symbol in this slice."""
+    found = {}
+    for name in ("verdicts", "orders", "fills"):
+        table = pq.read_table(run / f"{name}.parquet", filters=(pc.field("symbol") == symbol))
+        rows = table.filter(pc.equal(table["ts"].cast("int64"), ts)).to_pylist()
+        found[name] = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    verdicts = found.pop("verdicts")
+    return {"verdict": verdicts[0] if verdicts else None, **found}
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _sentence(answer: dict[str, Any], account: dict[str, Any], settings: Settings) -> str:
+    """The answer in one line."""
+    exits = [order["reason"] for order in account["orders"] if order["leg"] == "exit"]
+    if exits:
+        return f"The lot was sold: {exits[0]}."
+    verdict = account["verdict"]
+    if verdict is not None and verdict["approved"]:
+        return f"Approved: an order for {verdict['measured']:.2f} USD went out."
+    if verdict is not None:
+        return f"Refused: {verdict['reason']} (measured {verdict['measured']:g}, limit {verdict['limit']:g})."
+    gates = settings.ensemble
+    sentence = SENTENCES.get(Reason[answer["reason"].upper()], "A candidate without a verdict: it closed a lot.")
+    return sentence.format(
+        score=abs(answer["score"]), threshold=gates.threshold, confidence=answer["confidence"],
+        publish=gates.publish_gate, decide=gates.decision_gate,
+    )  # fmt: skip
