@@ -6,6 +6,7 @@
 Both run the same dataflow; `loop=True` drives the same steps by a plain loop, to the same results.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dataflows import pipeline
 from infra.bars import Bars, open_bars
 from infra.results import Header, Recorder, check_out, header, write_timing
 from infra.settings import Settings, load
+from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
 from schemas.calendar import timeframe_name
 from schemas.frames import RawFrame
@@ -90,7 +92,7 @@ def build(job: Plan, progress: Progress | None = None) -> tuple["Dataflow", "Res
     from infra.result_sink import ResultSink
     from infra.source import BarInput
 
-    board = job.out.with_name(job.out.name + ".board")
+    board = cache_root() / "boards" / hashlib.sha256(str(job.out.resolve()).encode()).hexdigest()[:16]
     sink = ResultSink(job.out, job.header)
     graph = Dataflow("backtest")
     frames = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, board))
@@ -136,10 +138,11 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
 
 
 def _flow(job: Plan, workers: int, progress: Progress | None) -> dict[str, Any]:
-    from bytewax.run import cli_main
+    from bytewax.testing import cluster_main
 
     graph, sink = build(job, progress)
-    cli_main(graph, workers_per_process=workers)
+    # bytewax.run's entry prints a backtrace of its own on every error and on Ctrl-C; this one raises
+    cluster_main(graph, [], 0, worker_count_per_proc=workers)
     return sink.summary()
 
 

@@ -301,9 +301,8 @@ def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
     counts, data = summary["counts"], summary["data"]
     label = escape(str(summary["bars"].get("label", "")))
     made_up = " [bold yellow]SYNTHETIC DATA[/]" if summary["synthetic"] else ""
-    console.print(
-        f"[bold]{label}[/] {summary['timeframe']}, {data['after'][:10]} to {data['upto'][:10]}{made_up}"
-    )
+    first, last = data["first_slice"] or data["after"], data["last_slice"] or data["upto"]
+    console.print(f"[bold]{label}[/] {summary['timeframe']}, {first[:10]} to {last[:10]}{made_up}")
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="dim")
     facts.add_column(justify="right")

@@ -461,6 +461,7 @@ class _Totals:
         self.equity = initial_cash
         self.worst = 0.0  # drawdown
         self.slices = 0
+        self.first = self.last = 0  # slices' ends, UTC ns
         self.stopped: Longs = np.zeros(_CODES, np.int64)
         self.refused: Longs = np.zeros(_CODES, np.int64)
         self.rejected: Longs = np.zeros(_CODES, np.int64)
@@ -487,6 +488,9 @@ class _Totals:
 
     def frame(self, frame: LedgerFrame) -> None:
         """Add what a frame says as a whole."""
+        if frame.slices.size:
+            self.first = self.first or int(frame.slices.ts[0])
+            self.last = int(frame.slices.ts[-1])
         self.slices += frame.slices.size
         self.stopped[: frame.stopped.size] += frame.stopped
         if frame.equity.size:
@@ -530,7 +534,12 @@ class _Totals:
             "bars": header["bars"],
             "synthetic": header["synthetic"],
             "timeframe": header["timeframe"],
-            "data": {"after": _iso(header["after"]), "upto": _iso(header["upto"])},
+            "data": {
+                "after": _iso(header["after"]),
+                "upto": _iso(header["upto"]),
+                "first_slice": _iso(self.first) if self.slices else None,
+                "last_slice": _iso(self.last) if self.slices else None,
+            },
             "alphas": header["alphas"],
             "off": header["off"],
             "initial_cash": to_usd(initial),

@@ -108,7 +108,7 @@ def limits(params: Params) -> Limits:
     """Convert; raises ValueError for a fraction that is not a whole number of basis points."""
     rules, exits, halts, venue = params.rules, params.exits, params.halts, params.venue
     return Limits(
-        initial_cash=_ticks("account.initial_cash_usd", params.initial_cash_usd),
+        initial_cash=_ticks("cash.initial_cash_usd", params.initial_cash_usd),
         min_confidence=rules.min_confidence,
         max_volatility=rules.max_volatility,
         max_position_bps=_bps("rules.max_position_pct", rules.max_position_pct),

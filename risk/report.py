@@ -88,7 +88,8 @@ def _columns(table: Any) -> dict[str, Any]:
 def _head(summary: Mapping[str, Any]) -> str:
     bars, data = summary["bars"], summary["data"]
     label = escape(str(bars.get("label", "")))
-    facts = [summary["timeframe"], f"{data['after'][:10]} to {data['upto'][:10]}"]
+    first, last = data["first_slice"] or data["after"], data["last_slice"] or data["upto"]
+    facts = [summary["timeframe"], f"{first[:10]} to {last[:10]}"]
     if "symbols" in bars:
         facts.append(f"{_plain(bars['symbols'])} symbols")
     facts += [f"account {summary['account']}", f"settings {summary['settings_hash']}"]

@@ -326,6 +326,10 @@ def test_the_summary_reconciles_and_counts(run):
     assert sum(counts["trades_by_reason"].values()) == counts["trades"] == len(trades)
     assert sum(counts["refused_by_reason"].values()) == counts["refused"] == len(rows(run, "quarantine"))
     assert summary["settings"]["rules"]["max_shares"] == 100
+    assert summary["data"] == {
+        "after": "2024-01-02T15:00:00Z", "upto": "2024-01-02T18:20:00Z",
+        "first_slice": "2024-01-02T15:01:00Z", "last_slice": "2024-01-02T18:20:00Z",
+    }  # fmt: skip
     assert (summary["synthetic"], summary["off"]) == (True, ["forecast", "quotes"])
 
 

@@ -1,0 +1,65 @@
+"""The account as plain Python on plain Python objects: fast enough for a few thousand broken ones.
+
+Import this before anything with a kernel. `@kernel` then gives back what it is given, and the loop over
+slices gets lists and simple objects for arrays and records, five times as fast to read one by one.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import operators.kernel
+
+operators.kernel.kernel = lambda function: function
+
+from risk import account  # noqa: E402  (with kernels that are plain)
+
+_advance = account.advance
+
+
+class Column(list):
+    """An array that is read and written one by one."""
+
+    @property
+    def size(self) -> int:
+        return len(self)
+
+
+class Rows:
+    """A table of records; each becomes an object when it is first touched, and is written back at the end."""
+
+    def __init__(self, table: Any) -> None:
+        self.table, self.size, self.touched = table, table.size, {}
+
+    def __getitem__(self, k: int) -> SimpleNamespace:
+        if k not in self.touched:
+            self.touched[k] = SimpleNamespace(
+                **dict(zip(self.table.dtype.names, self.table[k].tolist(), strict=True))
+            )
+        return self.touched[k]
+
+    def close(self) -> None:
+        for k, row in self.touched.items():
+            self.table[k] = tuple(vars(row)[name] for name in self.table.dtype.names)
+
+
+def advance(limits: Any, market: Any, book: Any, tape: Any, first: int) -> int:
+    """The loop over slices, on lists and objects."""
+    fast = market._replace(
+        **{k: Column(v.tolist()) for k, v in market._asdict().items() if k != "confidence"}
+    )
+    pages = [Rows(table) for table in tape[:-1]]
+    funds, rows = Rows(book.funds), Rows(book.rows)
+    written, busy, is_busy = (Column(a.tolist()) for a in (tape.written, book.busy, book.is_busy))
+    done = _advance(
+        limits, fast, type(book)(funds, rows, busy, is_busy), type(tape)(*pages, written), first
+    )
+    for page in (*pages, funds, rows):
+        page.close()
+    for array, column in ((tape.written, written), (book.busy, busy), (book.is_busy, is_busy)):
+        array[:] = np.array(column, array.dtype)
+    return done
+
+
+account.advance = advance
