@@ -13,7 +13,7 @@ from operators.kernel import kernel
 @kernel
 def room(volume: float, volume_bps: int) -> int:
     """How many shares of a bar our fills may take."""
-    return int(math.floor(volume * volume_bps / 10_000.0))
+    return math.floor(volume * volume_bps / 10_000.0)
 
 
 @kernel

@@ -60,7 +60,11 @@ def plan(
 
 
 def _header(bars: Bars, settings: Settings) -> Header:
-    off = ["forecast (none is built yet)", "liquidity filter (not built yet)", "earnings filter (not built yet)"]
+    off = [
+        "forecast (none is built yet)",
+        "liquidity filter (not built yet)",
+        "earnings filter (not built yet)",
+    ]
     off += [] if bars.has_quotes else ["spread (the bars have no quotes)"]
     off += [] if settings.filters.market_hours else ["market hours filter"]
     described = {
@@ -142,7 +146,7 @@ def _flow(job: Plan, workers: int, progress: Progress | None) -> dict[str, Any]:
 
     graph, sink = build(job, progress)
     # bytewax.run's entry prints a backtrace of its own on every error and on Ctrl-C; this one raises
-    cluster_main(graph, [], 0, worker_count_per_proc=workers)
+    cluster_main(graph, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
     return sink.summary()
 
 

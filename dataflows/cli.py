@@ -31,26 +31,18 @@ app = typer.Typer(
 )
 
 _BARS = Annotated[str, typer.Argument(metavar="BARS", help="Bar files, a folder of them, or synthetic:...")]
-_FILE = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE", help="A TOML file; see settings.toml.")
-]
+_FILE = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="A TOML file; see settings.toml.")]
 _SETS = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated. Wins over the file."
-    ),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated. Wins over the file."),
 ]
 _SYMBOLS = Annotated[str | None, typer.Option(metavar="A,B", help="Only these symbols.")]
 _FROM = Annotated[
     str | None,
-    typer.Option(
-        "--from", metavar="DATE", help="First session, or the first bar end as 2024-01-02T10:00-05:00."
-    ),
+    typer.Option("--from", metavar="DATE", help="First session, or the first bar end as 2024-01-02T10:00-05:00."),
 ]
 _TO = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last session or bar end, inclusive.")]
-_TIMEFRAME = Annotated[
-    str | None, typer.Option(metavar="1m|5m|1h|1d|...", help="The bars' length; else found out.")
-]
+_TIMEFRAME = Annotated[str | None, typer.Option(metavar="1m|5m|1h|1d|...", help="The bars' length; else found out.")]
 _PROFILE = Annotated[str | None, typer.Option(metavar="NAME", help="Built-in settings: research.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -58,9 +50,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else
 @app.command(short_help="Bars in; tables, summary and report out.")
 def backtest(
     bars: _BARS,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="The run's folder; a former run there is replaced.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a former run there is replaced.")],
     settings: _FILE = None,
     sets: _SETS = None,
     symbols: _SYMBOLS = None,
@@ -70,9 +60,7 @@ def backtest(
     profile: _PROFILE = None,
     json: _JSON = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,
-    loop: Annotated[
-        bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")
-    ] = False,
+    loop: Annotated[bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")] = False,
 ) -> None:
     """Replay bars through signals, rules and the simulated venue; write tables and a report."""
     given = _settings(settings, sets, profile, timeframe)
@@ -121,9 +109,7 @@ def features(
 def why(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL")],
-    ts: Annotated[
-        str, typer.Argument(metavar="TS", help='End of the bar: "2024-01-02 10:30" in New York, or ISO.')
-    ],
+    ts: Annotated[str, typer.Argument(metavar="TS", help='End of the bar: "2024-01-02 10:30" in New York, or ISO.')],
     json: _JSON = False,
 ) -> None:
     """Say why a bar of a run led to an order, or why it did not."""
@@ -141,9 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The program: one line for a mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = typer.main.get_command(app).main(
-            arguments or ["--help"], prog_name="utp", standalone_mode=False
-        )
+        code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="utp", standalone_mode=False)
     except typer.TyperException as error:  # unknown option, missing argument
         _stop(2, error.format_message())
     except typer.Abort:
@@ -175,9 +159,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 # What the user wrote.
 
 
-def _settings(
-    file: Path | None, sets: list[str] | None, profile: str | None, timeframe: str | None
-) -> "Settings":
+def _settings(file: Path | None, sets: list[str] | None, profile: str | None, timeframe: str | None) -> "Settings":
     from infra.settings import load
 
     more = [] if timeframe is None else [f"run.timeframe={timeframe}"]
@@ -238,13 +220,9 @@ def _aware(option: str, text: str) -> datetime:
     try:
         given = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UserError(
-            f"{option} {text}: want a date as 2024-01-02 or a time as 2024-01-02T10:00-05:00"
-        ) from error
+        raise UserError(f"{option} {text}: want a date as 2024-01-02 or a time as 2024-01-02T10:00-05:00") from error
     if given.tzinfo is None:
-        raise UserError(
-            f"{option} {text}: has no time zone; write {text}Z for UTC, or an offset as {text}-05:00"
-        )
+        raise UserError(f"{option} {text}: has no time zone; write {text}Z for UTC, or an offset as {text}-05:00")
     return given
 
 
@@ -370,9 +348,7 @@ def _print_answer(answer: Mapping[str, Any], ts: int) -> None:
     ts = answer["ts"] if isinstance(answer["ts"], int) else ts
     local = datetime.fromtimestamp(ts // 1_000_000_000, NEW_YORK)
     utc = local.astimezone(UTC)
-    console.print(
-        f"[bold]{escape(answer['symbol'])}[/] {local:%Y-%m-%d %H:%M} New York ({utc:%Y-%m-%dT%H:%M:%SZ})"
-    )
+    console.print(f"[bold]{escape(answer['symbol'])}[/] {local:%Y-%m-%d %H:%M} New York ({utc:%Y-%m-%dT%H:%M:%SZ})")
     console.print(escape(answer["sentence"]), soft_wrap=True)
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="dim")

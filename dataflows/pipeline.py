@@ -1,7 +1,7 @@
 """The diagram itself: `decide` (bars -> scored signals, by shard) and `trade` (signals -> ledger, one account).
 
-    raw bars ─ clean ─ features ─ alphas ─ regime ─ ensemble ─ filters ─┐ 16 shards
-                                                                      barrier ─ account ─► ledger
+raw bars ─ clean ─ features ─ alphas ─ regime ─ ensemble ─ filters ─┐ 16 shards
+barrier ─ account ─► ledger
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,6 +17,7 @@ from operators.alphas import ALPHAS
 from operators.drive import replay, scan
 from risk import account
 from risk.ledger import LedgerFrame
+from risk.limits import Params as Account
 from schemas.calendar import DAY
 from schemas.frames import SHARDS, BarFrame, OpinionFrame, RawFrame, SignalFrame
 
@@ -108,9 +109,7 @@ def decide(step_id: str, frames: "KeyedStream[RawFrame]", params: Decide) -> "Ke
     return scan(step_id, frames, lambda _: start(params), partial(step, params))
 
 
-def trade(
-    step_id: str, signals: "KeyedStream[SignalFrame]", params: account.Params, after: int
-) -> "KeyedStream[LedgerFrame]":
+def trade(step_id: str, signals: "KeyedStream[SignalFrame]", params: Account, after: int) -> "KeyedStream[LedgerFrame]":
     """One key, so one writer of cash and positions; `after` is where the log begins, UTC ns."""
     import bytewax.operators as op
 
@@ -119,9 +118,7 @@ def trade(
     return scan(f"{step_id}_account", slices, lambda _: account.start(params), partial(account.step, params))
 
 
-def run(
-    chunks: Iterable[list[RawFrame]], decide: Decide, params: account.Params, after: int
-) -> Iterator[LedgerFrame]:
+def run(chunks: Iterable[list[RawFrame]], decide: Decide, params: Account, after: int) -> Iterator[LedgerFrame]:
     """The same diagram driven by a plain loop, without Bytewax."""
     slices = replay(barrier.start(after), barrier.step, signals(chunks, decide))
     return replay(account.start(params), partial(account.step, params), slices)

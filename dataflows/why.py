@@ -58,9 +58,7 @@ def _decide_again(summary: dict[str, Any], settings: Settings, symbol: str, ts: 
     return _last_row(opinions, signals, settings.ensemble.voters, symbol, ts)
 
 
-def _last_row(
-    opinions: OpinionFrame, signals: SignalFrame, alphas: list[str], symbol: str, ts: int
-) -> dict[str, Any]:
+def _last_row(opinions: OpinionFrame, signals: SignalFrame, alphas: list[str], symbol: str, ts: int) -> dict[str, Any]:
     bars, features = signals.bars, opinions.features
     when = datetime.fromtimestamp(ts / 1e9, UTC).isoformat().replace("+00:00", "Z")
     gone = np.flatnonzero(bars.refused.ts == ts)

@@ -85,9 +85,7 @@ class BarFile:
                 one = pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 22)
                 yield from pyarrow.csv.open_csv(stream, read_options=one, convert_options=options)
             return
-        with pq.ParquetFile(
-            self.path, read_dictionary=["symbol"], pre_buffer=False, buffer_size=_BUFFER
-        ) as file:
+        with pq.ParquetFile(self.path, read_dictionary=["symbol"], pre_buffer=False, buffer_size=_BUFFER) as file:
             chosen = list(range(len(self.groups)) if groups is None else groups)
             yield from file.iter_batches(_BATCH, row_groups=chosen, columns=columns, use_threads=False)
 
@@ -297,9 +295,7 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} cannot be read as {_kind(path)[1:] or 'a folder'}: {reason}; is it whole?"
-        ) from error
+        raise UserError(f"{path} cannot be read as {_kind(path)[1:] or 'a folder'}: {reason}; is it whole?") from error
 
 
 def write_tables(path: Path, tables: Iterable[Table], has_quotes: bool) -> int:

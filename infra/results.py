@@ -206,8 +206,7 @@ class Recorder:
         self._next = dict.fromkeys(TABLES, 0)  # number of the next part
         self._written = dict.fromkeys(TABLES, 0)  # rows in parts
         self._buffers = {
-            table: _Rows(columns, PART_ROWS, partial(self._write_part, table))
-            for table, columns in _PARTS.items()
+            table: _Rows(columns, PART_ROWS, partial(self._write_part, table)) for table, columns in _PARTS.items()
         }
 
     @property
@@ -280,9 +279,7 @@ class Recorder:
         run.mkdir()
         words = _Words(self.header["account"], self.header["alphas"], self._names)
         with ThreadPoolExecutor(2) as pool:  # compiled code without the GIL, for the most part
-            list(
-                pool.map(lambda table: self._write_parquet(table, run / f"{table}.parquet", words), _BY_SIZE)
-            )
+            list(pool.map(lambda table: self._write_parquet(table, run / f"{table}.parquet", words), _BY_SIZE))
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         (run / "summary.json").write_text(text, encoding="utf-8")
         if timing is not None:
@@ -338,9 +335,7 @@ class Recorder:
         there = set(self._parts.glob("*.arrow"))
         if kept - there:
             missing = min(kept - there).name
-            raise UserError(
-                f"{self._work}: {missing} and others of the interrupted run are gone; start the run anew"
-            )
+            raise UserError(f"{self._work}: {missing} and others of the interrupted run are gone; start the run anew")
         self._parts.mkdir(parents=True, exist_ok=True)
         for path in there - kept:
             path.unlink()
@@ -359,10 +354,7 @@ class Recorder:
         convert = _CONVERT[table]
         empty = {name: np.zeros(0, dtype) for name, dtype in _PARTS[table].items()}
         schema = pa.schema(
-            [
-                field.with_nullable(field.name == "parent_id")
-                for field in pa.table(convert(words, empty)).schema
-            ]
+            [field.with_nullable(field.name == "parent_id") for field in pa.table(convert(words, empty)).schema]
         )
         writer = pq.ParquetWriter(
             path,
@@ -477,8 +469,7 @@ class _Totals:
     def plain(self) -> State:
         """A copy of everything in plain types."""
         return {
-            name: value.copy() if isinstance(value, np.ndarray | dict) else value
-            for name, value in vars(self).items()
+            name: value.copy() if isinstance(value, np.ndarray | dict) else value for name, value in vars(self).items()
         }
 
     def restore(self, plain: State) -> None:
@@ -606,9 +597,7 @@ class _Totals:
         known = {Reason.NONE, *(code for _, codes in _STAGES for code in codes)}
         strange = [code for code in np.flatnonzero(self.stopped) if code not in known]
         if strange:
-            raise LedgerError(
-                f"results: rows ended with {_word(int(strange[0]))}, which is no stage of a signal"
-            )
+            raise LedgerError(f"results: rows ended with {_word(int(strange[0]))}, which is no stage of a signal")
         stages = [_stage("rows", rows, _words_of(self.refused))]
         count = rows
         for stage, codes in _STAGES:
@@ -701,9 +690,7 @@ class _Words:
         digits = pc.utf8_slice_codeunits(pa.array(1_000_000 + clock).cast(pa.string()), 1)
         owners = self._owners.take(pa.array(symbol))
         endings = self._endings.take(pa.array(leg))
-        return pc.binary_join_element_wise(
-            owners, pa.array(dates).cast(pa.string()), "T", digits, endings, ""
-        )
+        return pc.binary_join_element_wise(owners, pa.array(dates).cast(pa.string()), "T", digits, endings, "")
 
 
 def _usd(ticks: Longs) -> Floats:
@@ -801,9 +788,7 @@ def _trades(words: _Words, c: Columns) -> dict[str, Any]:
         "exit_reason": words.code(Reason, c["reason"]),
         "mae": c["mae"],
         "mfe": c["mfe"],
-        "entry_order_id": words.order_id(
-            c["symbol"], c["order_ts"], np.full(c["qty"].size, Leg.ENTRY, np.int8)
-        ),
+        "entry_order_id": words.order_id(c["symbol"], c["order_ts"], np.full(c["qty"].size, Leg.ENTRY, np.int8)),
     }
 
 

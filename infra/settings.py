@@ -77,9 +77,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def account(self) -> Account:
         """The account's share of it."""
-        return Account(
-            self.run.account, self.cash.initial_cash_usd, self.rules, self.exits, self.halts, self.venue
-        )
+        return Account(self.run.account, self.cash.initial_cash_usd, self.rules, self.exits, self.halts, self.venue)
 
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -309,9 +307,7 @@ def _converted(tree: dict[str, Any], origin: dict[_Key, str], root: types.Type) 
         key = tuple(path.partition("[")[0].rstrip("`").split("."))
         kind = _type_at(root, key)
         value = _get(tree, key)
-        if isinstance(kind, types.StructType) and isinstance(
-            value, dict
-        ):  # two settings that do not go together
+        if isinstance(kind, types.StructType) and isinstance(value, dict):  # two settings that do not go together
             raise UserError(f"{_dotted(key)}: {message.strip()}{_from(key, origin)}") from error
         raise _wrong(key, value, f"want {_wanted(kind)}", origin) from error
 
@@ -389,9 +385,7 @@ def _section(key: _Key, kind: types.Type, values: dict[str, Any]) -> Iterator[st
         yield ""
         if isinstance(kind, types.StructType):
             notes = _notes(kind.cls)
-            yield from (
-                f"# {line}".rstrip() for line in inspect.cleandoc(kind.cls.__doc__ or "").splitlines()
-            )
+            yield from (f"# {line}".rstrip() for line in inspect.cleandoc(kind.cls.__doc__ or "").splitlines())
         yield f"[{_dotted(key)}]"
     for name, value in values.items():
         child = _type_at(kind, (name,))

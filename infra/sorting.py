@@ -198,9 +198,7 @@ def _sorted(files: Sequence[BarFile], scratch: Path, has_quotes: bool) -> Iterat
             failed.append(error)
             raise
 
-    with duckdb.connect(
-        config={"memory_limit": _MEMORY, "temp_directory": str(scratch), "threads": 2}
-    ) as base:
+    with duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": str(scratch), "threads": 2}) as base:
         base.register("bars", pa.RecordBatchReader.from_batches(schema, batches()))
         try:
             reader: Any = base.sql("SELECT * EXCLUDE (row) FROM bars ORDER BY ts, symbol, row")

@@ -223,9 +223,7 @@ class Market:
         return Columns._make((stamps, symbol, *cents, volume, bid[there] / 100.0, ask[there] / 100.0))
 
 
-def trend(
-    seed: int, who: "int | npt.NDArray[np.int64]", block: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
+def trend(seed: int, who: "int | npt.NDArray[np.int64]", block: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """-1 down, 0 none or 1 up: a hash, so that any block of any symbol is known without those before."""
     bits = np.asarray(block).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     bits = bits ^ (np.asarray(who).astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9))

@@ -22,9 +22,7 @@ Scale = Annotated[float, Meta(ge=0.0, le=1.0)]
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights by alpha; gates; how far a regime trusts a direction."""
 
-    weights: dict[str, Weight] = msgspec.field(
-        default_factory=lambda: {"rsi": 0.2, "ema_cross": 0.2, "macd": 0.1}
-    )
+    weights: dict[str, Weight] = msgspec.field(default_factory=lambda: {"rsi": 0.2, "ema_cross": 0.2, "macd": 0.1})
     require_forecast: bool = False
     threshold: Scale = 0.15
     publish_gate: Scale = 0.55

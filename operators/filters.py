@@ -61,5 +61,3 @@ def objection(earliest: int, end_of_day: bool, to_close: int, phase: int) -> Rea
     if end_of_day and phase == Phase.EVE:
         return Reason.NO_TIME_TO_EXIT  # it would be filled in the last bar and held overnight
     return Reason.NONE
-
-

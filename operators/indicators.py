@@ -42,7 +42,7 @@ def strength_index(gain: float, loss: float) -> float:
 @kernel
 def ago(ring: Floats, seen: int, k: int) -> float:
     """The value of k samples ago; 0 is the newest."""
-    return ring[(seen - 1 - k) & (ring.size - 1)]
+    return float(ring[(seen - 1 - k) & (ring.size - 1)])
 
 
 @kernel
@@ -127,5 +127,5 @@ def change(value: float, base: float) -> float:
 
 @kernel
 def ratio(part: float, whole: float) -> float:
-    """part / whole, NaN where there is no whole: missing, never 0."""
+    """Part / whole, NaN where there is no whole: missing, never 0."""
     return part / whole if whole != 0.0 else np.nan

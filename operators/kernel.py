@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -69,8 +69,7 @@ def kernel(function: F) -> F:
     An index out of range is not caught (run the tests with `NUMBA_BOUNDSCHECK=1`) and a division
     by zero gives inf or nan, as numpy does.
     """
-    compiled: F = njit(cache=True, nogil=True, error_model="numpy")(function)
-    return compiled
+    return cast(F, njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 @cache

@@ -39,9 +39,7 @@ class Tally:
 
 
 @kernel
-def tally(
-    ts: Longs, symbol: Ints, previous: int, rows: Longs, first: Longs, last: Longs, gaps: Longs
-) -> bool:
+def tally(ts: Longs, symbol: Ints, previous: int, rows: Longs, first: Longs, last: Longs, gaps: Longs) -> bool:
     """The loop over rows; repeats of a symbol's bar are no gap."""
     for i in range(ts.size):
         if ts[i] < previous:

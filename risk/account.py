@@ -126,9 +126,7 @@ def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints) -> int:
 
 
 @kernel
-def run_fills(
-    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints
-) -> None:
+def run_fills(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints) -> None:
     """Open orders meet this slice's bars; at the session's end the rest expires."""
     funds = book.funds[0]
     for k in range(funds.busy):
@@ -145,9 +143,7 @@ def run_fills(
 
 
 @kernel
-def run_exits(
-    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints
-) -> None:
+def run_exits(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints) -> None:
     """Lots that should be closed; and with them, entries that could not be closed tonight."""
     send_exits(limits, book, tape, ts, phase, bar_of, market.direction)
     if limits.end_of_day and phase == Phase.EVE:
@@ -155,9 +151,7 @@ def run_exits(
 
 
 @kernel
-def run_halts(
-    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints
-) -> None:
+def run_halts(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints) -> None:
     """Take stock; a halt that goes on now cancels and sells at once."""
     funds = book.funds[0]
     value(book)
@@ -243,15 +237,25 @@ def enter(
 
 def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
     """The tables in order of `(ts, symbol name)`, and the published signals."""
-    tables = [rows[:n] for rows, n in zip(tape[:-1], tape.written, strict=True)]
-    equity, *events = tables
-    keys = ("ts", "ts", "ts", "ts", "exit_ts")
-    verdicts, orders, updates, fills, trades = (
-        rows[np.lexsort((frame.rank[rows.symbol], rows[key]))] if rows.size > 1 else rows
-        for rows, key in zip(events, keys, strict=True)
+    equity, *events = (rows[:n] for rows, n in zip(tape[:-1], tape.written, strict=True))
+    tables = [_in_order(rows, frame.rank) for rows in events]
+    return LedgerFrame(
+        frame.slices,
+        frame.names,
+        frame.rows,
+        frame.stopped,
+        frame.refused,
+        _signals(frame),
+        equity,
+        *tables,
+        _funds(book),
     )
-    return LedgerFrame(frame.slices, frame.names, frame.rows, frame.stopped, frame.refused, _signals(frame),
-                       equity, verdicts, orders, updates, fills, trades, _funds(book))  # fmt: skip
+
+
+def _in_order(rows: Table, rank: Ints) -> Table:
+    """Events by slice, then by the symbol's name; those of one symbol as they happened."""
+    ts = rows["exit_ts" if "exit_ts" in rows.dtype.names else "ts"]
+    return rows[np.lexsort((rank[rows.symbol], ts))] if rows.size > 1 else rows
 
 
 def _signals(frame: SliceFrame) -> SignalColumns:

@@ -18,9 +18,7 @@ def portion_up(amount: int, bps: int) -> int:
 
 
 @kernel
-def send_exits(
-    limits: Limits, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints, direction: Codes
-) -> None:
+def send_exits(limits: Limits, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints, direction: Codes) -> None:
     """Send a market order for every lot that should be closed and is not yet being closed."""
     funds = book.funds[0]
     for k in range(funds.busy):

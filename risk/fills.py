@@ -47,7 +47,7 @@ def fill(
 def quote(row: Row, half_spread_usd: float) -> None:
     """Remember a bar's quote, if it has one, for fills in later bars."""
     if half_spread_usd == half_spread_usd:
-        row.half_spread = int(math.ceil(half_spread_usd * TICKS_PER_USD))
+        row.half_spread = math.ceil(half_spread_usd * TICKS_PER_USD)
 
 
 @kernel

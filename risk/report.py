@@ -112,8 +112,7 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         ("Profit factor", _ratio(summary["profit_factor"]), "gains / losses", 0),
     ]
     cells = "".join(
-        f'<div class="tile"><span>{name}</span><b class="{_tone(tone)}">{value}</b>'
-        f"<small>{note}</small></div>"
+        f'<div class="tile"><span>{name}</span><b class="{_tone(tone)}">{value}</b><small>{note}</small></div>'
         for name, value, note, tone in tiles
     )
     return f'<section class="tiles">{cells}</section>'
@@ -153,8 +152,7 @@ def _rejections(summary: Mapping[str, Any]) -> str:
         return ""
     most = max(rejected.values())
     rows = [
-        _bar(_text(rule), f"{number:,}", max(100 * number / most, 1), _RED, "")
-        for rule, number in rejected.items()
+        _bar(_text(rule), f"{number:,}", max(100 * number / most, 1), _RED, "") for rule, number in rejected.items()
     ]
     note = f"{counts['rejected']:,} of {counts['verdicts']:,} candidates"
     return _section("Refused by the rules", f'<div class="bars">{"".join(rows)}</div>', note)
@@ -166,9 +164,7 @@ def _exits(trades: Mapping[str, Any]) -> str:
     rows = []
     for reason, pnl in _groups(trades["exit_reason"], trades["pnl"]):
         rate = float((pnl > 0).mean())
-        rows.append(
-            [_text(reason), f"{pnl.size:,}", _percent(rate, sign=False), _cell(pnl.mean()), _cell(pnl.sum())]
-        )
+        rows.append([_text(reason), f"{pnl.size:,}", _percent(rate, sign=False), _cell(pnl.mean()), _cell(pnl.sum())])
     return _section("How trades ended", _table(["exit", "trades", "won", "mean", "profit USD"], rows))
 
 
@@ -333,10 +329,7 @@ def _histogram(pnl: Floats) -> dict[str, Any]:
 
 def _by_symbol(trades: Mapping[str, Any]) -> dict[str, Any]:
     sums = sorted(
-        (
-            (float(pnl.sum()), str(symbol), pnl.size)
-            for symbol, pnl in _groups(trades["symbol"], trades["pnl"])
-        ),
+        ((float(pnl.sum()), str(symbol), pnl.size) for symbol, pnl in _groups(trades["symbol"], trades["pnl"])),
         key=lambda row: (row[0], row[1]),
     )
     note = ""

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-
 from operators.kernel import kernel
 from risk.exits import portion, portion_up
 from risk.halts import day_loss, drawdown
@@ -145,5 +144,3 @@ def size(limits: Limits, funds: Funds, price: int) -> int:
 def usd(amount: int) -> float:
     """Ticks as USD."""
     return amount / TICKS_PER_USD
-
-

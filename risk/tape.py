@@ -34,7 +34,7 @@ def blank(slices: int, events: int) -> Tape:
     """Empty tables for so many slices and events."""
     sizes = (slices, *(events for _ in _ROWS[1:]))
     tables = [np.zeros(n, dtype).view(np.recarray) for n, dtype in zip(sizes, _DTYPES, strict=True)]
-    return Tape(*tables, np.zeros(len(_ROWS), np.int64))
+    return Tape._make([*tables, np.zeros(len(_ROWS), np.int64)])
 
 
 def longer(tape: Tape, events: int) -> Tape:
@@ -44,7 +44,7 @@ def longer(tape: Tape, events: int) -> Tape:
         more = np.zeros(int(written) + events, rows.dtype).view(np.recarray)
         more[:written] = rows[:written]
         tables.append(more)
-    return Tape(tape.equity, *tables, tape.written)
+    return Tape._make([tape.equity, *tables, tape.written])
 
 
 @kernel

@@ -13,7 +13,7 @@ def to_ticks(price: float) -> int:
 
     Plain arithmetic, so that it may be compiled; the caller has refused prices above MAX_PRICE_USD.
     """
-    return int(round(price * 10_000.0))
+    return round(price * 10_000.0)
 
 
 def share_of(amount: int, bps: int) -> int:

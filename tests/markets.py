@@ -1,5 +1,6 @@
 """Small generated markets, and how to cut them into frames: shared by the property tests."""
 
+import itertools
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
@@ -41,7 +42,7 @@ class Market:
         edges = sorted({0, size, *(c % (size + 1) for c in cuts)})
         where = places(self.universe)
         answer, after = [], self.after
-        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        for begin, end in itertools.pairwise(edges):
             upto = self.calendar.ts_at(self.first + end - 1)
             slices = self.calendar.slices(self.first + begin, self.first + end, after, upto)
             low, high = np.searchsorted(self.table.ts, [after, upto], side="right")

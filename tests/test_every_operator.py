@@ -112,7 +112,7 @@ def answers(op: Operator, market: Market, chunks: list, stop_at: int | None = No
 
 def revive(op: Operator, market: Market, state: Any) -> Any:
     """A state as it comes back from a recovery store."""
-    return op.restore(op.start(market), pickle.loads(pickle.dumps(drive.flat(state))))  # noqa: S301
+    return op.restore(op.start(market), pickle.loads(pickle.dumps(drive.flat(state))))
 
 
 def shard(frame: Any) -> int:
@@ -137,7 +137,7 @@ SKIPPED = {"shard", "listed", "starts", "rank", "names", "slot", "after", "upto"
 def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of a frame; places become times, totals and symbol tables are left out."""
     name = path.rsplit(".", 1)[-1]
-    if name in SKIPPED or name in {"rows", "stopped", "funds"} and not hasattr(value, "shape"):
+    if name in SKIPPED or (name in {"rows", "stopped", "funds"} and not hasattr(value, "shape")):
         return
     if isinstance(value, BarFrame):
         yield f"{path}.ts", value.slices.ts[value.at]
@@ -146,6 +146,9 @@ def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
             if isinstance(value, SliceFrame) and field == "stopped":
                 continue
             yield from columns(getattr(value, field), f"{path}.{field}")
+    elif isinstance(value, np.ndarray) and value.dtype.names:
+        for field in value.dtype.names if name != "funds" else ():  # not whole rows: they have padding
+            yield f"{path}.{field}", value[field]
     elif isinstance(value, np.ndarray) and name not in {"at", "stopped", "funds"}:
         yield path, value.T if name == "votes" else value
 
@@ -207,10 +210,9 @@ def until(ts: int, op: Operator, given_answers: list[Any]) -> dict[str, bytes]:
     times = {path: v for path, v in found.items() if path.endswith(".ts")}
     rows = {}
     for path, values in found.items():
-        if values.dtype.names:
-            rows[path] = values[values["exit_ts" if "exit_ts" in values.dtype.names else "ts"] <= ts]
-            continue
-        group = [v for p, v in times.items() if p.rsplit(".", 1)[0] == path.rsplit(".", 1)[0] and v.size == len(values)]
+        table_ = path.rsplit(".", 1)[0]
+        times_ = [found.get(f"{table_}.{name}") for name in ("exit_ts", "ts")]
+        group = [v for v in times_ if v is not None and v.size == len(values)]
         group = group or [v for v in times.values() if v.size == len(values)]
         if group:
             rows[path] = values[group[0] <= ts]

@@ -68,8 +68,7 @@ class Story:
             return slice(*np.searchsorted(ts, [after, upto], side="right"))
 
         tables = {
-            name: table[rows(table["exit_ts" if name == "trades" else "ts"])]
-            for name, table in self.tables.items()
+            name: table[rows(table["exit_ts" if name == "trades" else "ts"])] for name, table in self.tables.items()
         }
         signals = {name: column[rows(self.signals["ts"])] for name, column in self.signals.items()}
         refused = {name: column[rows(self.refused["ts"])] for name, column in self.refused.items()}
@@ -86,9 +85,7 @@ class Story:
         )
 
 
-def story(
-    seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, published: float = 0.2
-) -> Story:
+def story(seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, published: float = 0.2) -> Story:
     """A run with about so many round trips per symbol; some lots stay open, some orders fail."""
     rng = np.random.default_rng(seed)
     names = rng.permutation([f"S{n:03}".encode() for n in range(symbols)]).astype("S24")

@@ -164,17 +164,13 @@ def test_the_automatic_size_of_a_chunk(small):
 def test_unused_columns_do_no_harm(tmp_path, small):
     table = bars_table(SMALL)
     table = table.append_column("vwap", pa.array(["x"] * 5)).append_column("trades", pa.array([[1]] * 5))
-    assert rows_by_shard(open_bars(parquet(tmp_path / "wide.parquet", table))) == rows_by_shard(
-        open_bars(small)
-    )
+    assert rows_by_shard(open_bars(parquet(tmp_path / "wide.parquet", table))) == rows_by_shard(open_bars(small))
 
 
 # How files divide and order the bars does not matter
 
 market = st.lists(
-    st.tuples(
-        st.integers(-5, 500), st.sampled_from(["SPY", "aapl", "IBM", "BAC", "ge", "T"]), st.integers(1, 999)
-    ),
+    st.tuples(st.integers(-5, 500), st.sampled_from(["SPY", "aapl", "IBM", "BAC", "ge", "T"]), st.integers(1, 999)),
     min_size=1,
     max_size=40,
     unique_by=lambda row: (row[0], row[1]),
@@ -192,9 +188,7 @@ def test_neither_order_nor_files_nor_frames_change_the_bars(data, bars, quotes, 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("UTP_CACHE_DIR", f"{name}/cache")
         home = Path(name)
-        expected = rows_by_shard(
-            open_bars(parquet(home / "all.parquet", bars_table(bars, quotes)), timeframe="1m")
-        )
+        expected = rows_by_shard(open_bars(parquet(home / "all.parquet", bars_table(bars, quotes)), timeframe="1m"))
         mixed = bars_table(shuffled, quotes)
         folder = home / "folder"
         folder.mkdir()

@@ -141,9 +141,7 @@ def test_a_trade_is_priced_per_share(run):
 def test_a_table_out_of_order_is_put_in_order(tmp_path, run):
     recorder = Recorder(tmp_path / "run", STORY.header())
     for frame in STORY.frames():
-        flipped = {
-            name: getattr(frame, name)[::-1] for name in ("verdicts", "orders", "fills", "updates", "trades")
-        }
+        flipped = {name: getattr(frame, name)[::-1] for name in ("verdicts", "orders", "fills", "updates", "trades")}
         late = {field.name: getattr(frame.refused, field.name)[::-1] for field in dataclasses.fields(Refused)}
         recorder.add(dataclasses.replace(frame, refused=Refused(**late), **flipped))
     recorder.finish()
@@ -166,7 +164,7 @@ def test_frames_snapshots_and_crashes_leave_no_trace(run, tmp_path_factory, cuts
     for frame in frames[crash : crash + more]:  # after the snapshot: lost, and written again
         recorder.add(frame)
         recorder.snapshot()
-    again = Recorder.resume(out, STORY.header(), pickle.loads(state))  # noqa: S301
+    again = Recorder.resume(out, STORY.header(), pickle.loads(state))
     for frame in frames[crash:]:
         again.add(frame)
     again.finish()
@@ -347,11 +345,7 @@ def test_the_funnel_narrows_step_by_step(run):
     assert stages["direction"]["commonest_reason"] == "neutral"
     assert stages["filters"]["count"] == summary["counts"]["candidates"]
     flips = summary["counts"]["candidates"] - summary["counts"]["verdicts"]
-    assert (
-        stages["approved"]["lost"]
-        == summary["counts"]["rejected"] + flips
-        == 3 + summary["counts"]["rejected"]
-    )
+    assert stages["approved"]["lost"] == summary["counts"]["rejected"] + flips == 3 + summary["counts"]["rejected"]
     assert stages["filled"]["count"] == sum(row["order_id"].endswith("|entry") for row in rows(run, "fills"))
     assert stages["filled"]["commonest_reason"] == "stale_base"
 
@@ -413,9 +407,7 @@ def flow(out, items, story=STORY):
 def go(graph, store=None, every=0, workers=1):
     recovery = None if store is None else RecoveryConfig(store)
     interval = timedelta(seconds=every)
-    cluster_main(
-        graph, [], 0, worker_count_per_proc=workers, epoch_interval=interval, recovery_config=recovery
-    )
+    cluster_main(graph, [], 0, worker_count_per_proc=workers, epoch_interval=interval, recovery_config=recovery)
 
 
 @pytest.fixture

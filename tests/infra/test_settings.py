@@ -240,9 +240,7 @@ def test_the_document_holds_tables_lists_and_what_is_not_set(tmp_path):
     assert "[outer.weights]\n" in text
 
 
-@given(
-    shares=st.integers(1, 1_000_000), notional=st.floats(0, 1e9).map(lambda x: round(x, 2)), day=st.booleans()
-)
+@given(shares=st.integers(1, 1_000_000), notional=st.floats(0, 1e9).map(lambda x: round(x, 2)), day=st.booleans())
 def test_what_is_written_is_what_is_read(shares, notional, day):
     sets = [
         f"rules.max_shares={shares}",

@@ -61,9 +61,7 @@ def drain(parts, polls=10_000):
 
 
 def summary(frames):
-    return [
-        (frame.shard, frame.slices.after, frame.slices.upto, frame.listed, bits(frame)) for frame in frames
-    ]
+    return [(frame.shard, frame.slices.after, frame.slices.upto, frame.listed, bits(frame)) for frame in frames]
 
 
 @pytest.fixture

@@ -51,9 +51,7 @@ def test_more_days_only_append():
 @pytest.mark.parametrize("timeframe", ["1m", "5m", "1h", "1d"])
 def test_bars_lie_on_the_grid_with_possible_prices(timeframe):
     all_ = columns(f"synthetic:symbols=30,days=12,timeframe={timeframe},start=2024-06-28")
-    calendar = Calendar(
-        Market(parse(f"synthetic:timeframe={timeframe}")).timeframe, date(2024, 6, 1), date(2024, 8, 1)
-    )
+    calendar = Calendar(Market(parse(f"synthetic:timeframe={timeframe}")).timeframe, date(2024, 6, 1), date(2024, 8, 1))
     first, last = (calendar.index_after(int(ts) - 1) for ts in (all_["ts"][0], all_["ts"][-1]))
     grid = calendar.slices(first, last + 1, 0, 0).ts
     assert set(all_["ts"].tolist()) == set(grid.tolist())  # July 3rd is short, July 4th is none

@@ -1,5 +1,7 @@
 """Small changes to a function, one at a time."""
 
+import __future__
+
 import ast
 import inspect
 import textwrap
@@ -55,10 +57,8 @@ def mutants(module: ModuleType, function: FunctionType) -> Iterator[Mutant]:
     for holder, key, old, statement in _slots(tree):
         for new in _variants(old, vars(module)):
             before = _text(statement)
-            _put(holder, key, new)
-            after = "pass" if old is statement and isinstance(new, ast.Pass) else _text(statement)
-            if old is statement and not isinstance(new, ast.Pass):
-                after = _text(new)
+            _put(holder, key, ast.fix_missing_locations(ast.copy_location(new, old)))
+            after = _text(new if old is statement else statement)
             code = _compiled(tree, file)
             _put(holder, key, old)
             if before != after:
@@ -94,15 +94,12 @@ def _put(holder: Any, key: Any, node: ast.AST) -> None:
 
 
 def _compiled(tree: ast.FunctionDef, file: str) -> CodeType:
+    scope: dict[str, Any] = {}
     module = ast.fix_missing_locations(ast.Module([tree], []))
-    scope: dict[str, Any] = {name: Any for name in ("Any",)}
-    outer = compile(module, file, "exec", flags=_ANNOTATIONS, dont_inherit=True)
-    exec(outer, scope)  # noqa: S102  (a def, nothing else)
+    flags = __future__.annotations.compiler_flag  # names in annotations are not looked up
+    exec(compile(module, file, "exec", flags=flags, dont_inherit=True), scope)  # noqa: S102  (a def, no more)
     code: CodeType = scope[tree.name].__code__
     return code
-
-
-_ANNOTATIONS = __import__("__future__").annotations.compiler_flag
 
 
 def _text(node: ast.AST) -> str:
@@ -120,8 +117,8 @@ def _text(node: ast.AST) -> str:
 
 def _variants(node: ast.AST, names: dict[str, Any]) -> Iterator[ast.AST]:
     """What may stand instead of a node."""
-    if isinstance(node, ast.stmt) and not isinstance(node, ast.Pass):
-        yield ast.copy_location(ast.Pass(), node)
+    if isinstance(node, ast.stmt):
+        yield ast.Pass()
     match node:
         case ast.Assign(targets=[ast.Tuple(elts=left)], value=ast.Tuple(elts=right)):
             for k in range(len(left)):  # one of `a, b = x, y` is forgotten

@@ -15,7 +15,7 @@ operators.kernel.kernel = lambda function: function
 
 from risk import account  # noqa: E402  (with kernels that are plain)
 
-_advance = account.advance
+loop = account.advance
 
 
 class Column(list):
@@ -34,9 +34,7 @@ class Rows:
 
     def __getitem__(self, k: int) -> SimpleNamespace:
         if k not in self.touched:
-            self.touched[k] = SimpleNamespace(
-                **dict(zip(self.table.dtype.names, self.table[k].tolist(), strict=True))
-            )
+            self.touched[k] = SimpleNamespace(**dict(zip(self.table.dtype.names, self.table[k].tolist(), strict=True)))
         return self.touched[k]
 
     def close(self) -> None:
@@ -46,15 +44,11 @@ class Rows:
 
 def advance(limits: Any, market: Any, book: Any, tape: Any, first: int) -> int:
     """The loop over slices, on lists and objects."""
-    fast = market._replace(
-        **{k: Column(v.tolist()) for k, v in market._asdict().items() if k != "confidence"}
-    )
+    fast = market._replace(**{k: Column(v.tolist()) for k, v in market._asdict().items() if k != "confidence"})
     pages = [Rows(table) for table in tape[:-1]]
     funds, rows = Rows(book.funds), Rows(book.rows)
     written, busy, is_busy = (Column(a.tolist()) for a in (tape.written, book.busy, book.is_busy))
-    done = _advance(
-        limits, fast, type(book)(funds, rows, busy, is_busy), type(tape)(*pages, written), first
-    )
+    done = loop(limits, fast, type(book)(funds, rows, busy, is_busy), type(tape)(*pages, written), first)
     for page in (*pages, funds, rows):
         page.close()
     for array, column in ((tape.written, written), (book.busy, busy), (book.is_busy, is_busy)):

@@ -66,16 +66,12 @@ def test_without_parts_every_shard_gets_its_empty_frame():
 
 
 def test_frames_have_the_types_that_steps_expect():
-    frame = split([columns([(1, 0)], quotes=True)], places(Universe(["SPY"])), [shard_of("SPY")], EMPTY, {})[
-        0
-    ]
+    frame = split([columns([(1, 0)], quotes=True)], places(Universe(["SPY"])), [shard_of("SPY")], EMPTY, {})[0]
     assert [frame.ts.dtype, frame.symbol.dtype, frame.slot.dtype] == [np.int64, np.int32, np.int32]
-    assert {
-        each.dtype for each in (frame.open, frame.high, frame.low, frame.close, frame.volume, frame.bid)
-    } == {np.dtype(np.float64)}
-    assert all(
-        each.flags.writeable and each.flags.c_contiguous for each in (frame.ts, frame.slot, frame.close)
-    )
+    assert {each.dtype for each in (frame.open, frame.high, frame.low, frame.close, frame.volume, frame.bid)} == {
+        np.dtype(np.float64)
+    }
+    assert all(each.flags.writeable and each.flags.c_contiguous for each in (frame.ts, frame.slot, frame.close))
 
 
 def test_what_it_was_given_is_left_alone():

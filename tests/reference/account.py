@@ -449,9 +449,7 @@ class Account:
                 self.drop_legs(symbol, lot, Status.CANCELED, Reason.SIBLING)
             lot.exit = Exit(self.now, Leg.EXIT, reason)
             book.last_action = self.now
-            self.report_order(
-                symbol, Side.SELL, lot.shares, Kind.MARKET, Leg.EXIT, lot.order_ts, reason, book.mark
-            )
+            self.report_order(symbol, Side.SELL, lot.shares, Kind.MARKET, Leg.EXIT, lot.order_ts, reason, book.mark)
 
     def exit_reason(self, book: Book, lot: Lot, moment: Slice, bar: Bar | None) -> Reason:
         """The first that applies, or NONE."""
@@ -655,9 +653,7 @@ class Account:
         self.report_order(symbol, Side.SELL, qty, Kind.LIMIT, legs.take_profit, entry_ts, reason, legs.target)
         self.report_order(symbol, Side.SELL, qty, Kind.STOP, legs.stop_loss, entry_ts, reason, legs.stop)
 
-    def report_update(
-        self, symbol: str, order_ts: int, leg: Leg, status: Status, qty: int, reason: Reason
-    ) -> None:
+    def report_update(self, symbol: str, order_ts: int, leg: Leg, status: Status, qty: int, reason: Reason) -> None:
         self.page.updates.append((self.now, symbol, order_ts, leg, status, qty, reason))
 
     def report_fill(
@@ -672,9 +668,7 @@ class Account:
         expected: Decimal,
     ) -> None:
         fee = ticks(self.commission)
-        self.page.fills.append(
-            (self.now, symbol, side, qty, ticks(price), fee, order_ts, leg, reason, ticks(expected))
-        )
+        self.page.fills.append((self.now, symbol, side, qty, ticks(price), fee, order_ts, leg, reason, ticks(expected)))
 
     def report_trade(self, symbol: str, lot: Lot, reason: Reason) -> None:
         each = ticks(lot.paid) / lot.bought

@@ -257,9 +257,7 @@ def outlive(rng: np.random.Generator) -> dict[str, object]:
     return trail(rng) | legs | {"time_in_force": "day"}
 
 
-OVERRIDES = {
-    scene.__name__: scene for scene in (plain, thin, poor, wild, even, exact, penny, crowd, trail, outlive)
-}
+OVERRIDES = {scene.__name__: scene for scene in (plain, thin, poor, wild, even, exact, penny, crowd, trail, outlive)}
 SCENES = (*OVERRIDES, "thin", "wild", "even", "exact")  # these oftener
 
 
@@ -335,9 +333,7 @@ def attract(at: Walk, scene: str, settings: Params, close: float) -> None:
         shares = (halts.daily_loss_pct, halts.kill_loss_pct, halts.drawdown_pct)
         edges = [close - settings.initial_cash_usd * share for share in shares]
         edges += [down, up, close * (1.0 - exits.trailing_pct)]
-        magnets += [
-            rounded(edge * 10_000.0) / 10_000.0 for edge in edges for rounded in (math.floor, math.ceil)
-        ]
+        magnets += [rounded(edge * 10_000.0) / 10_000.0 for edge in edges for rounded in (math.floor, math.ceil)]
     at.magnets = [*at.magnets, *magnets][-2 * len(magnets) :]
 
 

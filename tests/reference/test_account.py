@@ -72,9 +72,7 @@ def test_a_gap_is_filled_at_the_open():
 def test_an_open_at_a_leg_refuses_the_bracket():
     for opening in (90.0, 110.0):
         ledger = run(PARAMS, session(buy(100.0), bar(opening, opening, opening, opening)))
-        assert ledger.updates == [
-            (2 * MINUTE, "A", MINUTE, Leg.ENTRY, Status.REJECTED, 10, Reason.STALE_BASE)
-        ]
+        assert ledger.updates == [(2 * MINUTE, "A", MINUTE, Leg.ENTRY, Status.REJECTED, 10, Reason.STALE_BASE)]
         assert not ledger.fills
 
 

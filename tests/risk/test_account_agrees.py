@@ -1,5 +1,6 @@
 """The compiled account against the slow, obvious one, on generated histories."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ def frames(told: list[reference.Slice], cuts: list[int]) -> list[SliceFrame]:
     by_id = np.array(names[::-1], "S24")
     rank = np.array([names.index(name.decode()) for name in by_id], np.int32)
     edges = sorted({0, len(told), *(cut % (len(told) + 1) for cut in cuts)})
-    pairs = list(zip(edges[:-1], edges[1:], strict=True))
+    pairs = list(itertools.pairwise(edges))
     return [frame(told[begin:end], ids, by_id, rank) for begin, end in pairs]
 
 
