@@ -237,25 +237,18 @@ def enter(
 
 def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
     """The tables in order of `(ts, symbol name)`, and the published signals."""
-    equity, *events = (rows[:n] for rows, n in zip(tape[:-1], tape.written, strict=True))
-    tables = [_in_order(rows, frame.rank) for rows in events]
-    return LedgerFrame(
-        frame.slices,
-        frame.names,
-        frame.rows,
-        frame.stopped,
-        frame.refused,
-        _signals(frame),
-        equity,
-        *tables,
-        _funds(book),
+    equity, *events = (rows[:n].view(np.recarray) for rows, n in zip(tape[:-1], tape.written, strict=True))
+    keys = ("ts", "ts", "ts", "ts", "exit_ts")
+    verdicts, orders, updates, fills, trades = (
+        _in_order(rows, rows[key], frame.rank) for rows, key in zip(events, keys, strict=True)
     )
+    head = (frame.slices, frame.names, frame.rows, frame.stopped, frame.refused)
+    return LedgerFrame(*head, _signals(frame), equity, verdicts, orders, updates, fills, trades, _funds(book))
 
 
-def _in_order(rows: Table, rank: Ints) -> Table:
+def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:
     """Events by slice, then by the symbol's name; those of one symbol as they happened."""
-    ts = rows["exit_ts" if "exit_ts" in rows.dtype.names else "ts"]
-    return rows[np.lexsort((rank[rows.symbol], ts))] if rows.size > 1 else rows
+    return rows.take(np.lexsort((rank[rows.symbol], ts))).view(np.recarray) if rows.size > 1 else rows
 
 
 def _signals(frame: SliceFrame) -> SignalColumns:
