@@ -18,7 +18,7 @@ from schemas.errors import UserError
 from schemas.frames import SHARDS, Ints, Listing, RawFrame, Slices
 from schemas.universe import Universe, shard_of
 
-AUTO_ROWS = 40_000  # of a chunk over all shards, when its size is left open
+AUTO_ROWS = 131_072  # in a chunk, over all shards: enough to hide what a frame costs, little enough for the caches
 AUTO_SLICES = 8_192  # of a chunk at most, then
 SYNTHETIC = "synthetic"
 

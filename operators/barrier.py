@@ -126,34 +126,20 @@ def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: A
 def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
     """Rows of all shards, in order of `(ts, symbol name)`."""
     slices = _span(frames)
-    starts = np.zeros(slices.size + 1, np.int64)
-    at = [_place(frame, slices) for frame in frames]
-    rows = sum(part.size for part in at)
-    order = np.empty(rows, np.int64)
-    place = _joined(at, np.int32)
-    symbol = _joined([frame.bars.symbol for frame in frames], np.int32)
-    if rows:
-        arrange(place, symbol, rank, starts, order)
-    reason = _joined([frame.reason for frame in frames], np.int8)
-    columns = {
-        name: _joined([getattr(frame.bars, name) for frame in frames], np.float64)[order]
-        for name in ("open", "high", "low", "close", "volume")
-    }
+    place = _joined([_place(frame, slices) for frame in frames])
+    symbol = _joined([frame.bars.symbol for frame in frames])
+    reason = _joined([frame.reason for frame in frames])
+    starts, order = np.zeros(slices.size + 1, np.int64), np.empty(place.size, np.int32)
+    arrange(place, symbol, rank, starts, order)
     return SliceFrame(
-        slices=slices,
-        starts=starts,
-        names=names,
-        rank=rank,
+        slices=slices, starts=starts, order=order, names=names, rank=rank,
         refused=_refused([frame.bars.refused for frame in frames], rank),
-        rows=rows,
-        stopped=np.bincount(reason, minlength=REASONS).astype(np.int64),
-        symbol=symbol[order],
-        half_spread=_half_spread(frames, order),
-        **columns,
-        **{name: _joined([getattr(frame, name) for frame in frames], kind)[order]
-           for name, kind in (("volatility", np.float64), ("direction", np.int8), ("score", np.float64),
-                              ("confidence", np.float64), ("regime", np.int8), ("views", np.int32))},
-        reason=reason[order],
+        rows=place.size, stopped=np.bincount(reason, minlength=REASONS).astype(np.int64), symbol=symbol,
+        half_spread=_half_spread(frames), reason=reason,
+        **{name: _joined([getattr(frame.bars, name) for frame in frames])
+           for name in ("open", "high", "low", "close", "volume")},
+        **{name: _joined([getattr(frame, name) for frame in frames])
+           for name in ("volatility", "direction", "score", "confidence", "regime", "views")},
     )  # fmt: skip
 
 
@@ -177,11 +163,11 @@ def _place(frame: SignalFrame, slices: Slices) -> Ints:
     return frame.bars.at + np.int32(np.searchsorted(slices.ts, own.ts[0]))
 
 
-def _joined(parts: list[Any], kind: type) -> Any:
-    return np.concatenate(parts).astype(kind, copy=False) if parts else np.zeros(0, kind)
+def _joined(parts: list[Any]) -> Any:
+    return np.concatenate(parts)
 
 
-def _half_spread(frames: list[SignalFrame], order: Longs) -> Floats:
+def _half_spread(frames: list[SignalFrame]) -> Floats:
     """Half the quoted spread in USD, NaN without a usable quote; empty where no source has quotes."""
     if not any(frame.bars.bid.size for frame in frames):
         return np.zeros(0)
@@ -192,7 +178,7 @@ def _half_spread(frames: list[SignalFrame], order: Longs) -> Floats:
             bid = ask = np.full(frame.bars.at.size, np.nan)
         usable = (bid > 0.0) & (ask >= bid)
         parts.append(np.where(usable, (ask - bid) / 2.0, np.nan))
-    joined: Floats = np.concatenate(parts)[order]
+    joined: Floats = np.concatenate(parts)
     return joined
 
 
@@ -203,7 +189,7 @@ def _refused(parts: list[Refused], rank: Ints) -> Refused:
 
 
 @kernel
-def arrange(at: Ints, symbol: Ints, rank: Ints, starts: Longs, order: Longs) -> None:
+def arrange(at: Ints, symbol: Ints, rank: Ints, starts: Longs, order: Ints) -> None:
     """Order rows by slice, then by the symbol's rank: two counting sorts, the second one stable."""
     by_rank = np.zeros(rank.size + 1, np.int64)
     for i in range(at.size):
@@ -213,7 +199,7 @@ def arrange(at: Ints, symbol: Ints, rank: Ints, starts: Longs, order: Longs) -> 
         by_rank[k + 1] += by_rank[k]
     for k in range(starts.size - 1):
         starts[k + 1] += starts[k]
-    sorted_by_rank = np.empty(at.size, np.int64)
+    sorted_by_rank = np.empty(at.size, np.int32)
     for i in range(at.size):
         k = rank[symbol[i]]
         sorted_by_rank[by_rank[k]] = i

@@ -1,5 +1,8 @@
 """One-sample updates of indicators, compiled; shared by the operators.
 
+Means are taken about one of their values, so that equal values have exactly that mean and no deviation:
+a frozen price must not cross itself by a rounding error.
+
 Windows are rings whose capacity is a power of two: the value of `k` samples ago stands at
 `(seen - 1 - k) & (size - 1)`, where `seen` counts the samples so far. Sums are taken afresh over
 the window each time, so no rounding error is carried along and any split of the input gives the
@@ -19,8 +22,7 @@ def ema(previous: float, value: float, n: int, seen: int) -> float:
     """Exponential mean, alpha 2/(n+1), seeded with the simple mean of the first n (as LEAN)."""
     if seen <= n:
         return previous + (value - previous) / seen
-    k = 2.0 / (n + 1.0)
-    return value * k + previous * (1.0 - k)
+    return previous + (value - previous) * (2.0 / (n + 1.0))
 
 
 @kernel
@@ -28,7 +30,7 @@ def wilder(previous: float, value: float, n: int, seen: int) -> float:
     """Wilder's mean, alpha 1/n, seeded with the simple mean of the first n (as LEAN)."""
     if seen <= n:
         return previous + (value - previous) / seen
-    return (value + previous * (n - 1.0)) / n
+    return previous + (value - previous) / n
 
 
 @kernel
@@ -55,15 +57,16 @@ def put(ring: Floats, seen: int, value: float) -> None:
 def mean(ring: Floats, seen: int, n: int) -> float:
     """Mean of the last n; four partial sums, so that additions need not wait for each other."""
     mask, last = ring.size - 1, seen - 1
+    base = ring[last & mask]
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
     for k in range(0, n - 3, 4):
-        a += ring[(last - k) & mask]
-        b += ring[(last - k - 1) & mask]
-        c += ring[(last - k - 2) & mask]
-        d += ring[(last - k - 3) & mask]
+        a += ring[(last - k) & mask] - base
+        b += ring[(last - k - 1) & mask] - base
+        c += ring[(last - k - 2) & mask] - base
+        d += ring[(last - k - 3) & mask] - base
     for k in range(n - n % 4, n):
-        a += ring[(last - k) & mask]
-    return (a + b + c + d) / n
+        a += ring[(last - k) & mask] - base
+    return float(base + (a + b + c + d) / n)
 
 
 @kernel

@@ -18,7 +18,8 @@ class Row(Protocol):
     """The last closes of one symbol, and sums over two windows of them."""
 
     seen: int  # bars
-    fast: float  # sum of the last `fast` closes
+    origin: float  # the first close: sums are of differences to it, so a frozen price has none
+    fast: float  # sum over the last `fast` closes
     slow: float
     closes: Annotated[Floats, RING]
 
@@ -62,7 +63,7 @@ def advance(fast: int, slow: int, rows: Table, slot: Ints, close: Floats, regime
         row = rows[slot[i]]
         slide(row, close[i], fast, slow)
         if row.seen >= slow:
-            regime[i] = classify(close[i], row.fast / fast, row.slow / slow)
+            regime[i] = classify(close[i], row.origin + row.fast / fast, row.origin + row.slow / slow)
 
 
 @kernel
@@ -72,14 +73,16 @@ def slide(row: Row, close: float, fast: int, slow: int) -> None:
     The sums are taken afresh every RING bars, so rounding errors never add up.
     """
     row.seen += 1
+    if row.seen == 1:
+        row.origin = close
     mask = RING - 1
     last = row.seen - 1
-    row.fast += close - (row.closes[(last - fast) & mask] if row.seen > fast else 0.0)
-    row.slow += close - (row.closes[(last - slow) & mask] if row.seen > slow else 0.0)
+    row.fast += close - (row.closes[(last - fast) & mask] if row.seen > fast else row.origin)
+    row.slow += close - (row.closes[(last - slow) & mask] if row.seen > slow else row.origin)
     put(row.closes, row.seen, close)
     if row.seen % RING == 0:
-        row.fast = mean(row.closes, row.seen, fast) * fast
-        row.slow = mean(row.closes, row.seen, slow) * slow
+        row.fast = (mean(row.closes, row.seen, fast) - row.origin) * fast
+        row.slow = (mean(row.closes, row.seen, slow) - row.origin) * slow
 
 
 @kernel

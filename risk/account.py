@@ -42,6 +42,7 @@ class Market(NamedTuple):
     session: Ints
     phase: Codes
     starts: Longs
+    order: Ints
     rank: Ints
     symbol: Ints
     open: Floats
@@ -65,9 +66,10 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
     """Advance slice by slice; raises OverflowError before money could leave int64."""
     book = _widened(state.book, frame.names.size)
     slices = frame.slices
-    market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.rank, frame.symbol,
+    market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.order, frame.rank, frame.symbol,
                     frame.open, frame.high, frame.low, frame.close, frame.volume, frame.half_spread,
                     frame.volatility, frame.direction, frame.confidence, frame.reason)  # fmt: skip
+
     tape = blank(slices.size, EVENTS)
     done = 0
     while done < slices.size:
@@ -117,7 +119,8 @@ def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) 
 def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints) -> int:
     """Note the rows of busy symbols; returns how many candidates there are. Idle rows cost no more than this."""
     candidates = 0
-    for r in range(begin, end):
+    for j in range(begin, end):
+        r = market.order[j]
         if book.is_busy[market.symbol[r]]:
             bar_of[market.symbol[r]] = r
         if market.reason[r] == Reason.NONE:
@@ -181,7 +184,8 @@ def decide(
     """Judge the candidates by falling confidence, ties by name (the order of the rows)."""
     rows = np.empty(candidates, np.int64)
     n = 0
-    for r in range(begin, end):
+    for j in range(begin, end):
+        r = market.order[j]
         if market.reason[r] == Reason.NONE:
             rows[n] = r
             n += 1
@@ -253,8 +257,10 @@ def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:
 
 def _signals(frame: SliceFrame) -> SignalColumns:
     """Rows that passed the publish gate, wherever they ended later."""
-    published = np.flatnonzero((frame.reason == Reason.NONE) | (frame.reason > max(UNPUBLISHED)))
-    ts = np.repeat(frame.slices.ts, np.diff(frame.starts))[published]
+    is_published = (frame.reason == Reason.NONE) | (frame.reason > max(UNPUBLISHED))
+    places = np.flatnonzero(is_published[frame.order])
+    published = frame.order[places]
+    ts = np.repeat(frame.slices.ts, np.diff(frame.starts))[places]
     return SignalColumns(ts, frame.symbol[published], frame.direction[published], frame.confidence[published],
                          frame.score[published], frame.regime[published], frame.views[published],
                          frame.reason[published])  # fmt: skip

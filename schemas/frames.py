@@ -166,10 +166,15 @@ class SignalFrame:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SliceFrame:
-    """Whole slices of all shards, rows in order of `(ts, symbol name)`."""
+    """Whole slices of all shards.
+
+    Columns hold the shards' rows one shard after the other; `order` puts them in order of
+    `(ts, symbol name)`, so that what nobody looks at need not be moved.
+    """
 
     slices: Slices
-    starts: Longs  # rows of slice i: starts[i] .. starts[i + 1]
+    starts: Longs  # slice i has the rows order[starts[i] : starts[i + 1]]
+    order: Ints
     names: Names  # by symbol id
     rank: Ints  # by symbol id: the name's place in alphabetical order
     refused: Refused

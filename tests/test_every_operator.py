@@ -134,6 +134,11 @@ def table(given_answers: list[Any]) -> dict[str, np.ndarray]:
 SKIPPED = {"shard", "listed", "starts", "rank", "names", "slot", "after", "upto", "waiting", "bars.at"}
 
 
+ROWS = [name for name, column in SliceFrame.__annotations__.items() if name in {*BarFrame.__annotations__,
+        "volatility", "direction", "score", "confidence", "regime", "views", "reason"} - {"slices", "refused", "at", "slot",
+        "listed", "shard", "bid", "ask"}]  # fmt: skip
+
+
 def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of a frame; places become times, totals and symbol tables are left out."""
     name = path.rsplit(".", 1)[-1]
@@ -141,10 +146,14 @@ def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
         return
     if isinstance(value, BarFrame):
         yield f"{path}.ts", value.slices.ts[value.at]
-    if hasattr(value, "__dataclass_fields__"):
+    if isinstance(value, SliceFrame):
+        yield f"{path}.row.ts", np.repeat(value.slices.ts, np.diff(value.starts))
+        yield from columns(value.slices, f"{path}.slices")
+        yield from columns(value.refused, f"{path}.refused")
+        for field in ROWS:
+            yield f"{path}.row.{field}", getattr(value, field)[value.order]
+    elif hasattr(value, "__dataclass_fields__"):
         for field in value.__dataclass_fields__:
-            if isinstance(value, SliceFrame) and field == "stopped":
-                continue
             yield from columns(getattr(value, field), f"{path}.{field}")
     elif isinstance(value, np.ndarray) and value.dtype.names:
         for field in value.dtype.names if name != "funds" else ():  # not whole rows: they have padding

@@ -44,7 +44,7 @@ def opinions(votes, regime):
     regime = np.asarray(regime, np.int8)
     frame = bars(np.ones(regime.size))
     features = FeatureFrame(frame, ("returns_1", "volatility_5"), np.full((regime.size, 2), 0.01))
-    return OpinionFrame(features, np.asarray(votes, np.float64).reshape(-1, regime.size), regime)
+    return OpinionFrame(features, np.asarray(votes, np.float64), regime)
 
 
 def signals(slices, reason=Reason.NONE):

@@ -161,9 +161,7 @@ def slow_ema_cross(closes, fast=12, slow=26, life=12):
 
 def test_macd_histogram_crossing_zero():
     # MACD 0, 0, 0 | 2, 0, 0, 0; signal 0 | 1, .5, .25, .125; histogram 0 | 1, -.5, -.25, -.125
-    answer = votes(
-        macd, [8, 8, 8, 8, 8, 12, 10, 10, 10], fast=1, slow=3, signal=3, life=4, form="histogram"
-    )
+    answer = votes(macd, [8, 8, 8, 8, 8, 12, 10, 10, 10], fast=1, slow=3, signal=3, life=4, form="histogram")
     assert answer == [0, 0, 0, 0, 0, 1, -1, -0.75, -0.5]
 
 
@@ -174,9 +172,7 @@ def test_macd_histogram_does_not_vote_before_slow_and_signal_bars():
 
 def test_macd_signal_outside_its_band_until_it_returns():
     # signal of 1 bar is MACD itself; over the price: 4/16, 2/16, 1/16, -3.5/8
-    answer = votes(
-        macd, [8, 8, 8, 16, 16, 16, 8, 8], fast=1, slow=3, signal=1, life=4, form="signal", bounce=0.1
-    )
+    answer = votes(macd, [8, 8, 8, 16, 16, 16, 8, 8], fast=1, slow=3, signal=1, life=4, form="signal", bounce=0.1)
     assert answer == [0, 0, 0, 1, 0.75, 0, -1, -0.75]
 
 

@@ -33,6 +33,9 @@ def frames(told: list[reference.Slice], cuts: list[int]) -> list[SliceFrame]:
 
 def frame(told: list[reference.Slice], ids: dict[str, int], names: Any, rank: Any) -> SliceFrame:
     rows = [(ids[name], bar) for one in told for name, bar in sorted(one.bars.items())]
+    place = np.random.default_rng(len(rows)).permutation(len(rows))  # rows lie in the order of their shards
+    order = np.argsort(place).astype(np.int32)
+    rows = [rows[k] for k in place]
     bars = [bar for _, bar in rows]
     size = len(told)
     slices = Slices(
@@ -46,6 +49,7 @@ def frame(told: list[reference.Slice], ids: dict[str, int], names: Any, rank: An
     code = {n: np.array([getattr(b, n) for b in bars], np.int8) for n in ("direction", "reason")}
     return SliceFrame(
         slices=slices, starts=np.cumsum([0, *(len(s.bars) for s in told)]), names=names, rank=rank,
+        order=order,
         refused=Refused(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing),
         rows=len(rows), stopped=np.zeros(100, np.int64), symbol=np.array([i for i, _ in rows], np.int32),
         half_spread=spreads, score=np.zeros(len(rows)), regime=np.zeros(len(rows), np.int8),

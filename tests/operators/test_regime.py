@@ -1,0 +1,107 @@
+"""Regimes: constructed trends, and a slow exact model."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators import regime
+from operators.regime import RING
+from schemas.events import Regime
+from tests.operators.frames import bars
+
+UNKNOWN, BULL, BEAR, SIDEWAYS = Regime.UNKNOWN, Regime.BULL, Regime.BEAR, Regime.SIDEWAYS
+
+
+def regimes(closes, **params):
+    """The regimes of one symbol's closes."""
+    return regime.step(regime.Params(**params), regime.start(), bars(closes))[1].regime.tolist()
+
+
+@pytest.mark.parametrize(
+    ("closes", "last"),
+    [
+        ([1, 2, 4], BULL),  # means 3 and 7/3, price 4
+        ([4, 2, 1], BEAR),  # 3/2 and 7/3, price 1
+        ([1, 4, 2], SIDEWAYS),  # 3 over 7/3, but the price 2 is under 3
+        ([4, 1, 2], SIDEWAYS),  # 3/2 under 7/3, but the price 2 is over 3/2
+        ([2, 2, 2], SIDEWAYS),
+        ([3, 3, 3.5], BULL),
+        ([2, 3, 3], SIDEWAYS),  # the price is on the fast mean
+    ],
+)
+def test_two_means_and_the_price_decide(closes, last):
+    assert regimes(closes, fast=2, slow=3) == [UNKNOWN, UNKNOWN, last]
+
+
+def test_nothing_is_known_before_fifty_bars():
+    answer = regimes(np.linspace(10, 20, 60))
+    assert answer == [UNKNOWN] * 49 + [BULL] * 11
+    assert regimes(np.linspace(20, 10, 60)) == [UNKNOWN] * 49 + [BEAR] * 11
+
+
+def walk(seed, size):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(5, 500) * np.exp(np.cumsum(rng.normal(0, 0.01, size)))
+
+
+def slow_model(closes, fast, slow):
+    """Section 8.2, exact."""
+    exact = [Fraction(close) for close in closes.tolist()]
+    answer = [UNKNOWN] * min(slow - 1, len(exact))
+    for i in range(slow, len(exact) + 1):
+        price = exact[i - 1]
+        short, long = sum(exact[i - fast : i]) / fast, sum(exact[i - slow : i]) / slow
+        if short > long and price > short:
+            answer.append(BULL)
+        elif short < long and price < short:
+            answer.append(BEAR)
+        else:
+            answer.append(SIDEWAYS)
+    return answer
+
+
+PERIODS = pytest.mark.parametrize(("fast", "slow"), [(20, 50), (2, 3), (1, 2), (RING - 1, RING), (5, 50)])
+
+
+@PERIODS
+@given(seed=st.integers(0, 2**32))
+def test_agrees_with_its_slow_model(fast, slow, seed):
+    closes = walk(seed, 220)
+    assert regimes(closes, fast=fast, slow=slow) == slow_model(closes, fast, slow)
+
+
+def test_the_walks_reach_every_regime():
+    assert {code for seed in range(5) for code in regimes(walk(seed, 220))} == {UNKNOWN, BULL, BEAR, SIDEWAYS}
+
+
+def test_a_frozen_price_is_sideways():
+    wrong = [cents for cents in range(101, 20_000, 37) if set(regimes([cents / 100] * 130)[49:]) != {SIDEWAYS}]
+    assert wrong == []
+
+
+def test_a_price_that_has_come_to_rest_is_sideways():
+    wrong = []
+    for seed in range(100):
+        moved = walk(seed, 70).round(2)
+        answer = regimes(np.concatenate([moved, np.full(200, moved[-1])]))
+        if set(answer[70 + 50 :]) != {SIDEWAYS}:
+            wrong.append(seed)
+    assert wrong == []
+
+
+@given(seed=st.integers(0, 2**32))
+def test_symbols_never_meet(seed):
+    one, two = walk(seed, 100), walk(seed + 1, 100)
+    mixed = np.stack([one, two], axis=1).reshape(-1)
+    slot = np.tile([0, 1], 100)
+    answer = regime.step(regime.Params(), regime.start(), bars(mixed, slot=slot))[1].regime
+    assert (answer[slot == 0].tolist(), answer[slot == 1].tolist()) == (regimes(one), regimes(two))
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(50, 20), (20, 20)])
+def test_periods_in_the_wrong_order_are_refused(fast, slow):
+    with pytest.raises(ValueError, match=f"fast = {fast}, slow = {slow}"):
+        regime.Params(fast=fast, slow=slow)
