@@ -81,8 +81,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # Every signal gets its chance: throttles, caps and cooldown lifted, and cash enough for all.
+    # Every signal gets its chance: throttles, caps and cooldown lifted, a lower gate, and cash enough for all.
     "research": {
+        "ensemble": {"decision_gate": 0.60},
         "cash": {"initial_cash_usd": 10_000_000.0},
         "rules": {
             "max_total_exposure_usd": 1_000_000_000.0,

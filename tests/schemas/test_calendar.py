@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from tests.infra.barkit import LEAN, needs_lean
 EPOCH = date(1970, 1, 1)
 # LEAN's list lacks three early closes; its own bars of these days are thin after 13:00.
 UNLISTED = {date(1998, 11, 27), date(1998, 12, 24), date(1999, 12, 31)}
-LATE_OPENING = date(2002, 9, 11)  # the market opened at noon; the schedule does not say so
+LATE_OPENING = date(2002, 9, 11)  # trading began after 11:00; the schedule does not say so
 
 
 def new_york(ts):
@@ -27,7 +28,7 @@ def new_york(ts):
 
 
 def ns(day, minute):
-    """UTC ns of a minute of New York's day; in October 2024 as in any week without a change of clocks."""
+    """UTC ns of a minute of New York's day."""
     return int(datetime(day.year, day.month, day.day, minute // 60, minute % 60, tzinfo=NEW_YORK).timestamp()) * 10**9
 
 
@@ -90,7 +91,7 @@ def test_slices_are_those_of_a_slow_grid(lean, timeframe):
 @needs_lean
 def test_the_grid_of_hours_matches_every_hour_bar_of_spy():
     table = pq.read_table(LEAN / "hour.parquet", columns=["ts"], filters=[("symbol", "=", "spy")])
-    bars = table["ts"].cast("timestamp[ns, UTC]").cast("int64").to_numpy()
+    bars = table["ts"].cast(pa.timestamp("ns", "UTC")).cast("int64").to_numpy()
     assert bars.size == 40_832
     calendar = Calendar(60, new_york(int(bars[0])).date(), new_york(int(bars[-1])).date())
     first, last = calendar.index_after(int(bars[0]) - 1), calendar.index_after(int(bars[-1]))
