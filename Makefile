@@ -1,5 +1,6 @@
 # One command each; `make setup` needs nothing but Python 3.11 or 3.12 and a package index.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# the first of these that really runs (a version manager's shim may not)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 

@@ -50,7 +50,9 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else
 @app.command(short_help="Bars in; tables, summary and report out.")
 def backtest(
     bars: _BARS,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a former run there is replaced.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a former run there is replaced.")] = Path(
+        "runs/backtest"
+    ),
     settings: _FILE = None,
     sets: _SETS = None,
     symbols: _SYMBOLS = None,

@@ -62,7 +62,11 @@ def breaches(module, source):
             found.append(f"imports {name}")
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and package == "schemas":
-            found += [f"kernel {node.name}" for d in node.decorator_list if "kernel" in ast.unparse(d) or "jit" in ast.unparse(d)]
+            found += [
+                f"kernel {node.name}"
+                for d in node.decorator_list
+                if "kernel" in ast.unparse(d) or "jit" in ast.unparse(d)
+            ]
         if package in PURE and module not in AT_THE_EDGE:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"open", "input", "print"}:
                 found.append(f"calls {ast.unparse(node.func)}")

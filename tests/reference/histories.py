@@ -134,10 +134,10 @@ def thin(rng: np.random.Generator) -> dict[str, object]:
 
 
 def poor(rng: np.random.Generator) -> dict[str, object]:
-    """All the cash in one order, and fills that cost more than was reserved."""
+    """All the cash in one order or two, and fills that cost more than was reserved."""
     return {
         "cash": pick(rng, (60.0, 200.0, 333.3333, 1_000.0)),
-        "max_position_pct": 1.0,
+        "max_position_pct": pick(rng, (0.4, 0.5, 1.0, 1.0)),
         "max_notional_usd": 50_000.0,
         "max_shares": 1_000,
         "slippage_bps": pick(rng, (50, 200, 1_000)),
@@ -288,6 +288,8 @@ def slices(
                 bar = prices(rng, scene, walks[name], night=k == 0 and not fresh)
                 if chance(rng, dust):
                     bar.low = bar.close = pick(rng, (0.00002, 0.00002, 0.0001, 0.0048))
+                    if chance(rng, 0.3):
+                        bar.open = bar.close
                 if chance(rng, quotes):
                     bar.half_spread = half_spread(rng)
                 opinion(rng, settings, bar, eagerness)
@@ -364,7 +366,7 @@ def prices(rng: np.random.Generator, scene: str, at: Walk, night: bool) -> Bar:
 
 def half_spread(rng: np.random.Generator) -> float:
     """USD; only such that `× 10 000` rounds up to the same tick in floats and in decimals."""
-    half = int(rng.integers(0, 600)) / 20_000
+    half = int(rng.integers(0, pick(rng, (600, 600, 600, 60_000)))) / 20_000
     product = half * 10_000.0
     return half if product * 2.0 == round(product * 2.0) else 0.00725
 

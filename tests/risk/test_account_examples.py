@@ -1,0 +1,130 @@
+"""Corners of the account that histories seldom reach, each checked by hand and against the reference."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from risk.limits import Exits, Halts, Params, Rules, Venue
+from schemas.events import Direction, Leg, Phase, Reason, Status
+from tests.reference.account import Bar, Ledger, Slice
+from tests.risk.test_account_agrees import run, same
+
+MINUTE = 60_000_000_000
+QUIET = Bar(100.0, 100.0, 100.0, 100.0, 1e6)
+WANTED = replace(QUIET, direction=Direction.LONG, confidence=0.9, reason=Reason.NONE)
+RULES = {
+    "max_position_pct": 1.0,
+    "max_notional_usd": 1_000.0,
+    "max_orders_per_minute": 100,
+    "cooldown_seconds": 0,
+}
+EXITS = Exits(take_profit_pct=0.1, stop_loss_pct=0.1, trailing_pct=1.0, max_holding_bars=0, end_of_day=False)
+
+
+def params(cash: float = 10_000.0, slippage_bps: int = 0, commission_usd: float = 0.0, **rules: object) -> Params:
+    """10 shares of 100.00 USD at most; target 110.00, stop 90.00; no costs unless they are named."""
+    venue = Venue(slippage_bps=slippage_bps, commission_usd=commission_usd)
+    return Params("x", cash, Rules(**RULES | rules), EXITS, Halts(drawdown_pct=1.0, kill_loss_pct=1.0), venue)
+
+
+def ledger(settings: Params, *bars: Bar | dict[str, Bar]) -> Ledger:
+    """A minute each; one bar is of the symbol A. Both accounts must agree on it."""
+    told = [
+        Slice((k + 1) * MINUTE, 1, Phase.MIDDLE, one if isinstance(one, dict) else {"A": one})
+        for k, one in enumerate(bars)
+    ]
+    same(settings, told)
+    return run(settings, told)
+
+
+def reasons(found: Ledger) -> list[Reason]:
+    return [row[4] for row in found.verdicts]
+
+
+@pytest.mark.parametrize(("cash", "booked"), [(1_000.01, True), (1_000.0099, False)])
+def test_the_commission_must_be_in_cash_too(cash: float, booked: bool) -> None:
+    found = ledger(params(cash, commission_usd=0.01), WANTED, QUIET)
+    assert len(found.fills) == booked
+    assert found.updates[0][4:] == (
+        (Status.FILLED, 10, Reason.NONE) if booked else (Status.REJECTED, 10, Reason.INSUFFICIENT_CASH)
+    )
+    assert found.funds["cash"] == (0 if booked else 1_000_0099)
+
+
+def test_cash_for_one_of_two_goes_to_the_first_by_name() -> None:
+    """Decided by confidence, filled by name: both fit when they are decided, with slippage only one does."""
+    settings = params(2_000.0, slippage_bps=10)
+    keen = replace(WANTED, confidence=0.95)
+    for names in (("A", "B"), ("B", "A")):
+        eager, other = names
+        found = ledger(settings, {eager: keen, other: WANTED}, {"A": QUIET, "B": QUIET})
+        assert reasons(found) == [Reason.NONE] * 2
+        assert [row[1] for row in found.fills] == ["A"]
+        assert [(row[1], row[4]) for row in found.updates] == [("A", Status.FILLED), ("B", Status.REJECTED)]
+
+
+def test_cash_for_two_of_three_goes_by_name_whoever_came_first() -> None:
+    settings = params(3_000.0, slippage_bps=10)
+    empty = replace(QUIET, volume=0.0)
+    one_by_one = [{"B": WANTED}, {"B": empty, "C": WANTED}, {"B": empty, "C": empty, "A": WANTED}]
+    found = ledger(settings, *one_by_one, dict.fromkeys("ABC", QUIET))
+    assert [row[1] for row in found.fills] == ["A", "B"]
+
+
+@pytest.mark.parametrize(("lost", "reason"), [(50.0, Reason.DAILY_LOSS), (49.9999, Reason.NONE)])
+def test_a_loss_of_exactly_the_limit_stops_entries(lost: float, reason: Reason) -> None:
+    """5 % of 10 000 USD are 50 USD for each of 10 shares."""
+    wide = msgspec.structs.replace(EXITS, stop_loss_pct=0.9, take_profit_pct=1.0)
+    settings = Params("x", 10_000.0, params().rules, wide, Halts(0.05, 1.0, True, 1.0), Venue(slippage_bps=0))
+    low = 100.0 - lost
+    found = ledger(settings, WANTED, QUIET, {"A": replace(QUIET, low=low, close=low), "B": WANTED})
+    assert reasons(found)[-1] == reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ({"max_symbol_exposure_usd": 100.0}, Reason.NONE),
+        ({"max_symbol_exposure_usd": 99.9999}, Reason.SYMBOL_EXPOSURE),
+        ({"max_total_exposure_usd": 100.0}, Reason.NONE),
+        ({"max_total_exposure_usd": 99.9999}, Reason.TOTAL_EXPOSURE),
+        ({"max_notional_usd": 100.0}, Reason.NONE),
+        ({"max_notional_usd": 99.9999}, Reason.TOO_SMALL),
+        ({"max_position_pct": 0.01}, Reason.NONE),
+        ({"max_position_pct": 0.0099}, Reason.POSITION_CAPACITY),
+        ({"cash": 100.0}, Reason.NONE),
+        ({"cash": 99.9999}, Reason.POSITION_CAPACITY),
+        ({"max_orders_per_minute": 0}, Reason.ORDERS_PER_MINUTE),
+        ({"max_orders_per_symbol_per_day": 0}, Reason.ORDERS_PER_SYMBOL),
+        ({"max_open_orders": 0}, Reason.OPEN_ORDERS),
+        ({"min_confidence": 0.9}, Reason.NONE),
+        ({"min_confidence": 0.91}, Reason.LOW_CONFIDENCE),
+        ({"max_volatility": 0.01}, Reason.NONE),
+        ({"max_volatility": 0.0099}, Reason.VOLATILITY),
+    ],
+)
+def test_a_limit_that_is_just_kept_and_just_not(rule: dict[str, float], reason: Reason) -> None:
+    found = ledger(params(**rule), WANTED, QUIET)
+    assert reasons(found) == [reason]
+    if reason == Reason.NONE:
+        assert found.fills[0][3] == (10 if {"max_volatility", "min_confidence"} & set(rule) else 1)
+
+
+@pytest.mark.parametrize("volume", [1.0, 2.0])
+def test_a_target_with_room_for_one_share(volume: float) -> None:
+    found = ledger(params(), WANTED, QUIET, Bar(105.0, 110.0, 105.0, 105.0, volume))
+    assert [row[3] for row in found.fills] == [10, int(volume)]
+    assert found.updates[-1][3:6] == (Leg.TAKE_PROFIT, Status.PARTIALLY_FILLED, int(volume))
+
+
+def test_a_wide_quote_costs_half_of_it() -> None:
+    """Up to the next tick, also where one part in ten thousand is more than that."""
+    found = ledger(params(), replace(WANTED, half_spread=5.0), replace(QUIET, half_spread=4.0001), Bar(*[85.0] * 4, 1e6))
+    assert [row[4] for row in found.fills] == [105_0000, 85_0000 - 4_0001]
+
+
+def test_a_stop_below_the_first_tick_is_still_a_stop() -> None:
+    """An open of 0.00002 USD is 0 ticks: what is left is sold at one tick."""
+    found = ledger(params(), WANTED, QUIET, Bar(0.00002, 50.0, 0.00002, 50.0, 1e6), QUIET)
+    assert [(row[0], row[7], row[4]) for row in found.fills[1:]] == [(3 * MINUTE, Leg.STOP_LOSS, 1)]

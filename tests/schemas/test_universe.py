@@ -9,9 +9,7 @@ from schemas.universe import MAX_NAME, Universe, shard_of
 names = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-", min_size=1, max_size=MAX_NAME)
 
 
-@pytest.mark.parametrize(
-    ("name", "shard"), [("SPY", 15), ("AAPL", 12), ("IBM", 7), ("BRK.B", 12), ("A", 11)]
-)
+@pytest.mark.parametrize(("name", "shard"), [("SPY", 15), ("AAPL", 12), ("IBM", 7), ("BRK.B", 12), ("A", 11)])
 def test_a_symbols_shard_never_changes(name, shard):
     """State, topics and archives are laid out by it: these numbers are for good."""
     assert shard_of(name) == shard
