@@ -1,4 +1,4 @@
-"""`utp`: backtest, features, why.
+"""`utp`: backtest, features, metrics, why.
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from itertools import zip_longest
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,6 +107,29 @@ def features(
     else:
         typer.echo(f"{done['rows']:,} rows, {len(done['columns'])} columns: {out}")
         typer.echo(", ".join(done["columns"]))
+
+
+@app.command(short_help="How good a run or a curve was.")
+def metrics(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A run's folder, or Parquet or CSV with ts and equity or returns.")
+    ],
+    benchmark: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another curve; of a file with several symbols, SPY.")
+    ] = None,
+    risk_free: Annotated[float, typer.Option(metavar="RATE", help="Per year, a fraction.")] = 0.04,
+    json: _JSON = False,
+) -> None:
+    """Compute return, risk and trade statistics, annual ones from daily closes and 252 days."""
+    if not -1 < risk_free < 1:
+        raise UserError(f"--risk-free {risk_free:g}: want a fraction per year, as 0.04")
+    from dataflows import metrics as command
+
+    answer = command.metrics(file, benchmark, risk_free)
+    if json:
+        _print_json({name: _finite(section) for name, section in answer.items()})
+    else:
+        _print_metrics(answer, command.lines(answer))
 
 
 @app.command(short_help="Why a bar led to an order, or did not.")
@@ -270,6 +295,37 @@ def _progress(name: str) -> Iterator[Progress | None]:
 
 def _print_json(value: Mapping[str, Any]) -> None:
     typer.echo(jsonlib.dumps(value, indent=2, default=str))
+
+
+def _finite(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """JSON knows no NaN."""
+    if section is None:
+        return None
+    missing = {name: None for name, value in section.items() if isinstance(value, float) and not isfinite(value)}
+    return {**section, **missing}
+
+
+def _print_metrics(answer: Mapping[str, Any], sections: Sequence[tuple[str, list[tuple[str, str]]]]) -> None:
+    """Two names and values to a line."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    data = answer["data"]
+    made_up = " [bold yellow]SYNTHETIC DATA[/]" if data["synthetic"] else ""
+    days = f"{data['first_day']} to {data['last_day']}, {data['days']:,} days, {data['rows']:,} points"
+    console.print(f"[bold]{escape(data['file'])}[/] {days}, risk-free {data['risk_free']:.2%}{made_up}")
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(2):
+        facts.add_column(style="dim")
+        facts.add_column(justify="right")
+    for k, (_, rows) in enumerate(sections):
+        if k:
+            facts.add_row()
+        for left, right in zip_longest(rows[::2], rows[1::2], fillvalue=("", "")):
+            facts.add_row(left[0], left[1], f"  {right[0]}", right[1])
+    console.print(facts)
 
 
 def _print_summary(summary: Mapping[str, Any], out: Path) -> None:

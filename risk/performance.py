@@ -53,12 +53,12 @@ def total_return(returns: Floats) -> float:
 
 def cagr(returns: Floats, periods: float = DAYS) -> float:
     """Compound annual growth: (1 + total)^(periods / n) - 1. LEAN has only the calendar form."""
-    return _compounded(total_return(returns), periods / returns.size) if returns.size else _NAN
+    return _growth(total_return(returns), periods / returns.size) if returns.size else _NAN
 
 
 def calendar_cagr(total: float, days: float) -> float:
     """Compound annual growth by the calendar, as LEAN's: (1 + total)^(365 / days) - 1."""
-    return _compounded(total, 365.0 / days) if days > 0 else _NAN
+    return _growth(total, 365.0 / days) if days > 0 else _NAN
 
 
 def annual_performance(returns: Floats, periods: float = DAYS) -> float:
@@ -509,6 +509,11 @@ def _compounded(growth: float, power: float) -> float:
     """(1 + growth)^power - 1; infinite or NaN where no number is."""
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.power(np.float64(1.0 + growth), power)) - 1.0
+
+
+def _growth(total: float, power: float) -> float:
+    """As `_compounded`; NaN after losing more than everything."""
+    return _compounded(total, power) if total >= -1 else _NAN
 
 
 def _deviation(values: Floats, of_money: bool = False) -> float:

@@ -134,9 +134,8 @@ def table(given_answers: list[Any]) -> dict[str, np.ndarray]:
 SKIPPED = {"shard", "listed", "starts", "rank", "names", "slot", "after", "upto", "waiting", "bars.at"}
 
 
-ROWS = [name for name, column in SliceFrame.__annotations__.items() if name in {*BarFrame.__annotations__,
-        "volatility", "direction", "score", "confidence", "regime", "views", "reason"} - {"slices", "refused", "at", "slot",
-        "listed", "shard", "bid", "ask"}]  # fmt: skip
+ROWS = ("symbol", "open", "high", "low", "close", "volume", "half_spread", "volatility", "direction", "score",
+        "confidence", "regime", "views", "reason")  # fmt: skip
 
 
 def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -151,7 +150,8 @@ def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
         yield from columns(value.slices, f"{path}.slices")
         yield from columns(value.refused, f"{path}.refused")
         for field in ROWS:
-            yield f"{path}.row.{field}", getattr(value, field)[value.order]
+            column = getattr(value, field)
+            yield f"{path}.row.{field}", column[value.order] if column.size else column
     elif hasattr(value, "__dataclass_fields__"):
         for field in value.__dataclass_fields__:
             yield from columns(getattr(value, field), f"{path}.{field}")

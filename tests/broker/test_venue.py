@@ -100,11 +100,12 @@ def test_a_bracket_is_stale_at_either_leg():
 
 
 def test_a_stop_is_touched_at_its_price_and_filled_there_or_at_the_gap():
-    assert stop_raw(100, 91, 90) == 0
+    assert stop_raw(100, 91, 90) == -1
     assert stop_raw(100, 90, 90) == 90
     assert stop_raw(100, 80, 90) == 90
     assert stop_raw(90, 80, 90) == 90
     assert stop_raw(85, 80, 90) == 85
+    assert stop_raw(0, 0, 90) == 0  # an open below half a tick
 
 
 def test_a_target_is_touched_at_its_price_and_filled_there_or_at_the_gap():
@@ -119,7 +120,7 @@ def test_a_target_is_touched_at_its_price_and_filled_there_or_at_the_gap():
 def test_legs_are_filled_within_the_bar(low, open_price, high, leg):
     low, open_price, high = sorted((low, open_price, high))
     raw, price = stop_raw(open_price, low, leg), target_price(open_price, high, leg)
-    assert raw == (min(leg, open_price) if low <= leg else 0)
+    assert raw == (min(leg, open_price) if low <= leg else -1)
     assert price == (max(leg, open_price) if high >= leg else 0)
-    assert raw == 0 or low <= raw <= open_price  # a stop never sells above the open, nor below the low
+    assert raw == -1 or low <= raw <= open_price  # a stop never sells above the open, nor below the low
     assert price == 0 or open_price <= price <= high

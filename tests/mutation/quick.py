@@ -39,7 +39,14 @@ class Rows:
 
     def close(self) -> None:
         for k, row in self.touched.items():
-            self.table[k] = tuple(vars(row)[name] for name in self.table.dtype.names)
+            self.table[k] = tuple(wrapped(vars(row)[name]) for name in self.table.dtype.names)
+
+
+def wrapped(value: Any) -> Any:
+    """What is left of a number in the 64 bits of a record."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return (value + 2**63) % 2**64 - 2**63
+    return value
 
 
 def advance(limits: Any, market: Any, book: Any, tape: Any, first: int) -> int:
@@ -57,3 +64,4 @@ def advance(limits: Any, market: Any, book: Any, tape: Any, first: int) -> int:
 
 
 account.advance = advance
+account.EVENTS = 16  # tables that must be lengthened again and again

@@ -32,8 +32,9 @@ def judged(*frames):
     for frame in frames:
         state, bars = clean.step(clean.Params(), state, frame)
         kept = list(zip(bars.slices.ts[bars.at].tolist(), bars.slot.tolist(), strict=True))
-        gone = [(ts, who - 40, Reason(why)) for ts, who, why in
-                zip(bars.refused.ts.tolist(), bars.refused.symbol.tolist(), bars.refused.reason.tolist(), strict=True)]  # fmt: skip
+        out = bars.refused
+        columns = (out.ts.tolist(), (out.symbol - 40).tolist(), map(Reason, out.reason.tolist()))
+        gone = list(zip(*columns, strict=True))
         answers.append((kept, gone))
     return answers
 
@@ -121,10 +122,11 @@ def test_what_was_let_in_is_remembered_over_frames():
 
 def test_every_reason_but_one_has_a_bar():
     """BAD_TIME has none: a time that is no time is refused where files are read."""
+    spoilt = [{"low": NAN}, {"low": 0.0}, {"low": 11.5}, {"volume": -1.0}]
     frames = [
         raw((4, 1, {}), (11, 0, {})),
-        raw((3, 1, {}), (4, 1, {}), (5, 1, {"low": NAN}), (6, 1, {"low": 0.0}), (7, 1, {"low": 11.5}), (8, 1, {"volume": -1.0})),
-    ]  # fmt: skip
+        raw((3, 1, {}), (4, 1, {}), *((5 + k, 1, changes) for k, changes in enumerate(spoilt))),
+    ]
     seen = {why for _, gone in judged(*frames) for *_, why in gone}
     assert seen == {reason for reason in Reason if 80 <= reason < 90} - {Reason.BAD_TIME}
 

@@ -120,7 +120,9 @@ def test_a_target_with_room_for_one_share(volume: float) -> None:
 
 def test_a_wide_quote_costs_half_of_it() -> None:
     """Up to the next tick, also where one part in ten thousand is more than that."""
-    found = ledger(params(), replace(WANTED, half_spread=5.0), replace(QUIET, half_spread=4.0001), Bar(*[85.0] * 4, 1e6))
+    found = ledger(
+        params(), replace(WANTED, half_spread=5.0), replace(QUIET, half_spread=4.0001), Bar(*[85.0] * 4, 1e6)
+    )
     assert [row[4] for row in found.fills] == [105_0000, 85_0000 - 4_0001]
 
 

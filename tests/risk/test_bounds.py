@@ -253,10 +253,15 @@ def test_the_highest_price_and_the_largest_order() -> None:
     dear = Bar(*[MAX_PRICE_USD] * 4, MAX_VOLUME, None, Direction.LONG, 0.9, 0.01, Reason.NONE)
     many = Bar(*[999.0] * 4, MAX_VOLUME, 0.5, Direction.LONG, 0.8, 0.01, Reason.NONE)
     fall = Bar(*[0.01] * 4, MAX_VOLUME)
-    params = Params(FREE.name, MAX_USD, FREE.rules, FREE.exits, FREE.halts, Venue(slippage_bps=1_000, commission_usd=100.0))
+    params = Params(
+        FREE.name, MAX_USD, FREE.rules, FREE.exits, FREE.halts, Venue(slippage_bps=1_000, commission_usd=100.0)
+    )
     for bar in (dear, many):
         for last in (bar, fall, MARKED, SOLD):
-            same(params, [Slice((k + 1) * MINUTE, 1, Phase.MIDDLE, {"A": one}) for k, one in enumerate((bar, bar, last, last))])
+            same(
+                params,
+                [Slice((k + 1) * MINUTE, 1, Phase.MIDDLE, {"A": one}) for k, one in enumerate((bar, bar, last, last))],
+            )
     same(FREE, [Slice((k + 1) * MINUTE, 1, Phase.MIDDLE, {"A": dear, "B": many}) for k in range(3)])
 
 
@@ -338,8 +343,8 @@ def test_orders_without_a_verdict_lengthen_the_tables_too() -> None:
     """A lot of an earlier call is all that happens in this one: its rows must make room, not the verdicts."""
     quiet = Bar(10.0, 10.0, 10.0, 10.0, 1e6)
     names = [f"S{k:04d}" for k in range(600)]
-    told = [Slice((k + 1) * MINUTE, k // 3, (Phase.MIDDLE, Phase.MIDDLE, Phase.LAST)[k % 3], dict.fromkeys(names, quiet))
-            for k in range(6)]  # fmt: skip
+    phases = (Phase.MIDDLE, Phase.MIDDLE, Phase.LAST)
+    told = [Slice((k + 1) * MINUTE, k // 3, phases[k % 3], dict.fromkeys(names, quiet)) for k in range(6)]
     wanted = Bar(10.0, 10.0, 10.0, 10.0, 1e6, None, Direction.LONG, 0.9, 0.01, Reason.NONE)
     told[0] = Slice(told[0].ts, told[0].session, told[0].phase, told[0].bars | {"S0000": wanted})
     params = Params(CROWDED.name, MAX_USD, CROWDED.rules, FREE.exits)

@@ -51,7 +51,8 @@ def test_a_share_in_int64_overflows_nowhere():
 @pytest.mark.parametrize("of", [to_cents, compiled_to_cents], ids=["plain", "compiled"])
 @pytest.mark.parametrize(
     ("ticks", "cents"),
-    [(0, 0), (49, 0), (50, 100), (149, 100), (150, 200), (-49, 0), (-50, 0), (-51, -100), (-150, -100), (1_234_567, 1_234_600)],
+    [(0, 0), (49, 0), (50, 100), (149, 100), (150, 200), (-49, 0), (-50, 0), (-51, -100), (-150, -100),
+     (1_234_567, 1_234_600)],
 )  # fmt: skip
 def test_the_nearest_cent_is_the_upper_of_two(of, ticks, cents):
     assert of(ticks) == cents
