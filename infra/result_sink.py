@@ -2,7 +2,9 @@
 
 Bytewax closes a part when the flow has ended, but also while it falls over a mistake or Ctrl-C, and
 an exception out of `close` then aborts the process. So `close` never raises: it finishes a run that
-is complete, keeps what went wrong for `summary`, and leaves `.partial` as it is otherwise. A flow of
+is complete, keeps what went wrong for `summary`, and leaves `.partial` as it is otherwise. The last
+snapshot, which Bytewax asks for with or without a store, finishes too: then no part need be written
+that is read only once. A flow of
 which every row was recorded before a crash has nothing left to write when it is resumed: its part
 is built and closed, which finishes it or finds it finished.
 """
@@ -47,7 +49,7 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
     def close(self, recorder: Recorder) -> None:
         """Finish the run; never raises."""
         try:
-            self._summary = recorder.finish()
+            self._summary, self._error = recorder.finish(), None
         except BaseException as error:  # Ctrl-C too: raised again by `summary`
             self._error = error
 
@@ -61,6 +63,8 @@ class _Part(StatefulSinkPartition[LedgerFrame, State]):
             self._recorder.add(frame)
 
     def snapshot(self) -> State:
+        if self._recorder.complete:
+            self._sink.close(self._recorder)  # if it fails, the parts are kept and it is tried again
         return self._recorder.snapshot()
 
     def close(self) -> None:

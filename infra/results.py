@@ -1,14 +1,15 @@
 """Ledger frames -> the folder of a run: summary.json, report.html and Parquet tables.
 
-While a run lasts, rows lie in `<out>.partial/parts` as numbered Arrow files: a snapshot names the
-next numbers, a resume drops what was written after it. `finish` turns the parts into Parquet, row
-groups of a fixed size, so that the bytes depend on the ledger alone and the memory not on its
-length, and moves the whole folder to `<out>` in one rename. A half-written `<out>` never exists.
+While a run lasts, rows lie in parts: in memory up to a bound, then in `<out>.partial/parts` as
+numbered Arrow files. A snapshot puts all of them there and names the next numbers, a resume drops
+what was written after it. `finish` turns the parts into Parquet, row groups of a fixed size, so that
+the bytes depend on the ledger alone and the memory not on its length, and moves the whole folder to
+`<out>` in one rename. A half-written `<out>` never exists.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -18,20 +19,21 @@ from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.settings import Settings, describe, settings_hash
 from risk.ledger import LedgerFrame
 from risk.limits import limits
+from risk.order_ids import order_ids
 from schemas.errors import UserError
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
-from schemas.frames import Bools, Floats, Ints, Longs, Names
-from schemas.units import NS_PER_MINUTE, NS_PER_SECOND, TICKS_PER_USD, to_usd
+from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names
+from schemas.units import NS_PER_SECOND, TICKS_PER_USD, to_usd
 
 VERSION = 1
-PART_ROWS = 1 << 16  # rows in memory per table before they are written
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
+PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
+HELD_BYTES = 1 << 27  # of full parts in memory before they are written
 
 Columns = dict[str, np.ndarray[Any, Any]]
 State = dict[str, Any]
@@ -205,8 +207,9 @@ class Recorder:
         self._totals = _Totals(header["initial_cash"])
         self._next = dict.fromkeys(TABLES, 0)  # number of the next part
         self._written = dict.fromkeys(TABLES, 0)  # rows in parts
+        self._held: list[tuple[str, Columns]] = []  # parts that are not on disk yet
         self._buffers = {
-            table: _Rows(columns, PART_ROWS, partial(self._write_part, table)) for table, columns in _PARTS.items()
+            table: _Rows(columns, PART_ROWS, partial(self._hold, table)) for table, columns in _PARTS.items()
         }
 
     @property
@@ -248,8 +251,8 @@ class Recorder:
     def snapshot(self) -> State:
         """Everything so far is in closed files; plain values from which `resume` goes on."""
         if not self.finished:
-            for buffer in self._buffers.values():
-                buffer.flush()
+            self._flush()
+            self._write_parts()
         return {
             "version": VERSION,
             "upto": self.upto,
@@ -272,7 +275,7 @@ class Recorder:
             raise LedgerError(f"results: recorded up to {_iso(self.upto)} of {upto}; left in {self._work}")
         from risk import report
 
-        self.snapshot()
+        self._flush()
         summary = self._totals.summary(self.header, self.rows, self._written)
         run = self._work / "run"
         shutil.rmtree(run, ignore_errors=True)
@@ -308,14 +311,28 @@ class Recorder:
                 columns = {name: column[order] for name, column in columns.items()}
         self._buffers[table].add(columns)
 
-    def _write_part(self, table: str, columns: Columns) -> None:
-        batch = pa.RecordBatch.from_pydict(columns)
-        path = self._part(table, self._next[table])
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
+    def _flush(self) -> None:
+        for buffer in self._buffers.values():
+            buffer.flush()
+
+    def _hold(self, table: str, columns: Columns) -> None:
+        """Take over a part."""
+        self._held.append((table, columns))
         self._totals.part(table, columns)
-        self._next[table] += 1
-        self._written[table] += batch.num_rows
+        self._written[table] += len(next(iter(columns.values())))
+        if sum(column.nbytes for _, part in self._held for column in part.values()) > HELD_BYTES:
+            self._write_parts()
+
+    def _write_parts(self) -> None:
+        """Put what is held on disk; what could not be written is still held."""
+        while self._held:
+            table, columns = self._held[0]
+            batch = pa.RecordBatch.from_pydict(columns)
+            path = self._part(table, self._next[table])
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+                writer.write_batch(batch)
+            self._next[table] += 1
+            del self._held[0]
 
     def _part(self, table: str, number: int) -> Path:
         return self._parts / f"{table}-{number:06}.arrow"
@@ -327,8 +344,12 @@ class Recorder:
                 batch = pa.ipc.open_file(file).get_batch(0)
                 rows += batch.num_rows
                 yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _PARTS[table]}
+        for held, columns in self._held:
+            if held == table:
+                rows += len(next(iter(columns.values())))
+                yield columns
         if rows != self._written[table]:
-            raise LedgerError(f"results: {rows} rows of {table} on disk, {self._written[table]} were written")
+            raise LedgerError(f"results: {rows} rows of {table} are there, {self._written[table]} were written")
 
     def _drop_later_parts(self) -> None:
         kept = {self._part(table, number) for table in TABLES for number in range(self._next[table])}
@@ -359,27 +380,23 @@ class Recorder:
         writer = pq.ParquetWriter(
             path,
             schema,
-            compression="lz4",
+            compression={field.name: "lz4" if _repeats(field.type) else "none" for field in schema},
             use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
             write_statistics=[name for name in ("ts", "exit_ts", "symbol") if name in schema.names],
             write_batch_size=GROUP_ROWS,
         )
 
-        def write(columns: Columns) -> None:
-            writer.write_table(pa.table(convert(words, columns), schema), GROUP_ROWS)
-
         with writer:
-            groups = _Rows(_PARTS[table], GROUP_ROWS, write)
-            for columns in self._sorted_quarantine() if table == "quarantine" else self._read_parts(table):
-                groups.add(columns)
-            groups.flush()
+            parts = self._sorted_quarantine() if table == "quarantine" else self._read_parts(table)
+            for columns in _groups(parts, GROUP_ROWS):
+                writer.write_table(pa.table(convert(words, columns), schema), GROUP_ROWS)
 
     def _sorted_quarantine(self) -> Iterator[Columns]:
         """Refused bars may lie anywhere in time: the one table that is sorted as a whole, in memory."""
         parts = list(self._read_parts("quarantine"))
         if not parts:
             return
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        whole = _joined(parts)
         order = np.lexsort((self._rank[whole["symbol"]], whole["ts"]))
         yield {name: column[order] for name, column in whole.items()}
 
@@ -410,20 +427,46 @@ def _order(ts: Longs, rank: Ints) -> Longs | None:
     return np.lexsort((rank, ts)) if falls.any() else None
 
 
+def _joined(parts: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
+
+
+def _groups(parts: Iterable[Columns], most: int) -> Iterator[Columns]:
+    """The same rows, `most` at a time; the last are what is left. Parts of this size are not copied."""
+    some: list[Columns] = []
+    room = most
+    for part in parts:
+        rows, taken = len(next(iter(part.values()))), 0
+        while taken < rows:
+            end = min(taken + room, rows)
+            some.append({name: column[taken:end] for name, column in part.items()})
+            room, taken = room - (end - taken), end
+            if not room:
+                yield _joined(some)
+                some, room = [], most
+    if some:
+        yield _joined(some)
+
+
+def _repeats(kind: Any) -> bool:
+    """Whether columns of this type shrink enough to be worth it: slices' ends and ids do, measurements do not."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_string(kind))
+
+
 class _Rows:
-    """Columns of a fixed capacity; when they are full, `full` gets them."""
+    """Columns of a fixed capacity; when they are full, `full` gets them for good."""
 
     def __init__(self, dtypes: Mapping[str, str], capacity: int, full: Callable[[Columns], None]):
         self.size = 0
-        self._capacity = capacity
-        self._columns: Columns = {name: np.empty(capacity, dtype) for name, dtype in dtypes.items()}
-        self._full = full
+        self._dtypes, self._capacity, self._full = dtypes, capacity, full
+        self._columns: Columns = {}
 
     def add(self, columns: Columns) -> None:
         """Copy rows in; the caller's arrays are not kept."""
-        rows = len(next(iter(columns.values())))
-        taken = 0
+        rows, taken = len(next(iter(columns.values()))), 0
         while taken < rows:
+            if not self.size:
+                self._columns = {name: np.empty(self._capacity, dtype) for name, dtype in self._dtypes.items()}
             some = min(rows - taken, self._capacity - self.size)
             for name, column in self._columns.items():
                 column[self.size : self.size + some] = columns[name][taken : taken + some]
@@ -435,8 +478,9 @@ class _Rows:
     def flush(self) -> None:
         """Hand over what is there."""
         if self.size:
-            self._full({name: column[: self.size] for name, column in self._columns.items()})
-            self.size = 0  # after it has gone well: a failed write may be tried again
+            columns = {name: column[: self.size] for name, column in self._columns.items()}
+            self.size, self._columns = 0, {}
+            self._full(columns)
 
 
 # Totals.
@@ -650,8 +694,8 @@ class _Words:
         self.alphas = alphas
         texts = [name.decode() for name in names.tolist()]
         self.names = pa.array(texts, pa.string())
-        self._owners = pa.array([f"{account}|{text}|" for text in texts], pa.string())
-        self._endings = pa.array([f"Z|{word(leg)}" for leg in sorted(Leg)], pa.string())
+        self._heads = [f"{account}|{text}|" for text in texts]
+        self._tails = [f"Z|{word(leg)}" for leg in sorted(Leg)]
 
     def ts(self, ts: Longs) -> Any:
         return pa.array(ts).cast(pa.timestamp("ns", "UTC"))
@@ -679,18 +723,14 @@ class _Words:
         digits = ((name, view // 3**k % 3) for k, name in enumerate(self.alphas))
         return " ".join(f"{name}{'-+'[digit // 2]}" for name, digit in digits if digit != 1)
 
-    def order_id(self, symbol: Ints, sent: Longs, leg: np.ndarray[Any, Any]) -> Any:
-        """`account|symbol|20240102T150000Z|leg`."""
-        second, minute = sent // NS_PER_SECOND, sent // NS_PER_MINUTE
-        day = sent.view("M8[ns]").astype("M8[D]")
-        month = day.astype("M8[M]")
-        months = month.astype(np.int64)
-        dates = (months // 12 + 1970) * 10_000 + (months % 12 + 1) * 100 + (day - month).astype(np.int64) + 1
-        clock = minute // 60 % 24 * 10_000 + minute % 60 * 100 + second % 60
-        digits = pc.utf8_slice_codeunits(pa.array(1_000_000 + clock).cast(pa.string()), 1)
-        owners = self._owners.take(pa.array(symbol))
-        endings = self._endings.take(pa.array(leg))
-        return pc.binary_join_element_wise(owners, pa.array(dates).cast(pa.string()), "T", digits, endings, "")
+    def order_id(self, symbol: Ints, sent: Longs, leg: Codes, there: Any = None) -> Any:
+        """`account|symbol|20240102T150000Z|leg`; null where the bits of `there` are not set."""
+        starts, text = order_ids(self._heads, self._tails, symbol, sent, leg)
+        return pa.StringArray.from_buffers(symbol.size, pa.py_buffer(starts), pa.py_buffer(text), there)
+
+    def entry_id(self, symbol: Ints, sent: Longs, there: Any = None) -> Any:
+        """The id of the order that opened a lot."""
+        return self.order_id(symbol, sent, np.full(symbol.size, Leg.ENTRY, np.int8), there)
 
 
 def _usd(ticks: Longs) -> Floats:
@@ -735,7 +775,6 @@ def _verdicts(words: _Words, c: Columns) -> dict[str, Any]:
 
 def _orders(words: _Words, c: Columns) -> dict[str, Any]:
     entry = c["leg"] == Leg.ENTRY
-    parent = words.order_id(c["symbol"], c["entry_ts"], np.full(entry.size, Leg.ENTRY, np.int8))
     return {
         "ts": words.ts(c["ts"]),
         "symbol": words.symbol(c["symbol"]),
@@ -744,7 +783,7 @@ def _orders(words: _Words, c: Columns) -> dict[str, Any]:
         "kind": words.code(Kind, c["kind"]),
         "price": _usd(c["price"]),
         "order_id": words.order_id(c["symbol"], c["ts"], c["leg"]),
-        "parent_id": pc.if_else(pa.array(entry), pa.scalar(None, pa.string()), parent),
+        "parent_id": words.entry_id(c["symbol"], c["entry_ts"], pa.py_buffer(np.packbits(~entry, bitorder="little"))),
         "leg": words.code(Leg, c["leg"]),
         "reason": words.code(Reason, c["reason"]),
     }
@@ -788,7 +827,7 @@ def _trades(words: _Words, c: Columns) -> dict[str, Any]:
         "exit_reason": words.code(Reason, c["reason"]),
         "mae": c["mae"],
         "mfe": c["mfe"],
-        "entry_order_id": words.order_id(c["symbol"], c["order_ts"], np.full(c["qty"].size, Leg.ENTRY, np.int8)),
+        "entry_order_id": words.entry_id(c["symbol"], c["order_ts"]),
     }
 
 

@@ -8,6 +8,7 @@ reach: change one and all kernels are compiled anew, keep them and no run ever c
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,7 @@ def _open_cache() -> str:
     folder = cache_root() / "kernels" / source_hash()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
         os.utime(folder)
         others = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
         for old in others[:-_KEPT]:
@@ -59,6 +61,7 @@ def _open_cache() -> str:
 
 if "NUMBA_CACHE_DIR" not in os.environ and (_folder := _open_cache()):
     os.environ["NUMBA_CACHE_DIR"] = _folder
+_CACHED = "NUMBA_CACHE_DIR" in os.environ  # else numba would cache beside the sources, where it misses edits
 
 from numba import njit  # noqa: E402  (numba reads the variable when it is imported)
 
@@ -66,10 +69,11 @@ from numba import njit  # noqa: E402  (numba reads the variable when it is impor
 def kernel(function: F) -> F:
     """Compile a function without the GIL, keeping IEEE order: the same bits as plain Python.
 
-    An index out of range is not caught (run the tests with `NUMBA_BOUNDSCHECK=1`) and a division
+    Callees are inlined: passing arrays on costs a reference count each, which in a loop over rows is
+    more than the work. An index out of range is not caught (run the tests with `NUMBA_BOUNDSCHECK=1`) and a division
     by zero gives inf or nan, as numpy does.
     """
-    return cast(F, njit(cache=True, nogil=True, error_model="numpy")(function))
+    return cast(F, njit(cache=_CACHED, nogil=True, error_model="numpy", forceinline=True)(function))
 
 
 @cache
@@ -91,8 +95,6 @@ def table(row: type, rows: int) -> Table:
 
 def grown(rows: Table, size: int) -> Table:
     """A copy with at least `size` rows; new ones are zero. Steps call it before they write."""
-    if rows.size >= size:
-        return rows.copy()
-    more: Table = np.zeros(size, rows.dtype).view(np.recarray)
-    more[: rows.size] = rows
+    more: Table = np.zeros(max(size, rows.size), rows.dtype).view(np.recarray)
+    more[: rows.size] = rows  # field by field: a plain copy would carry undefined bytes between the fields
     return more

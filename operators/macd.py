@@ -115,6 +115,4 @@ def bounced(row: Row, share: float, bounce: float, life: int) -> None:
         trend = -1
     if trend == row.trend:
         return
-    row.trend, row.until = trend, row.seen + life
-    if trend == 0:
-        row.until = 0
+    row.trend, row.until = trend, row.seen + life  # without a trend the view is 0 all its life

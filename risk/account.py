@@ -21,6 +21,7 @@ from risk.rules import object_to, size, stop_for, target_for, usd
 from risk.tape import EQUITY, PER_SYMBOL, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
 from schemas.events import Direction, Kind, Leg, Phase, Reason, Side
 from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame, Table
+from schemas.units import NS_PER_MINUTE
 
 EVENTS = 4_096  # rows of each table that a call starts with
 UNPUBLISHED = (Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_PUBLISH_GATE)
@@ -70,7 +71,7 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
                     frame.open, frame.high, frame.low, frame.close, frame.volume, frame.half_spread,
                     frame.volatility, frame.direction, frame.confidence, frame.reason)  # fmt: skip
 
-    tape = blank(slices.size, EVENTS)
+    tape = blank(slices.size, EVENTS + frame.rows // 8)
     done = 0
     while done < slices.size:
         done = advance(convert(params), market, book, tape, done)
@@ -90,13 +91,14 @@ def _widened(book: Book, symbols: int) -> Book:
     busy[: book.busy.size] = book.busy
     is_busy = np.zeros(rows.size, np.int8)
     is_busy[: book.is_busy.size] = book.is_busy
-    return Book(book.funds.copy(), rows, busy, is_busy)
+    return Book(grown(book.funds, 1), rows, busy, is_busy)
 
 
 @kernel
 def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) -> int:
     """The loop over slices; returns the first slice for which the tables have no room."""
     bar_of = np.full(book.rows.size, -1, np.int32)
+    candidates = np.empty(np.max(np.diff(market.starts)), np.int64)  # rows of one slice
     funds = book.funds[0]
     for i in range(first, market.ts.size):
         begin, end = market.starts[i], market.starts[i + 1]
@@ -105,27 +107,28 @@ def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) 
         ts, phase = market.ts[i], market.phase[i]
         funds.slices += 1
         open_session(limits, funds, market.session[i])
-        candidates = look(market, book, begin, end, bar_of)
+        found = look(market, book, begin, end, bar_of, candidates)
         run_fills(limits, market, book, tape, ts, phase, bar_of)
         run_exits(limits, market, book, tape, ts, phase, bar_of)
         run_halts(limits, market, book, tape, ts, phase, bar_of)
         forget(book, bar_of)
-        if candidates > 0:
-            decide(limits, market, book, tape, ts, begin, end, candidates)
+        if found > 0:
+            decide(limits, market, book, tape, ts, candidates[:found])
     return market.ts.size
 
 
 @kernel
-def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints) -> int:
-    """Note the rows of busy symbols; returns how many candidates there are. Idle rows cost no more than this."""
-    candidates = 0
+def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candidates: Longs) -> int:
+    """Note the rows of busy symbols and of candidates; returns how many these are. Idle rows cost no more."""
+    found = 0
     for j in range(begin, end):
         r = market.order[j]
         if book.is_busy[market.symbol[r]]:
             bar_of[market.symbol[r]] = r
         if market.reason[r] == Reason.NONE:
-            candidates += 1
-    return candidates
+            candidates[found] = r
+            found += 1
+    return found
 
 
 @kernel
@@ -178,17 +181,8 @@ def forget(book: Book, bar_of: Ints) -> None:
 
 
 @kernel
-def decide(
-    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, begin: int, end: int, candidates: int
-) -> None:
-    """Judge the candidates by falling confidence, ties by name (the order of the rows)."""
-    rows = np.empty(candidates, np.int64)
-    n = 0
-    for j in range(begin, end):
-        r = market.order[j]
-        if market.reason[r] == Reason.NONE:
-            rows[n] = r
-            n += 1
+def decide(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, rows: Longs) -> None:
+    """Judge the candidates by falling confidence, ties by name (the order they come in)."""
     for k in np.argsort(-market.confidence[rows], kind="mergesort"):
         r = rows[k]
         held = book.rows[market.symbol[r]].shares > 0
@@ -251,8 +245,14 @@ def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
 
 
 def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:
-    """Events by slice, then by the symbol's name; those of one symbol as they happened."""
-    return rows.take(np.lexsort((rank[rows.symbol], ts))).view(np.recarray) if rows.size > 1 else rows
+    """Events by slice, then by the symbol's name; those of one symbol as they happened.
+
+    Slices are in order already and at least a minute apart.
+    """
+    if rows.size < 2:
+        return rows
+    keys = (ts - ts[0]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]
+    return rows.take(np.argsort(keys, kind="stable")).view(np.recarray)
 
 
 def _signals(frame: SliceFrame) -> SignalColumns:

@@ -2,42 +2,54 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from html import escape
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from schemas.calendar import NEW_YORK
-from schemas.frames import Floats, Longs
-from schemas.units import NS_PER_SECOND
+from schemas.frames import Floats, Ints, Longs
+from schemas.units import NS_PER_MINUTE, NS_PER_SECOND
 
-MOST_POINTS = 20_000  # of a curve; longer ones are thinned
-_BUCKETS = 1_500  # a thinned curve keeps first, last, lowest and highest of each
-_DOTS = 3_000  # trades in the scatter
+MOST_POINTS = 4_000  # of a curve; longer ones are thinned
+_BUCKETS = 600  # a thinned curve keeps first, last, lowest and highest of each; a chart is some 1,000 pixels wide
+_DOTS = 2_000  # trades in the scatter
+_EXTREMES = 50  # of these, the worst and the best at least
+_HOUR = 60 * NS_PER_MINUTE
 _LISTED = 8  # trades in each table
 _BARS = 12  # symbols at each end of the P&L chart
 _TRADE = ("closed", "symbol", "profit", "exit", "shares", "in", "out")
+_COLUMNS = ["symbol", "exit_ts", "entry_price", "exit_price", "qty", "pnl", "exit_reason"]
 _GREEN, _RED, _BLUE, _GREY = "#1a7f4b", "#c0392b", "#2457a6", "#8a94a3"
+
+
+class Labels(NamedTuple):
+    """A column of words: row i says names[place[i]]."""
+
+    names: list[str]
+    place: Ints
 
 
 def write(folder: Path) -> Path:
     """Read summary.json and the tables of `folder`, write report.html into it."""
-    import pyarrow.parquet as pq
-
     summary = json.loads((folder / "summary.json").read_bytes())
-    equity = pq.read_table(folder / "equity.parquet", columns=["ts", "equity", "drawdown"])
-    trades = pq.read_table(folder / "trades.parquet")
+    equity = _read(folder / "equity.parquet", ["ts", "equity", "drawdown"])
+    trades = _read(folder / "trades.parquet", _COLUMNS)
+    before, mark, after = page(summary, equity, trades).partition(_MARK)
     path = folder / "report.html"
-    path.write_text(page(summary, _columns(equity), _columns(trades)), encoding="utf-8")
+    with path.open("wb") as file:
+        file.write(before.encode())
+        if mark:
+            file.writelines([b"<script>", _plotly(), b"</script>"])
+        file.write(after.encode())
     return path
 
 
 def page(summary: Mapping[str, Any], equity: Mapping[str, Any], trades: Mapping[str, Any]) -> str:
-    """The whole page; columns are arrays by name, times in UTC ns."""
+    """The page, with a mark where the library belongs; columns are arrays by name, times in UTC ns, words Labels."""
     figures: dict[str, Any] = {}
     if equity["ts"].size:
         figures["curve"] = _curve(equity)
@@ -62,23 +74,26 @@ def page(summary: Mapping[str, Any], equity: Mapping[str, Any], trades: Mapping[
         title=escape(f"{summary['bars'].get('label', 'run')}: {_percent(summary['return'])}"),
         style=_STYLE,
         body="\n".join(section for section in sections if section),
-        plotly=_plotly() if figures else "",
+        plotly=_MARK if figures else "",
         figures=json.dumps(figures).replace("</", "<\\/"),
         script=_SCRIPT if figures else "",
     )
 
 
-def _columns(table: Any) -> dict[str, Any]:
-    """Arrays by name; times as integers, words as objects."""
+def _read(path: Path, names: list[str]) -> dict[str, Any]:
+    """Columns by name; times as integers."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    columns = {}
+    with pq.ParquetFile(path, memory_map=True) as file:
+        table = file.read(names, use_threads=False).unify_dictionaries().combine_chunks()
+    columns: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.int64())
-        elif pa.types.is_dictionary(column.type):
-            column = column.cast(pa.string())
-        columns[name] = column.to_numpy()
+        if pa.types.is_dictionary(column.type):
+            words = column.combine_chunks()
+            columns[name] = Labels(words.dictionary.to_pylist(), words.indices.to_numpy())
+        else:
+            columns[name] = (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_numpy()
     return columns
 
 
@@ -172,7 +187,7 @@ def _trade_tables(trades: Mapping[str, Any]) -> str:
     pnl = trades["pnl"]
     if not pnl.size:
         return ""
-    order = np.argsort(pnl, kind="stable")
+    worst, best = _extremes(pnl, _LISTED)
     last = np.arange(pnl.size)[::-1]
     return "".join(
         _section(
@@ -180,25 +195,26 @@ def _trade_tables(trades: Mapping[str, Any]) -> str:
             _table(_TRADE, _rows_of(trades, which)),
         )
         for title, which in (
-            ("Best trades", order[::-1][:_LISTED]),
-            ("Worst trades", order[:_LISTED]),
+            ("Best trades", best),
+            ("Worst trades", worst),
             ("Last trades", last[:_LISTED]),
         )
     )
 
 
 def _rows_of(trades: Mapping[str, Any], which: Longs) -> list[list[str]]:
+    symbols, reasons = _texts(trades["symbol"], which), _texts(trades["exit_reason"], which)
     return [
         [
             _clock(int(trades["exit_ts"][i])),
-            f"<b>{escape(str(trades['symbol'][i]))}</b>",
+            f"<b>{symbol}</b>",
             _cell(trades["pnl"][i]),
-            _text(trades["exit_reason"][i]),
+            reason,
             f"{int(trades['qty'][i]):,}",
             _money(trades["entry_price"][i]),
             _money(trades["exit_price"][i]),
         ]
-        for i in which
+        for i, symbol, reason in zip(which, symbols, reasons, strict=True)
     ]
 
 
@@ -238,7 +254,7 @@ def _settings(summary: Mapping[str, Any]) -> str:
 
 def _curve(equity: Mapping[str, Any]) -> dict[str, Any]:
     kept = thinned(equity["equity"], equity["drawdown"])
-    times = [_local(int(ts)) for ts in equity["ts"][kept]]
+    times = _local(equity["ts"][kept])
     line = {"type": "scatter", "mode": "lines", "x": times}
     return {
         "data": [
@@ -273,26 +289,22 @@ def _dots(trades: Mapping[str, Any]) -> dict[str, Any]:
     pnl = trades["pnl"]
     kept = np.arange(pnl.size)
     if pnl.size > _DOTS:  # evenly through the run, and the extremes
-        order = np.argsort(pnl, kind="stable")
         evenly = np.linspace(0, pnl.size - 1, _DOTS).astype(np.int64)
-        kept = np.unique(np.concatenate([evenly, order[:50], order[-50:]]))
-    text = [
-        f"{symbol} {_text(reason)}"
-        for symbol, reason in zip(trades["symbol"][kept], trades["exit_reason"][kept], strict=True)
-    ]
+        kept = np.unique(np.concatenate([evenly, *_extremes(pnl, _EXTREMES)]))
+    words = zip(_texts(trades["symbol"], kept), _texts(trades["exit_reason"], kept), strict=True)
     shown = "" if kept.size == pnl.size else f"{kept.size:,} of {pnl.size:,}"
     return {
         "data": [
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [_local(int(ts)) for ts in trades["exit_ts"][kept]],
+                "x": _local(trades["exit_ts"][kept]),
                 "y": _rounded(pnl[kept], 2),
-                "text": text,
+                "text": [" ".join(pair) for pair in words],
                 "marker": {
                     "size": 5,
                     "opacity": 0.6,
-                    "color": [_GREEN if value > 0 else _RED for value in pnl[kept]],
+                    "color": np.where(pnl[kept] > 0, _GREEN, _RED).tolist(),
                 },
                 "hovertemplate": "%{text}<br>%{y:,.2f} USD<br>%{x}<extra></extra>",
             }
@@ -329,7 +341,7 @@ def _histogram(pnl: Floats) -> dict[str, Any]:
 
 def _by_symbol(trades: Mapping[str, Any]) -> dict[str, Any]:
     sums = sorted(
-        ((float(pnl.sum()), str(symbol), pnl.size) for symbol, pnl in _groups(trades["symbol"], trades["pnl"])),
+        ((float(pnl.sum()), symbol, pnl.size) for symbol, pnl in _groups(trades["symbol"], trades["pnl"])),
         key=lambda row: (row[0], row[1]),
     )
     note = ""
@@ -365,17 +377,30 @@ def thinned(*curves: Floats, most: int = MOST_POINTS, buckets: int = _BUCKETS) -
     edges = np.linspace(0, size, buckets + 1).astype(np.int64)
     kept = [edges[:-1], edges[1:] - 1]
     for curve in curves:
-        for extreme in (np.argmin, np.argmax):
-            kept.append(np.array([a + extreme(curve[a:b]) for a, b in pairwise(edges)], np.int64))
+        for extreme in (np.minimum, np.maximum):
+            of_bucket = np.repeat(extreme.reduceat(curve, edges[:-1]), np.diff(edges))
+            reached = np.flatnonzero(curve == of_bucket)
+            kept.append(reached[np.searchsorted(reached, edges[:-1])])  # the first of each bucket
     return np.unique(np.concatenate(kept))
 
 
-def _groups(names: Any, values: Floats) -> Iterable[tuple[Any, Floats]]:
+def _extremes(values: Floats, most: int) -> tuple[Longs, Longs]:
+    """Indices of the lowest values and of the highest, the extreme first; among equals the first is lower."""
+    last = min(most, values.size) - 1
+    ends = np.partition(values, [last, values.size - 1 - last])
+    low = np.flatnonzero(values <= ends[last])
+    high = np.flatnonzero(values >= ends[values.size - 1 - last])
+    worst = low[np.argsort(values[low], kind="stable")]
+    best = high[np.argsort(values[high], kind="stable")][::-1]
+    return worst[:most], best[:most]
+
+
+def _groups(labels: Labels, values: Floats) -> Iterable[tuple[str, Floats]]:
     """Values by name, names in alphabetical order."""
-    known, place = np.unique(names.astype(str), return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    ends = np.cumsum(np.bincount(place, minlength=known.size))
-    return zip(known, np.split(values[order], ends[:-1]), strict=True)
+    order = np.argsort(labels.place.astype(np.int16) if len(labels.names) < 1 << 15 else labels.place, kind="stable")
+    sizes = np.bincount(labels.place, minlength=len(labels.names))
+    groups = zip(labels.names, np.split(values[order], np.cumsum(sizes)[:-1]), strict=True)
+    return sorted((group for group in groups if group[1].size), key=lambda group: group[0])
 
 
 # Small pieces of HTML and text.
@@ -443,6 +468,12 @@ def _text(word: Any) -> str:
     return escape(str(word).replace("_", " "))
 
 
+def _texts(labels: Labels, rows: Longs) -> list[str]:
+    """The words of some rows."""
+    texts = [_text(name) for name in labels.names]
+    return [texts[place] for place in labels.place[rows].tolist()]
+
+
 def _plain(value: Any) -> str:
     """Text as it is, of a list how long it is."""
     if isinstance(value, list):
@@ -455,23 +486,29 @@ def _rounded(values: Floats, digits: int) -> list[float]:
     return rounded
 
 
-def _local(ts: int) -> str:
-    """New York's clock, as a date axis takes it."""
-    return datetime.fromtimestamp(ts // NS_PER_SECOND, NEW_YORK).replace(tzinfo=None).isoformat(" ")
+def _local(ts: Longs) -> list[str]:
+    """New York's clock, as a date axis takes it; its distance from UTC changes with a full hour."""
+    hours, place = np.unique(ts // _HOUR, return_inverse=True)
+    there = [datetime.fromtimestamp(hour * 3_600, NEW_YORK).replace(tzinfo=UTC) for hour in hours.tolist()]
+    begins = np.array([int(begin.timestamp()) for begin in there], np.int64)
+    seconds = begins[place] + ts % _HOUR // NS_PER_SECOND
+    texts: list[str] = np.datetime_as_string(seconds.view("M8[s]")).tolist()
+    return texts
 
 
 def _clock(ts: int) -> str:
     return datetime.fromtimestamp(ts // NS_PER_SECOND, NEW_YORK).strftime("%Y-%m-%d&nbsp;%H:%M")
 
 
-def _plotly() -> str:
+def _plotly() -> bytes:
     """The library's own JavaScript; found without importing the package, which takes its time."""
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("plotly is not installed")
-    path = Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
-    return f"<script>{path.read_text(encoding='utf-8')}</script>"
+    return (Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_bytes()
 
+
+_MARK = "<!-- plotly.js -->"
 
 _STYLE = """
 :root { --ink: #1b2430; --dim: #66707f; --line: #e3e7ec; --ground: #f5f6f8; }

@@ -27,21 +27,23 @@ class Universe:
         self.admit(names)
 
     def admit(self, names: Iterable[str]) -> list[Listing]:
-        """Give each unknown name the next id; known ones are left as they are."""
-        shards, listed = [], []
-        for name in names:
-            if name in self.ids:
-                continue
+        """Give each unknown name the next id; known ones are left as they are.
+
+        Raises ValueError for a name that cannot be a symbol, and then admits none of them.
+        """
+        fresh = [name for name in dict.fromkeys(names) if name not in self.ids]
+        for name in fresh:
             if not name or len(name.encode()) > MAX_NAME or not name.isascii() or name != name.upper():
                 raise ValueError(f"symbol {name!r}: want 1 to {MAX_NAME} upper-case ASCII characters")
+        listed = []
+        for name in fresh:
             shard = shard_of(name)
             listed.append(Listing(len(self.names), self._taken[shard], name))
-            shards.append(shard)
             self._taken[shard] += 1
             self.ids[name] = len(self.names)
             self.names.append(name)
-        self.shards = np.concatenate([self.shards, np.array(shards, np.int8)])
-        self.slots = np.concatenate([self.slots, np.array([e.slot for e in listed], np.int32)])
+        self.shards = np.concatenate([self.shards, np.array([shard_of(name) for name in fresh], np.int8)])
+        self.slots = np.concatenate([self.slots, np.array([entry.slot for entry in listed], np.int32)])
         return listed
 
     def __len__(self) -> int:

@@ -223,7 +223,8 @@ def test_a_mistake_is_one_line_and_code_2(backtest, tmp_path, capsys, arguments,
 
 
 def test_what_is_missing_is_named(capsys):
-    assert "--out" in mistake(capsys, "backtest", "bars")
+    assert "--out" in mistake(capsys, "features", "bars")
+    assert "BARS" in mistake(capsys, "backtest")
     assert "No such command" in mistake(capsys, "backtets")
     assert "want" in mistake(capsys, "why", "run", "A", "noon")
 

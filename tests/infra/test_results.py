@@ -32,7 +32,7 @@ def small_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "PART_ROWS", 50)
         patch.setattr(results, "GROUP_ROWS", 64)
-        patch.setattr("risk.report._plotly", lambda: "")
+        patch.setattr("risk.report._plotly", lambda: b"")
         yield
 
 
@@ -291,6 +291,18 @@ def test_a_failed_write_is_not_passed_over(tmp_path, monkeypatch):
     assert len(rows(tmp_path / "run", "equity")) == STORY.ts.size
 
 
+@pytest.mark.parametrize("held", [0, 2_000, 1 << 27])
+def test_parts_in_memory_are_bounded_and_change_no_byte(tmp_path, run, monkeypatch, held):
+    monkeypatch.setattr(results, "HELD_BYTES", held)
+    recorder = Recorder(tmp_path / "run", STORY.header())
+    for frame in STORY.frames(range(10, 200, 10)):
+        recorder.add(frame)
+        assert sum(column.nbytes for _, part in recorder._held for column in part.values()) <= held
+    assert any((tmp_path / "run.partial" / "parts").iterdir()) == (held < 1 << 27)
+    recorder.finish()
+    assert contents(tmp_path / "run") == contents(run)
+
+
 def test_frames_have_to_follow_each_other(tmp_path):
     first, second = STORY.frames([100])
     recorder = Recorder(tmp_path / "run", STORY.header())
@@ -471,6 +483,42 @@ def test_a_mistake_in_the_flow_keeps_its_cause(tmp_path):
     with pytest.raises(LedgerError, match="a frame after"):
         go(graph, every=10)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_last_snapshot_finishes_so_that_no_part_is_written(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(Recorder, "_write_parts", lambda self: pytest.fail("parts are for those that go on"))
+    monkeypatch.setattr(Recorder, "snapshot", _only_once_finished(Recorder.snapshot))
+    graph, sink = flow(tmp_path / "run", STORY.frames([100]))
+    go(graph, every=10)
+    assert sink.summary() == read_summary(run)
+    assert contents(tmp_path / "run") == contents(run)
+
+
+def _only_once_finished(snapshot):
+    def check(recorder):
+        assert recorder.finished
+        return snapshot(recorder)
+
+    return check
+
+
+def test_what_went_wrong_at_the_last_snapshot_is_tried_again(tmp_path, run, monkeypatch, store):
+    from risk import report
+
+    write, tries = report.write, []
+
+    def fall_once(folder):
+        tries.append(folder)
+        if len(tries) == 1:
+            raise OSError("no space left")
+        write(folder)
+
+    monkeypatch.setattr("risk.report.write", fall_once)
+    graph, sink = flow(tmp_path / "run", STORY.frames([100]))
+    go(graph, store, every=10)
+    assert len(tries) == 2
+    assert sink.summary() == read_summary(run)
+    assert contents(tmp_path / "run") == contents(run)
 
 
 def test_an_error_while_finishing_is_kept_for_who_asks(tmp_path, monkeypatch):

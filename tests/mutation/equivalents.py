@@ -1,7 +1,243 @@
 """Mutants that survive because they cannot move money, each with its reason."""
 
+from typing import NamedTuple
+
+
+class Same(NamedTuple):
+    """A statement that may read otherwise, and why nothing comes of it."""
+
+    place: str  # module.function, or the module alone
+    before: str
+    after: tuple[str, ...]
+    why: str
+
+
 LEFT_OUT: dict[str, str] = {
     "risk.account._signals": "what was published, for the page: it moves nothing, and the reference does not tell it",
 }
 
-EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {}
+_LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.legs_ts == ts)):"
+_PAD = "rows.last_ts[book.rows.size:] = "
+_LONGER = "tape = longer(tape, max(PER_SYMBOL * (widest + 1), tape.verdicts.size))"
+_ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
+_SORTED = (
+    "verdicts, orders, updates, fills, trades = (rows[np.lexsort((frame.rank[rows.symbol], rows[key]))]{} "
+    "for rows, key in zip(events, keys, strict=True))"
+)
+_MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
+_EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))"
+
+EQUIVALENT: tuple[Same, ...] = (
+    # one row of funds, numbers that are only compared with themselves
+    Same(
+        "risk.account.start",
+        "return State(1, empty_book(convert(params)))",
+        ("return State(2, empty_book(convert(params)))", "return State(0, empty_book(convert(params)))"),
+        "the version of a snapshot is no money",
+    ),
+    Same("risk.account.step", "if book.funds[0].overflow:", ("if book.funds[-1].overflow:",), "one row: first is last"),
+    Same(
+        "risk.account.step",
+        "widest = int(np.diff(frame.starts).max()) + int(book.funds[0].busy)",
+        ("widest = int(np.diff(frame.starts).max()) + int(book.funds[-1].busy)",),
+        "one row: first is last",
+    ),
+    Same(
+        "risk.account._funds",
+        "funds, totals = (book.funds[0], table(FundsRow, 1))",
+        ("funds, totals = (book.funds[-1], table(FundsRow, 1))", "funds, totals = (book.funds[0], table(FundsRow, 2))"),
+        "one row: first is last; a second row of totals is not read",
+    ),
+    Same("risk.portfolio.start", "funds = table(Funds, 1)", ("funds = table(Funds, 2)",), "a second row is not read"),
+    Same(
+        "risk.portfolio.start",
+        "funds.session = -1",
+        ("pass", "funds.session = -2", "funds.session = -0"),
+        "any number that is no day's: sessions are days since 1970",
+    ),
+    Same(
+        "risk.portfolio.start",
+        _EMPTY,
+        (
+            _EMPTY.replace("Row, 0", "Row, 1"),
+            _EMPTY.replace("zeros(0, np.int32)", "zeros(1, np.int32)"),
+            _EMPTY.replace("zeros(0, np.int8)", "zeros(1, np.int8)"),
+        ),
+        "rows are added before the first slice, busy ones only count up to `busy`",
+    ),
+    Same(
+        "risk.account._widened",
+        _PAD + "-2 ** 62",
+        (_PAD + "-2 ** 61", _PAD + "-2 ** 63"),
+        "longer ago than any cooldown (-2 ** 63 wraps when compiled; then every history fails)",
+    ),
+    Same(
+        "risk.account.advance",
+        "bar_of = np.full(book.rows.size, -1, np.int32)",
+        ("bar_of = np.full(book.rows.size, -2, np.int32)",),
+        "any number below 0 is no row",
+    ),
+    Same(
+        "risk.account.forget",
+        "bar_of[book.busy[k]] = -1",
+        ("bar_of[book.busy[k]] = -2",),
+        "any number below 0 is no row",
+    ),
+    Same("risk.portfolio.attend", "book.is_busy[symbol] = 1", ("book.is_busy[symbol] = 2",), "as true as 1"),
+    Same(
+        "risk.portfolio.attend",
+        "while k > 0 and rank[book.busy[k - 1]] > rank[symbol]:",
+        ("while k > 0 and rank[book.busy[k - 1]] >= rank[symbol]:",),
+        "no symbol is put on the list twice",
+    ),
+    # how much room the tables have: more than enough is enough
+    Same(
+        "risk.account.step",
+        "tape = blank(slices.size, EVENTS)",
+        ("tape = blank(slices.size, EVENTS + 1)", "tape = blank(slices.size, EVENTS - 1)"),
+        "tables grow when they must",
+    ),
+    Same(
+        "risk.account.step",
+        _LONGER,
+        (
+            "tape = longer(tape, PER_SYMBOL * (widest + 1))",
+            _LONGER.replace("(PER", "((PER").replace("SYMBOL *", "SYMBOL + 1) *"),
+            _LONGER.replace("widest + 1", "widest + 2"),
+        ),
+        "enough for the next slice; more often or more seldom",
+    ),
+    Same(
+        "risk.account.step",
+        "if done < slices.size:",
+        ("if done <= slices.size:",),
+        "lengthened once more than needed, at the end",
+    ),
+    Same(
+        "risk.account.advance",
+        _ROOM,
+        (_ROOM.replace("end - begin", "end"), _ROOM.replace("end - begin", "end + begin")),
+        "asks for more room than needed",
+    ),
+    Same("risk.tape.has_room", "most = 0", ("most = 1", "most = -1"), "PER_SYMBOL is twice what a symbol writes"),
+    Same(
+        "risk.tape.has_room",
+        _MOST,
+        (
+            _MOST.replace("<=", "<"),
+            _MOST.replace("PER_SYMBOL", "(PER_SYMBOL - 1)"),
+            _MOST.replace("PER_SYMBOL", "(PER_SYMBOL + 1)"),
+            _MOST.replace("(symbols + 1)", "symbols"),
+            _MOST.replace("symbols + 1", "symbols + 2"),
+            _MOST.replace("symbols + 1", "symbols + 0"),
+        ),
+        "PER_SYMBOL is twice what a symbol writes, and one symbol is added",
+    ),
+    Same(
+        "risk.account._ledger",
+        _SORTED.format(" if rows.size > 1 else rows"),
+        (
+            _SORTED.format(""),
+            _SORTED.format(" if rows.size >= 1 else rows"),
+            _SORTED.format(" if rows.size > 0 else rows"),
+        ),
+        "one row or none is in order",
+    ),
+    Same(
+        "risk.account.advance",
+        "if candidates > 0:",
+        ("if candidates >= 0:", "if candidates > -1:"),
+        "a loop over no candidates",
+    ),
+    # fills
+    Same(
+        "risk.fills.fill",
+        "left -= fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)",
+        (
+            "left += fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)",
+            "left = fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)",
+        ),
+        "no leg is live while an exit is pending: what is left is not used",
+    ),
+    Same(
+        "risk.fills.fill",
+        _LEGS,
+        (
+            _LEGS.replace("row.shares > 0 and ", ""),
+            _LEGS.replace("shares > 0", "shares >= 0"),
+            _LEGS.replace("shares > 0", "shares > -1"),
+        ),
+        "live legs are a lot's: without shares there are none",
+    ),
+    Same(
+        "risk.fills.fill",
+        _LEGS,
+        (
+            "if row.shares > 0 and row.legs == LIVE_LEGS:",
+            _LEGS.replace("(row.oco and row.legs_ts == ts)", "row.legs_ts == ts"),
+        ),
+        "an OCO of this slice comes of a part, which has used all the room; other legs are of an earlier slice",
+    ),
+    Same(
+        "risk.fills.fill",
+        "if row.shares > 0:",
+        ("if row.shares >= 0:", "if row.shares > -1:"),
+        "best and worst of a closed lot are reported already, and begin anew with the next",
+    ),
+    Same(
+        "risk.fills.fill_entry",
+        "return 0",
+        ("return 1", "return -1"),
+        "nothing was bought: there is no leg for what is left",
+    ),
+    Same("risk.fills.sell_shares", "return 0", ("return 1", "return -1"), "no leg uses what is left after an exit"),
+    Same(
+        "risk.fills.fill_legs", "if price > 0 and left > 0:", ("if price > 1 and left > 0:",), "targets are whole cents"
+    ),
+    # exits and halts
+    Same(
+        "risk.exits.send_exit",
+        "row.exit_reason, row.exit_ts, row.last_ts = (reason, ts, ts)",
+        ("row.exit_reason, row.exit_ts = (reason, ts)",),
+        "the fill that closes the lot comes later, and until then `position_held` objects before `cooldown`",
+    ),
+    Same(
+        "risk.halts.trip",
+        "if not funds.killed and day_loss(funds) >= portion_up(funds.day_equity, limits.kill_loss_bps):",
+        ("if day_loss(funds) >= portion_up(funds.day_equity, limits.kill_loss_bps):",),
+        "once killed there are no entries to cancel, and the exits were sent a moment before",
+    ),
+    # rules
+    Same(
+        "risk.rules",
+        "return Objection(Reason.NONE, 0.0, 0.0)",
+        (
+            "return Objection(Reason.NONE, 1.0, 0.0)",
+            "return Objection(Reason.NONE, -1.0, 0.0)",
+            "return Objection(Reason.NONE, 0.0, 1.0)",
+            "return Objection(Reason.NONE, 0.0, -1.0)",
+        ),
+        "without an objection both numbers are written anew",
+    ),
+    Same(
+        "risk.rules.throttled",
+        "sent = funds.sent if ts - funds.sent_ts < NS_PER_MINUTE else 0",
+        ("sent = funds.sent if ts - funds.sent_ts < NS_PER_MINUTE - 1 else 0",),
+        "slices end at whole minutes",
+    ),
+    Same(
+        "risk.rules.misfit",
+        "if not 0 < stop < price < target_for(limits, price):",
+        ("if not 1 < stop < price < target_for(limits, price):",),
+        "stops are whole cents",
+    ),
+)
+
+
+def why(place: str, before: str, after: str) -> str:
+    """Why this change moves no money; empty if that is not known."""
+    module = place.rpartition(".")[0]
+    for one in EQUIVALENT:
+        if one.place in (place, module) and one.before == before and after in one.after:
+            return one.why
+    return ""

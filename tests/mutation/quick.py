@@ -38,8 +38,13 @@ class Rows:
         return self.touched[k]
 
     def close(self) -> None:
+        names = self.table.dtype.names
         for k, row in self.touched.items():
-            self.table[k] = tuple(wrapped(vars(row)[name]) for name in self.table.dtype.names)
+            values = [vars(row)[name] for name in names]
+            try:
+                self.table[k] = tuple(values)
+            except OverflowError:
+                self.table[k] = tuple(map(wrapped, values))
 
 
 def wrapped(value: Any) -> Any:
@@ -64,4 +69,4 @@ def advance(limits: Any, market: Any, book: Any, tape: Any, first: int) -> int:
 
 
 account.advance = advance
-account.EVENTS = 16  # tables that must be lengthened again and again
+account.EVENTS = 64  # tables that must be lengthened again and again

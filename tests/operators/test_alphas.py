@@ -1,5 +1,7 @@
 """The alphas: examples to check by hand, and slow models that must vote alike."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,7 +77,7 @@ def test_rsi_zones_have_a_margin(zone, index, after, begins):
 def slow_rsi(closes, period=14, life=14):
     """Section 7 and ruling 19, on whole lists."""
     answer, zone, view = [], "MIDDLE", (0, 0)
-    moves = [b - a for a, b in zip(closes, closes[1:], strict=False)]
+    moves = [b - a for a, b in pairwise(closes)]
     gains, losses = [max(m, 0.0) for m in moves], [max(-m, 0.0) for m in moves]
     for i in range(len(closes)):
         if i >= period:

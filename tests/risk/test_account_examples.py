@@ -3,9 +3,14 @@
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from operators.kernel import table
 from risk.limits import Exits, Halts, Params, Rules, Venue
+from risk.portfolio import Book, Funds, Row, attend, dismiss_idle
 from schemas.events import Direction, Leg, Phase, Reason, Status
 from tests.reference.account import Bar, Ledger, Slice
 from tests.risk.test_account_agrees import run, same
@@ -130,3 +135,27 @@ def test_a_stop_below_the_first_tick_is_still_a_stop() -> None:
     """An open of 0.00002 USD is 0 ticks: what is left is sold at one tick."""
     found = ledger(params(), WANTED, QUIET, Bar(0.00002, 50.0, 0.00002, 50.0, 1e6), QUIET)
     assert [(row[0], row[7], row[4]) for row in found.fills[1:]] == [(3 * MINUTE, Leg.STOP_LOSS, 1)]
+
+
+def test_who_never_traded_need_not_rest() -> None:
+    """However long the cooldown and however early the clock."""
+    assert reasons(ledger(params(cooldown_seconds=1_000_000_000), WANTED)) == [Reason.NONE]
+
+
+@given(st.permutations(range(6)), st.permutations(range(6)), st.sets(st.integers(0, 5)))
+def test_busy_symbols_stand_in_order_of_their_names(order: list[int], ranks: list[int], leaving: set[int]) -> None:
+    """Whoever comes first, and whatever stands behind the end of the list."""
+    book = Book(table(Funds, 1), table(Row, 6), np.zeros(6, np.int32), np.zeros(6, np.int8))
+    rank = np.array(ranks, np.int32)
+    for symbol in order:
+        attend(book, rank, symbol)
+    assert book.busy.tolist() == sorted(order, key=ranks.__getitem__)
+    for symbol in set(order) - leaving:
+        book.rows[symbol].entry_shares = 1
+    dismiss_idle(book)
+    stay = sorted(set(order) - leaving, key=ranks.__getitem__)
+    assert book.busy[: book.funds[0].busy].tolist() == stay
+    assert set(np.flatnonzero(book.is_busy).tolist()) == set(stay)
+    for symbol in sorted(leaving):
+        attend(book, rank, symbol)
+    assert book.busy.tolist() == sorted(order, key=ranks.__getitem__)

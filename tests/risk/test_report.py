@@ -1,4 +1,5 @@
 import re
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from infra.results import Recorder
 from risk import report
-from risk.report import thinned
+from risk.report import _extremes, _local, thinned
+from schemas.calendar import NEW_YORK
 from tests.infra.ledgers import story
 
 
@@ -85,3 +87,17 @@ def test_a_thinned_curve_keeps_ends_and_extremes(curve, buckets):
     assert {0, curve.size - 1} <= set(kept.tolist())
     assert {curve[kept].min(), curve[kept].max()} == {curve.min(), curve.max()}
     assert kept.size == curve.size if curve.size <= 100 else kept.size <= 6 * buckets
+
+
+@given(values=arrays(np.float64, st.integers(1, 60), elements=st.integers(-5, 5)), most=st.integers(1, 20))
+def test_the_extremes_are_the_ends_of_a_stable_sort(values, most):
+    order = np.argsort(values, kind="stable")
+    worst, best = _extremes(values, most)
+    assert worst.tolist() == order[:most].tolist()
+    assert best.tolist() == order[::-1][:most].tolist()
+
+
+@given(st.lists(st.integers(0, 4_102_444_799), max_size=20))
+def test_times_are_new_yorks(seconds):
+    there = [datetime.fromtimestamp(second, NEW_YORK).strftime("%Y-%m-%dT%H:%M:%S") for second in seconds]
+    assert _local(np.array(seconds, np.int64) * 10**9) == there
