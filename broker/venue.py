@@ -42,15 +42,15 @@ def base_is_stale(open_price: int, stop: int, target: int) -> bool:
 
 @kernel
 def stop_raw(open_price: int, low: int, stop: int) -> int:
-    """Where a sell stop is triggered in this bar, or 0 if it is not; a gap triggers it at the open."""
+    """Where a sell stop is triggered in this bar, or -1 if it is not; a gap triggers it at the open."""
     if low > stop:
-        return 0
+        return -1
     return min(stop, open_price)
 
 
 @kernel
 def target_price(open_price: int, high: int, target: int) -> int:
-    """Where a sell limit is filled in this bar, or 0 if it is not; a gap fills it at the open."""
+    """Where a sell limit is filled in this bar, or -1 if it is not; a gap fills it at the open."""
     if high < target:
-        return 0
+        return -1
     return max(target, open_price)

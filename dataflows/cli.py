@@ -1,4 +1,4 @@
-"""`utp`: backtest, features, metrics, why.
+"""`utp`: backtest, features, metrics, why, bench.
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -20,6 +20,7 @@ import typer
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
+    from dataflows.bench import Line
     from infra.settings import Settings
 
 Progress = Callable[..., None]  # rows done, rows in all, and of a backtest: trades, equity in USD
@@ -148,6 +149,25 @@ def why(
         _print_json(answer)
     else:
         _print_answer(answer, instant)
+
+
+@app.command(short_help="How fast it is, beside its goals.")
+def bench(
+    size: Annotated[str | None, typer.Option(metavar="A|B|C", help="Only the throughput of this size.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
+    json: _JSON = False,
+) -> None:
+    """Measure throughput, start, memory and latency; every measurement in a fresh process. Takes minutes."""
+    from dataflows import bench as command
+
+    if size is not None and size.upper() not in command.SIZES:
+        raise UserError(f"--size {size}: want one of {', '.join(command.SIZES)}")
+    names = [] if size is None else [size.upper()]
+    lines = command.run(names, quick=quick, progress=lambda part: typer.echo(f"bench: {part}", err=True))
+    if json:
+        _print_json(command.as_json(lines))
+    else:
+        _print_bench(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -326,6 +346,29 @@ def _print_metrics(answer: Mapping[str, Any], sections: Sequence[tuple[str, list
         for left, right in zip_longest(rows[::2], rows[1::2], fillvalue=("", "")):
             facts.add_row(left[0], left[1], f"  {right[0]}", right[1])
     console.print(facts)
+
+
+def _print_bench(lines: "Sequence[Line]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from dataflows.bench import goal, machine, shown
+
+    console = Console(highlight=False)
+    console.print("  ".join(f"{name} {value}" for name, value in machine().items()), soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "median", "best", "", "goal", ""):
+        table.add_column(name, justify="right" if name in ("median", "best") else "left")
+    group = ""
+    for line in lines:
+        if line.group != group:
+            group = line.group
+            table.add_row(f"[bold]{escape(group)}[/]")
+        mark = "" if line.reached is None else "[green]reached[/]" if line.reached else "[red]missed[/]"
+        table.add_row(f"  {escape(line.name)}", shown(line, line.value), shown(line, line.best),
+                      "" if line.unit == "share" else line.unit, goal(line), mark)  # fmt: skip
+    console.print(table)
 
 
 def _print_summary(summary: Mapping[str, Any], out: Path) -> None:

@@ -3,8 +3,9 @@
 Bytewax closes a part when the flow has ended, but also while it falls over a mistake or Ctrl-C, and
 an exception out of `close` then aborts the process. So `close` never raises: it finishes a run that
 is complete, keeps what went wrong for `summary`, and leaves `.partial` as it is otherwise. The last
-snapshot, which Bytewax asks for with or without a store, finishes too: then no part need be written
-that is read only once. A flow of
+snapshot, which Bytewax asks for with or without a store, finishes too, so that no part is written to
+be read but once; unless there are parts already, for until this snapshot is in the store a resume
+may need them. A flow of
 which every row was recorded before a crash has nothing left to write when it is resumed: its part
 is built and closed, which finishes it or finds it finished.
 """

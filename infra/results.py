@@ -218,6 +218,11 @@ class Recorder:
         return self.upto == self.header["upto"]
 
     @property
+    def has_parts(self) -> bool:
+        """True when there are parts on disk, from which an earlier snapshot may have to go on."""
+        return any(self._next.values())
+
+    @property
     def trades(self) -> int:
         """Round trips so far."""
         return self._written["trades"] + self._buffers["trades"].size

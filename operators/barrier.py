@@ -117,9 +117,9 @@ def cut(frame: SignalFrame, ts: int) -> tuple[SignalFrame | None, SignalFrame | 
 def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: Any) -> SignalFrame:
     bars = frame.bars
     refused = Refused(*(getattr(bars.refused, name)[gone] for name in Refused.__dataclass_fields__))
-    columns = [getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[5:]]
+    columns = [getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[6:]]
     listed = bars.listed if first == 0 else ()
-    picked = BarFrame(bars.shard, slices, listed, refused, bars.at[rows] - np.int32(first), *columns)
+    picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, bars.at[rows] - np.int32(first), *columns)
     return SignalFrame(picked, *(getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:]))
 
 

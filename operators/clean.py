@@ -38,7 +38,8 @@ def start() -> State:
 def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame]:
     """Let good bars in, refuse the others; rows must come in order of time."""
     size = frame.ts.size
-    rows = grown(state.rows, int(frame.slot.max()) + 1 if size else 0)
+    slots = int(frame.slot.max()) + 1 if size else 0
+    rows = grown(state.rows, slots)
     at = np.empty(size, np.int32)
     reason = np.empty(size, np.int8)
     refused = advance(rows, frame.slices.ts, frame.ts, frame.slot, frame.open, frame.high, frame.low,
@@ -50,7 +51,7 @@ def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame
         frame.shard, frame.slices, frame.listed,
         Refused(frame.ts[gone], frame.symbol[gone], reason[gone], frame.open[gone], frame.high[gone],
                 frame.low[gone], frame.close[gone], frame.volume[gone]),
-        at[kept], frame.symbol[kept], frame.slot[kept], frame.open[kept], frame.high[kept],
+        slots, at[kept], frame.symbol[kept], frame.slot[kept], frame.open[kept], frame.high[kept],
         frame.low[kept], frame.close[kept], frame.volume[kept],
         frame.bid[kept] if quoted else frame.bid, frame.ask[kept] if quoted else frame.ask,
     )  # fmt: skip

@@ -91,12 +91,15 @@ def advance(
             total += weights[k] * vote
             digits += power * (1 + int(vote > 0.0) - int(vote < 0.0))
             power *= 3
-        nothing = digits * 2 == power - 1  # every digit is 1
+        if digits * 2 == power - 1:  # every digit is 1: nobody has a view
+            score[i], confidence[i], direction[i], views[i] = 0.0, 0.5, Direction.FLAT, digits
+            reason[i] = Reason.NOT_WARM if regime[i] == Regime.UNKNOWN else Reason.NO_INSIGHT
+            continue
         total = min(max(total, -1.0), 1.0)
         way = points(total, threshold)
         trust = confide(way, regime[i], total, with_trend, against_trend, sideways)
         score[i], confidence[i], direction[i], views[i] = total, trust, way, digits
-        reason[i] = stop(nothing, regime[i], way, trust, publish, decide)
+        reason[i] = stop(way, trust, publish, decide)
 
 
 @kernel
@@ -122,10 +125,8 @@ def confide(
 
 
 @kernel
-def stop(nothing: bool, regime: int, direction: int, confidence: float, publish: float, decide: float) -> Reason:
-    """Where the signal of a row ends, or NONE."""
-    if nothing:
-        return Reason.NOT_WARM if regime == Regime.UNKNOWN else Reason.NO_INSIGHT
+def stop(direction: int, confidence: float, publish: float, decide: float) -> Reason:
+    """Where a signal ends that somebody voted for, or NONE."""
     if direction == Direction.FLAT:
         return Reason.NEUTRAL
     if confidence < publish:

@@ -118,7 +118,7 @@ def fill_legs(
     """The stop first, then the target: when one bar touches both, the worse is assumed."""
     held = row.shares
     raw = stop_raw(open_price, low, row.stop)
-    if raw > 0:
+    if raw >= 0:
         if left > 0:
             sell_shares(limits, funds, row, tape, ts, symbol, left, raw, row.legs_ts, stop_leg(row),
                         Reason.STOP_LOSS)  # fmt: skip
@@ -126,7 +126,7 @@ def fill_legs(
             write_update(tape, ts, symbol, row.legs_ts, target_leg(row), Status.CANCELED, held, Reason.SIBLING)
         return
     price = target_price(open_price, high, row.target)
-    if price > 0 and left > 0:  # a limit gets its price or better, without slippage
+    if price >= 0 and left > 0:  # a limit gets its price or better, without slippage
         book_sale(limits, funds, row, tape, ts, symbol, min(held, left), price, price, row.legs_ts,
                   target_leg(row), Reason.TAKE_PROFIT)  # fmt: skip
         if row.shares == 0:

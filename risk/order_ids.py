@@ -20,10 +20,11 @@ def order_ids(heads: Sequence[str], tails: Sequence[str], symbol: Ints, sent: Lo
     """
     head, head_size = _padded(heads)
     tail, tail_size = _padded(tails)
-    symbol, sent, leg = (np.require(column, requirements="W") for column in (symbol, sent, leg))  # one compiled form
     starts = np.zeros(symbol.size + 1, np.int32)
     np.cumsum(head_size[symbol] + tail_size[leg] + STAMP, out=starts[1:])
     text = np.empty(int(starts[-1]) + head.shape[1] + STAMP + tail.shape[1], np.uint8)  # padding runs over
+    # writable, so that there is one compiled form
+    symbol, sent, leg = np.require(symbol, None, "W"), np.require(sent, None, "W"), np.require(leg, None, "W")
     write(head, head_size, tail, symbol, sent, leg, starts, text)
     return starts, text
 

@@ -37,11 +37,12 @@ def blank(slices: int, events: int) -> Tape:
     return Tape._make([*tables, np.zeros(len(_ROWS), np.int64)])
 
 
-def longer(tape: Tape, events: int) -> Tape:
-    """The same, with room for so many more events in each table."""
+def longer(tape: Tape, symbols: int) -> Tape:
+    """The same, twice as long or more, so that a slice that concerns so many symbols fits."""
+    size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))
     tables = []
     for rows, written in zip(tape[1:-1], tape.written[1:], strict=True):
-        more = np.zeros(int(written) + events, rows.dtype).view(np.recarray)
+        more = np.zeros(size, rows.dtype).view(np.recarray)
         more[:written] = rows[:written]
         tables.append(more)
     return Tape._make([tape.equity, *tables, tape.written])

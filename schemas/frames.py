@@ -95,6 +95,7 @@ class BarFrame:
     slices: Slices
     listed: tuple[Listing, ...]
     refused: Refused
+    slots: int  # one more than the highest slot used here
     at: Ints  # the row's place in `slices`
     symbol: Ints
     slot: Ints
@@ -105,11 +106,6 @@ class BarFrame:
     volume: Floats
     bid: Floats
     ask: Floats
-
-    @property
-    def slots(self) -> int:
-        """One more than the highest slot used here."""
-        return int(self.slot.max()) + 1 if self.slot.size else 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -109,7 +109,7 @@ def test_a_stop_is_touched_at_its_price_and_filled_there_or_at_the_gap():
 
 
 def test_a_target_is_touched_at_its_price_and_filled_there_or_at_the_gap():
-    assert target_price(100, 109, 110) == 0
+    assert target_price(100, 109, 110) == -1
     assert target_price(100, 110, 110) == 110
     assert target_price(100, 120, 110) == 110
     assert target_price(110, 120, 110) == 110
@@ -121,6 +121,6 @@ def test_legs_are_filled_within_the_bar(low, open_price, high, leg):
     low, open_price, high = sorted((low, open_price, high))
     raw, price = stop_raw(open_price, low, leg), target_price(open_price, high, leg)
     assert raw == (min(leg, open_price) if low <= leg else -1)
-    assert price == (max(leg, open_price) if high >= leg else 0)
+    assert price == (max(leg, open_price) if high >= leg else -1)
     assert raw == -1 or low <= raw <= open_price  # a stop never sells above the open, nor below the low
-    assert price == 0 or open_price <= price <= high
+    assert price == -1 or open_price <= price <= high

@@ -502,6 +502,23 @@ def _only_once_finished(snapshot):
     return check
 
 
+def test_a_last_snapshot_that_is_lost_leaves_the_one_before_usable(tmp_path, run):
+    first, second = STORY.frames([100])
+    sink = ResultSink(tmp_path / "run", STORY.header())
+    part = sink.build_part("results", "results", None)
+    part.write_batch([first])
+    state = part.snapshot()
+    part.write_batch([second])
+    part.snapshot()  # killed before it is in the store
+    again = ResultSink(tmp_path / "run", STORY.header())
+    part = again.build_part("results", "results", state)
+    part.write_batch([second])
+    part.snapshot()
+    part.close()
+    assert again.summary() == read_summary(run)
+    assert contents(tmp_path / "run") == contents(run)
+
+
 def test_what_went_wrong_at_the_last_snapshot_is_tried_again(tmp_path, run, monkeypatch, store):
     from risk import report
 

@@ -20,10 +20,6 @@ _LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.l
 _PAD = "rows.last_ts[book.rows.size:] = "
 _LONGER = "tape = longer(tape, max(PER_SYMBOL * (widest + 1), tape.verdicts.size))"
 _ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
-_SORTED = (
-    "verdicts, orders, updates, fills, trades = (rows[np.lexsort((frame.rank[rows.symbol], rows[key]))]{} "
-    "for rows, key in zip(events, keys, strict=True))"
-)
 _MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
 _EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))"
 
@@ -134,21 +130,55 @@ EQUIVALENT: tuple[Same, ...] = (
         "PER_SYMBOL is twice what a symbol writes, and one symbol is added",
     ),
     Same(
-        "risk.account._ledger",
-        _SORTED.format(" if rows.size > 1 else rows"),
-        (
-            _SORTED.format(""),
-            _SORTED.format(" if rows.size >= 1 else rows"),
-            _SORTED.format(" if rows.size > 0 else rows"),
-        ),
-        "one row or none is in order",
-    ),
-    Same(
         "risk.account.advance",
         "if candidates > 0:",
         ("if candidates >= 0:", "if candidates > -1:"),
         "a loop over no candidates",
     ),
+    Same(
+        "risk.account.advance",
+        _ROOM,
+        ("if not has_room(tape, end - begin + funds.busy):",),
+        "what overflowed stays noted, and the call raises after its last slice instead of at once",
+    ),
+    Same(
+        "risk.tape.longer",
+        "tables, size = ([], int(tape.written[VERDICTS:].max()) + events)",
+        ("tables, size = ([], int(tape.written[VERDICTS - 1:].max()) + events)",),
+        "asks for more room than needed",
+    ),
+    Same(
+        "risk.portfolio.release",
+        "row.entry_shares = 0",
+        ("row.entry_shares = -1",),
+        "an entry is pending where its shares are above 0",
+    ),
+    Same(
+        "risk.tape.has_room",
+        "for k in range(VERDICTS, TRADES + 1):",
+        (
+            "for k in range(VERDICTS, TRADES + 0):",
+            "for k in range(VERDICTS, TRADES - 1 + 1):",
+            "for k in range(VERDICTS, TRADES):",
+            "for k in range(VERDICTS, TRADES - 1):",
+            "for k in range(VERDICTS - 1, TRADES + 1):",
+        ),
+        "each fill and each trade has an update: theirs are never the fullest tables; equity asks for more than needed",
+    ),
+    Same(
+        "risk.account._in_order",
+        "keys = (ts - ts[0]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
+        (
+            "keys = (ts - ts[0]) // (NS_PER_MINUTE - 1) * rank.size + rank[rows.symbol]",
+            "keys = (ts - ts[1]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
+            "keys = (ts - ts[-1]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
+            "keys = (ts + ts[0]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
+            "keys = ts // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
+            "keys = -(-(ts - ts[0]) // NS_PER_MINUTE) * rank.size + rank[rows.symbol]",
+        ),
+        "whole minutes, from wherever they are counted",
+    ),
+    Same("risk.account._in_order", "if rows.size < 2:", ("if rows.size < 1:",), "one row is in order"),
     # fills
     Same(
         "risk.fills.fill",

@@ -183,7 +183,7 @@ def _calls(function: ast.expr, args: list[ast.expr], keywords: list[ast.keyword]
             else ast.Attribute(function.value, CALLS[name], ast.Load())  # type: ignore[attr-defined]
         )
         yield ast.Call(other, args, keywords)
-    if name in ("min", "max"):
+    if name in ("min", "max") and len(args) > 1:
         for k in range(len(args)):
             rest = args[:k] + args[k + 1 :]
             yield ast.Call(function, rest, keywords) if len(rest) > 1 else rest[0]

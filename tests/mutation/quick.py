@@ -69,4 +69,4 @@ def advance(limits: Any, market: Any, book: Any, tape: Any, first: int) -> int:
 
 
 account.advance = advance
-account.EVENTS = 64  # tables that must be lengthened again and again
+account.EVENTS = 16  # tables that must be lengthened again and again

@@ -3,6 +3,7 @@
 Python's integers have no limits, so each product is compared with the same expression in them.
 """
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -349,6 +350,25 @@ def test_orders_without_a_verdict_lengthen_the_tables_too() -> None:
     told[0] = Slice(told[0].ts, told[0].session, told[0].phase, told[0].bars | {"S0000": wanted})
     params = Params(CROWDED.name, MAX_USD, CROWDED.rules, FREE.exits)
     alike(ledger(account.EVENTS, params, told, [2]), ledger(100_000, params, told, [2]))
+
+
+def test_silent_symbols_write_rows_too() -> None:
+    """Lots without a bar: every session their exit expires and is sent again."""
+    told = crowd(40)[:2]
+    told += [Slice((k + 3) * MINUTE, k, Phase.LAST, {}) for k in range(40)]
+    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, Exits(max_holding_bars=1))
+    assert len(run(params, told).updates) > 1_600
+    alike(ledger(8, params, told), ledger(100_000, params, told))
+
+
+@pytest.mark.parametrize("events", range(8, 24))
+def test_tables_are_lengthened_for_whichever_is_full(events: int) -> None:
+    """Orders of one symbol that the venue refuses; then verdicts without any order."""
+    wanted = Bar(10.0, 10.0, 10.0, 10.0, 1e6, None, Direction.LONG, 0.9, 0.01, Reason.NONE)
+    gone, doubted = Bar(30.0, 30.0, 30.0, 30.0, 1e6), replace(wanted, confidence=0.1)
+    for bars in ((wanted, gone) * 30, (doubted,) * 60):
+        told = [Slice((k + 1) * MINUTE, 1, Phase.MIDDLE, {"A": bar}) for k, bar in enumerate(bars)]
+        alike(ledger(events, CROWDED, told), ledger(100_000, CROWDED, told))
 
 
 def test_bars_without_a_column_of_quotes() -> None:
