@@ -64,7 +64,7 @@ class _Part(StatefulSinkPartition[LedgerFrame, State]):
             self._recorder.add(frame)
 
     def snapshot(self) -> State:
-        if self._recorder.complete:
+        if self._recorder.complete and not self._recorder.has_parts:
             self._sink.close(self._recorder)  # if it fails, the parts are kept and it is tried again
         return self._recorder.snapshot()
 

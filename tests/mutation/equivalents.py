@@ -18,6 +18,7 @@ LEFT_OUT: dict[str, str] = {
 
 _LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.legs_ts == ts)):"
 _PAD = "rows.last_ts[book.rows.size:] = "
+_BLANK = "tape = blank(slices.size, {})"
 _LONGER = "tape = longer(tape, max(PER_SYMBOL * (widest + 1), tape.verdicts.size))"
 _ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
 _MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
@@ -89,9 +90,34 @@ EQUIVALENT: tuple[Same, ...] = (
     # how much room the tables have: more than enough is enough
     Same(
         "risk.account.step",
-        "tape = blank(slices.size, EVENTS)",
-        ("tape = blank(slices.size, EVENTS + 1)", "tape = blank(slices.size, EVENTS - 1)"),
+        _BLANK.format("EVENTS + frame.rows // 8"),
+        tuple(
+            map(
+                _BLANK.format,
+                (
+                    "EVENTS",
+                    "frame.rows // 8",
+                    "EVENTS + 1 + frame.rows // 8",
+                    "EVENTS - 1 + frame.rows // 8",
+                    "EVENTS + frame.rows % 8",
+                    "EVENTS + -(-frame.rows // 8)",
+                    "EVENTS + frame.rows",
+                    "EVENTS + 8",
+                    "EVENTS + frame.rows // 9",
+                    "EVENTS + frame.rows // 7",
+                ),
+            )
+        ),
         "tables grow when they must",
+    ),
+    Same(
+        "risk.account._widened",
+        "return Book(grown(book.funds, 1), rows, busy, is_busy)",
+        (
+            "return Book(grown(book.funds, 2), rows, busy, is_busy)",
+            "return Book(grown(book.funds, 0), rows, busy, is_busy)",
+        ),
+        "a second row is not read, and the first is there",
     ),
     Same(
         "risk.account.step",
@@ -131,8 +157,8 @@ EQUIVALENT: tuple[Same, ...] = (
     ),
     Same(
         "risk.account.advance",
-        "if candidates > 0:",
-        ("if candidates >= 0:", "if candidates > -1:"),
+        "if found > 0:",
+        ("if found >= 0:", "if found > -1:"),
         "a loop over no candidates",
     ),
     Same(

@@ -328,6 +328,11 @@ def test_a_crowd_is_as_in_the_reference() -> None:
     same(CROWDED, crowd(200))
 
 
+def test_a_ledger_of_many_years_is_in_order() -> None:
+    """Nanoseconds times symbols would not fit."""
+    same(CROWDED, [replace(one, ts=k * 2 * 365 * 1_440 * MINUTE) for k, one in enumerate(crowd(200)[:4], 1)])
+
+
 @pytest.mark.parametrize("symbols", [1, 2, 3, 5, 40])
 def test_short_tables_hold_all(symbols: int) -> None:
     told = crowd(symbols)
