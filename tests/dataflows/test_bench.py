@@ -45,7 +45,7 @@ def test_stages_and_kernels_all_have_their_part():
 def test_recovery_is_on_when_it_is_measured():
     answer = bench_measures.recovery(TINY, 1, epochs=1)
     assert len(answer["on_cpu"]) == len(answer["off_cpu"]) == 1
-    assert answer["epochs"] == [pytest.approx(0, abs=10)]
+    assert answer["epochs"][0] >= 1
 
 
 def test_the_live_shape_has_one_slice_per_frame():

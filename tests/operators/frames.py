@@ -36,7 +36,9 @@ def bars(close, *, slot=None, at=None, slices=None, open=None, high=None, low=No
     volume = np.full(size, 100.0) if volume is None else np.asarray(volume, np.float64)
     slices = plain_slices(int(at.max()) + 1 if size else 0) if slices is None else slices
     refused = Refused(*[np.zeros(0, kind) for kind in (np.int64, np.int32, np.int8)], *[NONE] * 5)
-    return BarFrame(0, slices, (), refused, int(slot.max(initial=-1)) + 1, at, slot, slot, *numbers, close, volume, NONE, NONE)
+    return BarFrame(
+        0, slices, (), refused, int(slot.max(initial=-1)) + 1, at, slot, slot, *numbers, close, volume, NONE, NONE
+    )
 
 
 def opinions(votes, regime):
