@@ -86,10 +86,10 @@ def flow(
 ) -> "Dataflow":
     """The dataflow, for `python -m bytewax.run`; arguments as those of `utp backtest`."""
     loaded = load(Path(settings) if settings else None, sets, profile=profile)
-    return build(plan(spec, loaded, Path(out), symbols=symbols))[0]
+    return build(plan(spec, loaded, Path(out), symbols=symbols), announce=True)[0]
 
 
-def build(job: Plan, progress: Progress | None = None) -> tuple["Dataflow", "ResultSink"]:
+def build(job: Plan, progress: Progress | None = None, announce: bool = False) -> tuple["Dataflow", "ResultSink"]:
     """Source → decide → trade → results. The ids of its steps are the keys of its recovery store."""
     import bytewax.operators as op
     from bytewax.dataflow import Dataflow
@@ -98,7 +98,7 @@ def build(job: Plan, progress: Progress | None = None) -> tuple["Dataflow", "Res
     from infra.source import BarInput
 
     board = cache_root() / "boards" / hashlib.sha256(str(job.out.resolve()).encode()).hexdigest()[:16]
-    sink = ResultSink(job.out, job.header)
+    sink = ResultSink(job.out, job.header, announce)
     graph = Dataflow("backtest")
     frames = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, board))
     keyed = op.map("shard", frames, _keyed)

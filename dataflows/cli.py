@@ -358,14 +358,14 @@ def _print_bench(lines: "Sequence[Line]") -> None:
     console = Console(highlight=False)
     console.print("  ".join(f"{name} {value}" for name, value in machine().items()), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for name in ("", "median", "best", "", "goal", ""):
-        table.add_column(name, justify="right" if name in ("median", "best") else "left")
+    for name in ("", "median", "best", "", "goal", "reached"):
+        table.add_column(name, justify="right" if name in ("median", "best") else "left", no_wrap=True)
     group = ""
     for line in lines:
         if line.group != group:
             group = line.group
             table.add_row(f"[bold]{escape(group)}[/]")
-        mark = "" if line.reached is None else "[green]reached[/]" if line.reached else "[red]missed[/]"
+        mark = "" if line.reached is None else "[green]yes[/]" if line.reached else "[red]no[/]"
         table.add_row(f"  {escape(line.name)}", shown(line, line.value), shown(line, line.best),
                       "" if line.unit == "share" else line.unit, goal(line), mark)  # fmt: skip
     console.print(table)

@@ -5,11 +5,16 @@ an exception out of `close` then aborts the process. So `close` never raises: it
 is complete, keeps what went wrong for `summary`, and leaves `.partial` as it is otherwise. The last
 snapshot, which Bytewax asks for with or without a store, finishes too, so that no part is written to
 be read but once; unless there are parts already, for until this snapshot is in the store a resume
-may need them. A flow of
-which every row was recorded before a crash has nothing left to write when it is resumed: its part
-is built and closed, which finishes it or finds it finished.
+may need them. A flow of which every row was recorded before a crash has nothing left to write when it is
+resumed: its part is built and closed, which finishes it or finds it finished.
+
+Under `python -m bytewax.run` nobody asks for the summary: a sink that announces says on stderr where
+the run is, and there a run that is complete but cannot be written does raise.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +27,13 @@ PART = "results"
 
 
 class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
-    """Writes the ledger frames of one key; ask `summary` after the flow."""
+    """Writes the ledger frames of one key; ask `summary` after the flow, or let it announce the end."""
 
-    def __init__(self, out: Path, header: Header):
-        self._out, self._header = check_out(out), header
+    def __init__(self, out: Path, header: Header, announce: bool = False):
+        self._out, self._header, self._announce = check_out(out), header, announce
         self._summary: dict[str, Any] | None = None
         self._error: BaseException | None = None
+        self.failing = False  # an exception is on its way; another one would abort the process
 
     def list_parts(self) -> list[str]:
         """One part, wherever it is placed."""
@@ -48,11 +54,22 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
         return self._summary
 
     def close(self, recorder: Recorder) -> None:
-        """Finish the run; never raises."""
+        """Finish the run; never raises, `announce` may."""
         try:
             self._summary, self._error = recorder.finish(), None
         except BaseException as error:  # Ctrl-C too: raised again by `summary`
             self._error = error
+
+    def announce(self, recorder: Recorder) -> None:
+        """Say how it ended, where nobody else does."""
+        if not self._announce:
+            return
+        if self._error is None:
+            print(f"report: {self._out / 'report.html'}", file=sys.stderr)
+        elif recorder.complete and not self.failing:
+            raise self._error
+        else:
+            print(f"stopped: {self._error}", file=sys.stderr)
 
 
 class _Part(StatefulSinkPartition[LedgerFrame, State]):
@@ -60,13 +77,24 @@ class _Part(StatefulSinkPartition[LedgerFrame, State]):
         self._sink, self._recorder = sink, recorder
 
     def write_batch(self, values: list[LedgerFrame]) -> None:
-        for frame in values:
-            self._recorder.add(frame)
+        with self._noted():
+            for frame in values:
+                self._recorder.add(frame)
 
     def snapshot(self) -> State:
-        if self._recorder.complete and not self._recorder.has_parts:
-            self._sink.close(self._recorder)  # if it fails, the parts are kept and it is tried again
-        return self._recorder.snapshot()
+        with self._noted():
+            if self._recorder.complete and not self._recorder.has_parts:
+                self._sink.close(self._recorder)  # if it fails, the parts are kept and it is tried again
+            return self._recorder.snapshot()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._sink.failing = True
+            raise
 
     def close(self) -> None:
         self._sink.close(self._recorder)
+        self._sink.announce(self._recorder)

@@ -8,9 +8,11 @@ the bytes depend on the ledger alone and the memory not on its length, and moves
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import partial
@@ -161,6 +163,16 @@ def write_timing(folder: Path, timing: Mapping[str, float]) -> None:
     (folder / "timing.json").write_text(json.dumps(dict(timing), indent=2) + "\n")
 
 
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """A disk that is full or not ours is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise UserError(f"--out {out}: {reason}; free some space or name another folder") from error
+
+
 class Recorder:
     """Takes ledger frames in order; `finish` makes the folder."""
 
@@ -243,21 +255,17 @@ class Recorder:
             self._rank = _ranks(self._names)
         self.rows += frame.rows
         self._totals.frame(frame)
-        self._take("equity", frame.equity)
-        self._take("signals", frame.signals)
-        self._take("verdicts", frame.verdicts)
-        self._take("orders", frame.orders)
-        self._take("updates", frame.updates)
-        self._take("fills", frame.fills)
-        self._take("trades", frame.trades)
-        self._take("quarantine", frame.refused)
+        with _writing(self.out):
+            for table in TABLES:
+                self._take(table, frame.refused if table == "quarantine" else getattr(frame, table))
         self.upto = frame.slices.upto
 
     def snapshot(self) -> State:
         """Everything so far is in closed files; plain values from which `resume` goes on."""
         if not self.finished:
-            self._flush()
-            self._write_parts()
+            with _writing(self.out):
+                self._flush()
+                self._write_parts()
         return {
             "version": VERSION,
             "upto": self.upto,
@@ -278,6 +286,12 @@ class Recorder:
         if not self.complete:
             upto = _iso(self.header["upto"])
             raise LedgerError(f"results: recorded up to {_iso(self.upto)} of {upto}; left in {self._work}")
+        with _writing(self.out):
+            summary = self._finish(timing)
+        self.finished = True
+        return summary
+
+    def _finish(self, timing: Mapping[str, float] | None) -> dict[str, Any]:
         from risk import report
 
         self._flush()
@@ -299,7 +313,6 @@ class Recorder:
             self.out.rename(old)
         run.rename(self.out)
         shutil.rmtree(self._work, ignore_errors=True)
-        self.finished = True
         return summary
 
     # Parts.
