@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from dataflows import backtest, bare_loop, pipeline
+from dataflows import backtest, pipeline
 from infra import barfiles, synthetic
 from infra.results import Recorder
 from infra.settings import Settings, load
 from infra.synthetic import write_parquet
-from operators import barrier, clean, features, regime
+from operators import bare_loop, barrier, clean, features, regime
 from operators.alphas import ALPHAS
 from operators.kernel import cache_root, table
 from risk import account

@@ -231,7 +231,7 @@ def test_a_former_run_stays_until_the_new_one_is_whole(tmp_path, run, monkeypatc
         raise OSError("no space left")
 
     monkeypatch.setattr("risk.report.write", fall)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         recorder.finish()
     assert contents(tmp_path / "run") == contents(run)
 
@@ -285,7 +285,7 @@ def test_a_failed_write_is_not_passed_over(tmp_path, monkeypatch):
     recorder = record(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "_part", lambda self, table, number: tmp_path / "nowhere" / "part")
-        with pytest.raises(OSError, match="nowhere"):
+        with pytest.raises(UserError, match="free some space"):
             recorder.snapshot()
     recorder.finish()
     assert len(rows(tmp_path / "run", "equity")) == STORY.ts.size
@@ -545,5 +545,5 @@ def test_an_error_while_finishing_is_kept_for_who_asks(tmp_path, monkeypatch):
     monkeypatch.setattr("risk.report.write", fall)
     graph, sink = flow(tmp_path / "run", STORY.frames())
     go(graph, every=10)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         sink.summary()

@@ -21,7 +21,7 @@ from tests.mutation import quick  # isort: skip  (first: it turns the compiler o
 import numpy as np
 import pytest
 
-from tests.mutation.equivalents import LEFT_OUT, why
+from tests.mutation.equivalents import EQUIVALENT, LEFT_OUT, why
 from tests.mutation.mutants import Mutant, mutants
 from tests.reference import account as reference
 from tests.reference.histories import history
@@ -148,6 +148,14 @@ def main() -> int:
             found += mutants(module, function)
     listed = [bool(why(one.place, one.before, one.after)) for one in found]
     ASKED[:] = [one for one, known in zip(found, listed, strict=True) if known == options.listed]
+    told = {(one.place, one.before, one.after) for one in found}
+    told |= {(place.rpartition(".")[0], before, after) for place, before, after in told}
+    stale = [
+        (one.place, after) for one in EQUIVALENT for after in one.after if (one.place, one.before, after) not in told
+    ]
+    if stale and not options.module:
+        print("listed, but no longer made:", *(f"  {place}: {after}" for place, after in stale), sep="\n")
+        return 2
     if options.sample is not None:
         ASKED[:] = random.Random(options.seed).sample(ASKED, min(options.sample, len(ASKED)))
 

@@ -19,7 +19,6 @@ LEFT_OUT: dict[str, str] = {
 _LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.legs_ts == ts)):"
 _PAD = "rows.last_ts[book.rows.size:] = "
 _BLANK = "tape = blank(slices.size, {})"
-_LONGER = "tape = longer(tape, max(PER_SYMBOL * (widest + 1), tape.verdicts.size))"
 _ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
 _MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
 _EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))"
@@ -33,12 +32,6 @@ EQUIVALENT: tuple[Same, ...] = (
         "the version of a snapshot is no money",
     ),
     Same("risk.account.step", "if book.funds[0].overflow:", ("if book.funds[-1].overflow:",), "one row: first is last"),
-    Same(
-        "risk.account.step",
-        "widest = int(np.diff(frame.starts).max()) + int(book.funds[0].busy)",
-        ("widest = int(np.diff(frame.starts).max()) + int(book.funds[-1].busy)",),
-        "one row: first is last",
-    ),
     Same(
         "risk.account._funds",
         "funds, totals = (book.funds[0], table(FundsRow, 1))",
@@ -121,16 +114,6 @@ EQUIVALENT: tuple[Same, ...] = (
     ),
     Same(
         "risk.account.step",
-        _LONGER,
-        (
-            "tape = longer(tape, PER_SYMBOL * (widest + 1))",
-            _LONGER.replace("(PER", "((PER").replace("SYMBOL *", "SYMBOL + 1) *"),
-            _LONGER.replace("widest + 1", "widest + 2"),
-        ),
-        "enough for the next slice; more often or more seldom",
-    ),
-    Same(
-        "risk.account.step",
         "if done < slices.size:",
         ("if done <= slices.size:",),
         "lengthened once more than needed, at the end",
@@ -168,12 +151,6 @@ EQUIVALENT: tuple[Same, ...] = (
         "what overflowed stays noted, and the call raises after its last slice instead of at once",
     ),
     Same(
-        "risk.tape.longer",
-        "tables, size = ([], int(tape.written[VERDICTS:].max()) + events)",
-        ("tables, size = ([], int(tape.written[VERDICTS - 1:].max()) + events)",),
-        "asks for more room than needed",
-    ),
-    Same(
         "risk.portfolio.release",
         "row.entry_shares = 0",
         ("row.entry_shares = -1",),
@@ -205,6 +182,64 @@ EQUIVALENT: tuple[Same, ...] = (
         "whole minutes, from wherever they are counted",
     ),
     Same("risk.account._in_order", "if rows.size < 2:", ("if rows.size < 1:",), "one row is in order"),
+    Same(
+        "risk.account.step",
+        "tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))",
+        (
+            "tape = longer(tape, int(np.diff(frame.starts).max()) - int(book.funds[0].busy))",
+            "tape = longer(tape, int(np.diff(frame.starts).max()))",
+            "tape = longer(tape, int(np.diff(frame.starts).min()) + int(book.funds[0].busy))",
+            "tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[-1].busy))",
+        ),
+        "enough for the next slice: each time the tables are doubled at least, and asked for again",
+    ),
+    Same(
+        "risk.account.rank_few",
+        "for k in range(1, rows.size):",
+        ("for k in range(0, rows.size):",),
+        "the first is in order by itself",
+    ),
+    Same(
+        "risk.account.decide",
+        "if rows.size <= FEW:",
+        (
+            "if not rows.size <= FEW:",
+            "if rows.size < FEW:",
+            "if rows.size > FEW:",
+            "if rows.size <= FEW + 1:",
+            "if rows.size <= FEW - 1:",
+        ),
+        "both ways of sorting give the same order",
+    ),
+    Same(
+        "risk.fills.fill_legs",
+        "if price >= 0 and left > 0:",
+        ("if price > 0 and left > 0:", "if price >= 1 and left > 0:"),
+        "targets are whole cents",
+    ),
+    Same(
+        "risk.tape.longer",
+        "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
+        (
+            "size = max(2 * tape.verdicts.size, PER_SYMBOL * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].min()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[2:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[0:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1)",
+            "size = max(2 // tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(2, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(3 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(1 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + (PER_SYMBOL + 1) * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + (PER_SYMBOL - 1) * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols - 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * symbols)",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 2))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 0))",
+        ),
+        "more than asked for, or asked for again: the tables are doubled or made to fit",
+    ),
     # fills
     Same(
         "risk.fills.fill",
@@ -247,9 +282,6 @@ EQUIVALENT: tuple[Same, ...] = (
         "nothing was bought: there is no leg for what is left",
     ),
     Same("risk.fills.sell_shares", "return 0", ("return 1", "return -1"), "no leg uses what is left after an exit"),
-    Same(
-        "risk.fills.fill_legs", "if price > 0 and left > 0:", ("if price > 1 and left > 0:",), "targets are whole cents"
-    ),
     # exits and halts
     Same(
         "risk.exits.send_exit",

@@ -159,3 +159,15 @@ def test_busy_symbols_stand_in_order_of_their_names(order: list[int], ranks: lis
     for symbol in sorted(leaving):
         attend(book, rank, symbol)
     assert book.busy.tolist() == sorted(order, key=ranks.__getitem__)
+
+
+@pytest.mark.parametrize("symbols", [2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 150])
+def test_many_candidates_are_taken_by_confidence_then_by_name(symbols: int) -> None:
+    """Half of them find an order; those of equal confidence by name."""
+    names = [f"S{k:03d}" for k in range(symbols)]
+    bars = {name: replace(WANTED, confidence=0.6 + 0.01 * (7 * k % 11)) for k, name in enumerate(names)}
+    found = ledger(
+        params(1_000_000.0, max_open_orders=symbols // 2, max_orders_per_minute=1_000, max_total_exposure_usd=1e6), bars
+    )
+    wanted = sorted(names, key=lambda name: (-bars[name].confidence, name))[: symbols // 2]
+    assert {row[1] for row in found.verdicts if row[3]} == set(wanted)
