@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from infra.result_sink import ResultSink
 
+NOT_BUILT = ("forecast", "liquidity filter", "earnings filter", "corporate actions", "jump hold", "sector cap",
+             "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size")  # fmt: skip
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 
 
@@ -61,11 +63,7 @@ def plan(
 
 
 def _header(bars: Bars, settings: Settings) -> Header:
-    off = [
-        "forecast (none is built yet)",
-        "liquidity filter (not built yet)",
-        "earnings filter (not built yet)",
-    ]
+    off = [f"{name} (not built yet)" for name in NOT_BUILT]
     off += [] if bars.has_quotes else ["spread (the bars have no quotes)"]
     off += [] if settings.filters.market_hours else ["market hours filter"]
     described = {

@@ -54,11 +54,18 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
         return self._summary
 
     def close(self, recorder: Recorder) -> None:
-        """Finish the run; never raises, `announce` may."""
+        """Finish the run; never raises, `announce` may. After Ctrl-C nothing is finished any more."""
+        if isinstance(self._error, KeyboardInterrupt):
+            return
         try:
             self._summary, self._error = recorder.finish(), None
         except BaseException as error:  # Ctrl-C too: raised again by `summary`
             self._error = error
+
+    def raise_interrupt(self) -> None:
+        """Ctrl-C while the run was being finished stops the flow where an exception may do so."""
+        if isinstance(self._error, KeyboardInterrupt):
+            raise self._error
 
     def announce(self, recorder: Recorder) -> None:
         """Say how it ended, where nobody else does."""
@@ -85,6 +92,7 @@ class _Part(StatefulSinkPartition[LedgerFrame, State]):
         with self._noted():
             if self._recorder.complete and not self._recorder.has_parts:
                 self._sink.close(self._recorder)  # if it fails, the parts are kept and it is tried again
+                self._sink.raise_interrupt()
             return self._recorder.snapshot()
 
     @contextmanager

@@ -7,9 +7,12 @@ the bytes depend on the ledger alone and the memory not on its length, and moves
 `<out>` in one rename. A half-written `<out>` never exists.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -163,6 +166,27 @@ def write_timing(folder: Path, timing: Mapping[str, float]) -> None:
     (folder / "timing.json").write_text(json.dumps(dict(timing), indent=2) + "\n")
 
 
+def _identity(header: Header) -> str:
+    """Which run this is: the same bars, range and settings."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _locked(work: Path) -> int:
+    """The working folder, for this process alone: an open file whose lock goes with the process."""
+    out = work.with_suffix("")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        if isinstance(error, PermissionError) and not (work / "lock").exists():
+            raise UserError(f"--out {out}: {error.strerror}") from error
+        raise UserError(f"--out {out}: another run is writing here; name another folder") from None
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from error
+    return lock
+
+
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
     """A disk that is full or not ours is the user's to mend."""
@@ -182,8 +206,10 @@ class Recorder:
         try:
             if (self._work / "old").exists() and not self.out.exists():  # a crash between two renames
                 (self._work / "old").rename(self.out)
-            shutil.rmtree(self._work, ignore_errors=True)
-            self._parts.mkdir(parents=True)
+            for left in self._work.iterdir():
+                if left.is_dir():
+                    shutil.rmtree(left)
+            self._parts.mkdir()
         except OSError as error:
             raise UserError(f"--out {self.out}: {error.strerror or error}") from error
 
@@ -192,6 +218,10 @@ class Recorder:
         """Go on after a snapshot; if the run has been finished since, its folder is left as it is."""
         if state["version"] != VERSION:
             raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
+        if state["run"] != _identity(header):
+            raise UserError(
+                "the recovery store belongs to a run with other bars or settings: give the same ones, or a new store"
+            )
         self = cls.__new__(cls)
         self._begin(out, header)
         self.upto, self.rows = state["upto"], state["rows"]
@@ -210,6 +240,7 @@ class Recorder:
         self.out = check_out(out)
         self._work = self.out.with_name(self.out.name + ".partial")
         self._parts = self._work / "parts"
+        weakref.finalize(self, os.close, _locked(self._work))
         self.header = header
         self.finished = False
         self.upto = header["after"]  # UTC ns; everything up to here is recorded
@@ -268,6 +299,7 @@ class Recorder:
                 self._write_parts()
         return {
             "version": VERSION,
+            "run": _identity(self.header),
             "upto": self.upto,
             "rows": self.rows,
             "names": self._names.copy(),

@@ -36,7 +36,7 @@ from schemas.errors import UserError
 class Run(Struct, frozen=True, forbid_unknown_fields=True):
     """How a run is cut and what is kept; none of it changes a decision."""
 
-    account: str = "backtest"
+    account: str = "backtest"  # part of every order id
     timeframe: str = "auto"
     frame_slices: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # slices in a frame; 0 chooses
     run_ahead: Annotated[int, Meta(ge=1, le=1_000)] = 4  # frames a shard may be ahead of the slowest
@@ -73,6 +73,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     exits: Exits = Exits()
     halts: Halts = Halts()
     venue: Venue = Venue()
+
+    def __post_init__(self) -> None:
+        for name in self.ensemble.weights:
+            if name not in ALPHAS:
+                nearest = difflib.get_close_matches(name, ALPHAS, 1, 0.0)[0]
+                raise ValueError(f"ensemble.weights.{name}: there is no such alpha; did you mean {nearest}?")
 
     @property
     def account(self) -> Account:

@@ -22,10 +22,10 @@ from schemas.frames import (
     SliceFrame,
     Slices,
 )
-from schemas.units import MAX_PRICE_USD
 from schemas.universe import MAX_NAME
 
 REASONS = max(Reason) + 1
+MAX_SPREAD = 0.1  # of the close; a wider quote is a stub, and would be booked as a price
 
 
 class GapError(RuntimeError):
@@ -177,7 +177,7 @@ def _half_spread(frames: list[SignalFrame]) -> Floats:
         bid, ask = frame.bars.bid, frame.bars.ask
         if not bid.size:
             bid = ask = np.full(frame.bars.at.size, np.nan)
-        usable = (bid > 0.0) & (ask >= bid) & (ask <= MAX_PRICE_USD)
+        usable = (bid > 0.0) & (ask >= bid) & (ask - bid <= MAX_SPREAD * frame.bars.close)
         parts.append(np.where(usable, (ask - bid) / 2.0, np.nan))
     joined: Floats = np.concatenate(parts)
     return joined

@@ -12,7 +12,7 @@ import numpy as np
 from operators.kernel import grown, kernel, table
 from risk.exits import cancel_entries, send_exits
 from risk.fills import expire, fill, quote, ticks
-from risk.halts import drawdown, open_session, trip, value
+from risk.halts import open_session, trip, value
 from risk.ledger import FundsRow, LedgerFrame, SignalColumns
 from risk.limits import Limits, Params, limits
 from risk.portfolio import Book, attend, dismiss_idle
@@ -168,7 +168,7 @@ def run_halts(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, p
     row = tape.equity[tape.written[EQUITY]]
     tape.written[EQUITY] += 1
     row.ts, row.equity, row.cash, row.exposure = ts, funds.equity, funds.cash, funds.exposure
-    row.drawdown = drawdown(funds)
+    row.drawdown = (funds.high - funds.equity) / funds.high
 
 
 @kernel

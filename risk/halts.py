@@ -33,6 +33,7 @@ def value(book: Book) -> None:
     funds.equity = funds.cash + exposure
     funds.overflow = funds.overflow or funds.equity > MAX_MONEY
     funds.peak = max(funds.peak, funds.equity)
+    funds.high = max(funds.high, funds.equity)
 
 
 @kernel
@@ -57,5 +58,5 @@ def day_loss(funds: Funds) -> int:
 
 @kernel
 def drawdown(funds: Funds) -> float:
-    """How far the equity is below its peak, a fraction."""
+    """How far the equity is below the peak that the latch measures from, a fraction."""
     return (funds.peak - funds.equity) / funds.peak

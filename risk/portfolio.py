@@ -57,7 +57,8 @@ class Funds(Protocol):
     exposure: int  # of lots, at their marks
     equity: int
     day_equity: int  # at the start of the session
-    peak: int
+    peak: int  # since the latch was last released: what the latch measures from
+    high: int  # of all time: what the drawdown is reported from
     session: int
     slices: int  # counted since the log began
     sent_ts: int  # the last slice with entries ...
@@ -82,7 +83,7 @@ class Book(NamedTuple):
 def start(limits: Limits) -> Book:
     """Cash and nothing else."""
     funds = table(Funds, 1)
-    for name in ("cash", "equity", "day_equity", "peak"):
+    for name in ("cash", "equity", "day_equity", "peak", "high"):
         funds[name] = limits.initial_cash
     funds.session = -1
     return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))

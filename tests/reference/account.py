@@ -221,6 +221,7 @@ class Account:
         self.equity = self.initial_cash  # at the end of the last slice
         self.start_of_day = self.initial_cash
         self.peak = self.initial_cash
+        self.high = self.initial_cash
         self.killed = False
         self.latched = False
         self.latches = 0
@@ -483,6 +484,7 @@ class Account:
         exposure = self.exposure()
         self.equity = self.cash + exposure
         self.peak = max(self.peak, self.equity)
+        self.high = max(self.high, self.equity)
         loss = self.start_of_day - self.equity
         fall = self.peak - self.equity
         kills = not self.killed and loss >= share_up(self.start_of_day, self.kill_loss_bps)
@@ -496,7 +498,8 @@ class Account:
             self.cancel_entries(Reason.DRAWDOWN)
         if kills or latches:
             self.send_exits(moment)
-        row = (self.now, ticks(self.equity), ticks(self.cash), ticks(exposure), self.drawdown())
+        below = ratio(self.high - self.equity, self.high)
+        row = (self.now, ticks(self.equity), ticks(self.cash), ticks(exposure), below)
         self.ledger.equity.append(row)
 
     def drawdown(self) -> float:
