@@ -59,14 +59,16 @@ def plan(
     out = check_out(out)
     bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
                      frame_slices=settings.run.frame_slices)  # fmt: skip
-    return Plan(bars, settings, out, _header(bars, settings))
+    return Plan(bars, settings, out, _header(bars, settings, spec))
 
 
-def _header(bars: Bars, settings: Settings) -> Header:
-    off = [f"{name} (not built yet)" for name in NOT_BUILT]
-    off += [] if bars.has_quotes else ["spread (the bars have no quotes)"]
+def _header(bars: Bars, settings: Settings, spec: str) -> Header:
+    off = list(NOT_BUILT)
+    off += [] if bars.has_quotes else ["spread cost (no quotes)"]
     off += [] if settings.filters.market_hours else ["market hours filter"]
+    source = bars.label if bars.synthetic else str(Path(spec).expanduser().resolve())
     described = {
+        "source": source,
         "label": bars.label, "fingerprint": bars.fingerprint, "rows": bars.rows, "symbols": bars.universe.names,
         "first_ts": bars.first_ts, "last_ts": bars.last_ts,
     }  # fmt: skip

@@ -425,6 +425,12 @@ def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
     console.print(funnel)
     if summary["off"]:
         console.print(f"off: {', '.join(summary['off'])}")
+    if counts["refused"] > counts["bars"]:
+        most = max(counts["refused_by_reason"], key=counts["refused_by_reason"].__getitem__)
+        console.print(
+            f"[bold yellow]most bars were refused[/] ({most}): is {summary['timeframe']} their timeframe, "
+            "and is ts the bar's end in UTC?"
+        )
     console.print(reconciliation(summary))
     console.print(f"report: {escape(str(out / 'report.html'))}")
 

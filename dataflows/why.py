@@ -46,8 +46,10 @@ def _decide_again(summary: dict[str, Any], settings: Settings, symbol: str, ts: 
     described = summary["bars"]
     if symbol not in described["symbols"]:
         raise UserError(f"symbol {symbol}: not in this run; it has {', '.join(described['symbols'][:20])}")
-    bars = open_bars(described["label"], timeframe=summary["timeframe"], symbols=[symbol],
+    bars = open_bars(described["source"], timeframe=summary["timeframe"], symbols=[symbol],
                      start=described["first_ts"], stop=ts)  # fmt: skip
+    if bars.fingerprint != described["fingerprint"]:
+        raise UserError(f"{described['source']}: no longer the bars of this run; run the backtest again")
     shard = shard_of(symbol)
     params = pipeline.decide_params(settings, bars.timeframe)
     params = params._replace(features=type(params.features)(set="all"))
@@ -85,14 +87,19 @@ def _or_none(value: float) -> float | None:
 
 
 def _of_account(run: Path, symbol: str, ts: int) -> dict[str, Any]:
-    """What the account wrote of this symbol in this slice."""
-    found = {}
-    for name in ("verdicts", "orders", "fills"):
-        table = pq.read_table(run / f"{name}.parquet", filters=(pc.field("symbol") == symbol))
-        rows = table.filter(pc.equal(table["ts"].cast("int64"), ts)).to_pylist()
-        found[name] = [{key: _plain(value) for key, value in row.items()} for row in rows]
-    verdicts = found.pop("verdicts")
-    return {"verdict": verdicts[0] if verdicts else None, **found}
+    """What the account wrote of this symbol in this slice, and what became of the orders it sent then."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in ("verdicts", "orders", "fills", "updates"):
+        rows = pq.read_table(run / f"{name}.parquet", filters=(pc.field("symbol") == symbol)).to_pylist()
+        found[name] = [{key: _plain(value) for key, value in row.items()} | {"at": row["ts"].value} for row in rows]
+    sent = {row["order_id"] for row in found["orders"] if row["at"] == ts}
+    fate = [row for row in found["updates"] if row["order_id"] in sent]
+    answer = {name: [row for row in rows if row["at"] == ts] for name, rows in found.items()}
+    verdicts = answer.pop("verdicts")
+    answer["updates"] = [*answer["updates"], *(row for row in fate if row["at"] != ts)]
+    for row in (*verdicts, *found["orders"], *found["fills"], *found["updates"]):
+        del row["at"]
+    return {"verdict": verdicts[0] if verdicts else None, **answer}
 
 
 def _plain(value: Any) -> Any:
@@ -101,14 +108,19 @@ def _plain(value: Any) -> Any:
 
 def _sentence(answer: dict[str, Any], account: dict[str, Any], settings: Settings) -> str:
     """The answer in one line."""
+    ended = [update for update in account["updates"] if update["status"] in ("rejected", "expired", "canceled")]
     exits = [order["reason"] for order in account["orders"] if order["leg"] == "exit"]
     if exits:
         return f"The lot was sold: {exits[0]}."
     verdict = account["verdict"]
     if verdict is not None and verdict["approved"]:
-        return f"Approved: an order for {verdict['measured']:.2f} USD went out."
+        ends = [update for update in account["updates"] if update["order_id"].endswith("|entry")]
+        fate = f"; it was {ends[-1]['status']} ({ends[-1]['reason']})" if ends and ends[-1]["reason"] != "none" else ""
+        return f"Approved: an order for {verdict['measured']:.2f} USD went out{fate}."
     if verdict is not None:
         return f"Refused: {verdict['reason']} (measured {verdict['measured']:g}, limit {verdict['limit']:g})."
+    if verdict is None and ended and not account["orders"]:
+        return f"The order {ended[0]['order_id']} was {ended[0]['status']} here: {ended[0]['reason']}."
     gates = settings.ensemble
     sentence = SENTENCES.get(Reason[answer["reason"].upper()], "A candidate without a verdict: it closed a lot.")
     return sentence.format(

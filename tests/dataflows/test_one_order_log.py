@@ -103,3 +103,28 @@ def test_a_finished_run_is_left_alone_when_it_is_resumed(expected: Path, tmp_pat
     for _ in range(2):
         subprocess.run(bytewax("run", out, *recovery), cwd=ROOT, check=True, timeout=300)
         assert digest(out) == digest(expected)
+
+
+def test_another_run_cannot_take_over_a_recovery_store(tmp_path: Path) -> None:
+    """Resumed with other settings it would mix two runs; it stops and says so."""
+    out, store = tmp_path / "run", tmp_path / "recovery"
+    store.mkdir()
+    subprocess.run([sys.executable, "-m", "bytewax.recovery", str(store), "1"], cwd=ROOT, check=True)
+    recovery = ["-r", str(store), "-s", "1", "-b", "0"]
+    subprocess.run(bytewax("run", out, *recovery), cwd=ROOT, check=True, timeout=300)
+    before = digest(out)
+    command = bytewax("run", out, *recovery)
+    command[3] = command[3].replace("cooldown_seconds=60", "cooldown_seconds=61")
+    other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert other.returncode != 0
+    assert "the recovery store belongs to a run with other bars or settings" in other.stderr
+    assert digest(out) == before
+
+
+def test_two_runs_cannot_write_into_one_folder(tmp_path: Path) -> None:
+    recorder = backtest.Recorder(tmp_path / "run", backtest.plan(SPEC, load(None, SETS), tmp_path / "run").header)
+    command = [sys.executable, "-c", "from dataflows.cli import main; main()", "backtest", SPEC]
+    other = subprocess.run([*command, "--out", str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True)
+    message = f"utp: --out {tmp_path / 'run'}: another run is writing here; name another folder\n"
+    assert (other.returncode, other.stderr) == (2, message)
+    assert recorder.rows == 0

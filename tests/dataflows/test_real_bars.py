@@ -1,5 +1,6 @@
 """Real bars from end to end: it trades, it reconciles, and it never looks ahead."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,42 @@ def test_why_answers_for_any_bar_of_a_run(hourly: Path) -> None:
         why.explain(hourly, "AAPL", int(np.datetime64("1998-11-27T19:00", "ns").astype(np.int64)))
     with pytest.raises(UserError, match="not in this run"):
         why.explain(hourly, "NONE", 0)
+
+
+def test_why_tells_what_became_of_an_order(hourly: Path) -> None:
+    """43 approved entries of this run were never filled; each says so, where it was sent and where it ended."""
+    updates = pq.read_table(hourly / "updates.parquet").to_pylist()
+    refused = [row for row in updates if row["status"] == "rejected"]
+    assert len(refused) >= 20
+    row = refused[0]
+    sent = np.datetime64(datetime.strptime(row["order_id"].split("|")[2], "%Y%m%dT%H%M%SZ").isoformat(), "ns")
+    answer = why.explain(hourly, row["symbol"], int(sent.astype(np.int64)))
+    assert answer["sentence"].endswith("went out; it was rejected (stale_base).")
+    ended = why.explain(hourly, row["symbol"], row["ts"].value)
+    assert row["order_id"] in {update["order_id"] for update in ended["updates"]}
+
+
+def test_why_refuses_bars_that_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = tmp_path / "bars.parquet"
+    table = pq.read_table(BARS / "hour.parquet", columns=["symbol", "ts", "open", "high", "low", "close", "volume"])
+    pq.write_table(table.filter(pc.equal(table["symbol"], "spy")).slice(0, 700), bars)
+    monkeypatch.chdir(tmp_path)
+    backtest.run(backtest.plan("bars.parquet", load(None, environ={}), tmp_path / "run"), loop=True)
+    instant = int(np.datetime64("1998-01-05T16:00", "ns").astype(np.int64))
+    monkeypatch.chdir("/")
+    assert why.explain(tmp_path / "run", "SPY", instant)["reason"] == "not_warm"
+    pq.write_table(pq.read_table(bars).slice(0, 699), bars)
+    with pytest.raises(UserError, match="no longer the bars of this run"):
+        why.explain(tmp_path / "run", "SPY", instant)
+
+
+def test_the_drawdown_is_from_the_highest_equity_whatever_the_latch_does(tmp_path: Path) -> None:
+    sets = (
+            "rules.max_position_pct=1", "rules.max_notional_usd=1000000", "rules.max_shares=1000000",
+            "rules.max_total_exposure_usd=1e9", "rules.max_symbol_exposure_usd=1e7", "halts.drawdown_pct=0.02",
+    )  # fmt: skip
+    summary = run("daily", tmp_path / "run", sets=sets)
+    assert summary["counts"]["latch_releases"] > 10
+    equity = np.concatenate([[summary["initial_cash"]], pq.read_table(tmp_path / "run" / "equity.parquet")["equity"]])
+    peak = np.maximum.accumulate(equity)
+    assert summary["max_drawdown"] == pytest.approx(((peak - equity) / peak).max(), abs=1e-9)
