@@ -46,7 +46,8 @@ def source_hash() -> str:
 
 def _open_cache() -> str:
     """The folder of this version of the sources; the oldest others are dropped."""
-    folder = cache_root() / "kernels" / source_hash()
+    checked = "-checked" if os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0") else ""
+    folder = cache_root() / "kernels" / (source_hash() + checked)  # numba would mix the two
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

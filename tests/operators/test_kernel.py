@@ -272,3 +272,20 @@ def test_rings_hold_a_power_of_two():
                 rings += [(name, field, dtype[field].shape[0]) for field in dtype.names if dtype[field].shape]
     assert ("PriceRow", "closes", 64) in rings
     assert [ring for ring in rings if ring[2] & (ring[2] - 1)] == []
+
+
+def test_bounds_are_checked_when_asked_for_though_unchecked_code_is_cached(tmp_path):
+    script = tmp_path / "pick.py"
+    script.write_text(
+        "import sys\nimport numpy as np\nfrom operators.kernel import kernel\n\n\n"
+        "@kernel\ndef pick(values, i):\n    return values[i]\n\n\n"
+        "print(pick(np.arange(3.0), int(sys.argv[1])))\n"
+    )
+    environ = {**os.environ, "UTP_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    environ.pop("NUMBA_CACHE_DIR", None)
+    environ.pop("NUMBA_BOUNDSCHECK", None)
+    command = [sys.executable, str(script)]
+    plain = subprocess.run([*command, "2"], env=environ, capture_output=True, text=True, check=True)
+    assert plain.stdout == "2.0\n"
+    checked = subprocess.run([*command, "3"], env={**environ, "NUMBA_BOUNDSCHECK": "1"}, capture_output=True, text=True)
+    assert "IndexError" in checked.stderr
