@@ -21,6 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("schemas", "operators", "models", "risk", "broker")
 
 
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch):
+    """These tests name folders as a run without bounds checks does."""
+    monkeypatch.delenv("NUMBA_BOUNDSCHECK", raising=False)
+
+
 @pytest.fixture
 def tree(tmp_path):
     """A copy of the packages, to be edited."""
