@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from infra.result_sink import ResultSink
 
-NOT_BUILT = ("forecast", "liquidity filter", "spread filter", "earnings filter", "corporate actions", "jump hold",
-             "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size")  # fmt: skip
+NOT_BUILT = (
+    "forecast", "liquidity filter", "spread filter", "earnings filter", "corporate actions", "jump hold",
+    "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
+)  # fmt: skip
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 
 
