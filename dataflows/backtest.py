@@ -22,6 +22,7 @@ from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
 from schemas.calendar import timeframe_name
 from schemas.frames import RawFrame
+from schemas.units import to_usd
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
@@ -132,7 +133,7 @@ class _Meter:
         self._done += frame.rows + frame.refused.ts.size
         self._trades += frame.trades.size
         if frame.equity.size:
-            self._progress(self._done, self._rows, self._trades, frame.equity[-1].equity / 10_000)
+            self._progress(self._done, self._rows, self._trades, to_usd(frame.equity[-1].equity))
 
 
 def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress | None = None) -> dict[str, Any]:

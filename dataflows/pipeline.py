@@ -1,7 +1,7 @@
 """The diagram itself: `decide` (bars -> scored signals, by shard) and `trade` (signals -> ledger, one account).
 
 raw bars ─ clean ─ features ─ alphas ─ regime ─ ensemble ─ filters ─┐ 16 shards
-barrier ─ account ─► ledger
+                                                                 barrier ─ account ─► ledger
 """
 
 from collections.abc import Iterable, Iterator
@@ -106,7 +106,7 @@ def score(params: Decide, state: State, opinions: OpinionFrame) -> tuple[State, 
 
 def decide(step_id: str, frames: "KeyedStream[RawFrame]", params: Decide) -> "KeyedStream[SignalFrame]":
     """One state per shard, so it scales with the workers."""
-    return scan(step_id, frames, lambda _: start(params), partial(step, params))
+    return scan(step_id, frames, start(params), partial(step, params))
 
 
 def trade(step_id: str, signals: "KeyedStream[SignalFrame]", params: Account, after: int) -> "KeyedStream[LedgerFrame]":
@@ -114,8 +114,8 @@ def trade(step_id: str, signals: "KeyedStream[SignalFrame]", params: Account, af
     import bytewax.operators as op
 
     one = op.map(f"{step_id}_key", signals, lambda item: (ACCOUNT, item[1]))
-    slices = scan(f"{step_id}_barrier", one, lambda _: barrier.start(after), barrier.step, barrier.restore)
-    return scan(f"{step_id}_account", slices, lambda _: account.start(params), partial(account.step, params))
+    slices = scan(f"{step_id}_barrier", one, barrier.start(after), barrier.step, barrier.restore)
+    return scan(f"{step_id}_account", slices, account.start(params), partial(account.step, params))
 
 
 def run(chunks: Iterable[list[RawFrame]], decide: Decide, params: Account, after: int) -> Iterator[LedgerFrame]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from operators.drive import unflat
 from operators.kernel import kernel
 from schemas.events import Reason
 from schemas.frames import (
@@ -50,10 +51,8 @@ def start(after: int) -> State:
 
 def restore(first: State, snapshot: Any) -> State:
     """A state from its flattened form."""
-    version, covered, names, rank, waiting = snapshot
-    if version != first.version:
-        raise RuntimeError(f"barrier: the snapshot has version {version}, this code {first.version}")
-    return State(version, covered, names, rank, tuple(_frame(parts) for parts in waiting))
+    *plain, waiting = snapshot
+    return unflat(first, (*plain, ()))._replace(waiting=tuple(_frame(parts) for parts in waiting))
 
 
 def _frame(parts: tuple[Any, ...]) -> SignalFrame:

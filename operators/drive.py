@@ -31,13 +31,13 @@ def replay(start: S, step: Step[S, F, G], frames: Iterable[F]) -> Iterator[G]:
 def scan(
     step_id: str,
     stream: "KeyedStream[F]",
-    start: Callable[[str], S],
+    start: S,
     step: Step[S, F, G],
     restore: Callable[[S, Any], S] | None = None,
 ) -> "KeyedStream[G]":
     """Run a step over a keyed stream, one state per key, recoverable.
 
-    `start` gives the first state of a key; `restore` turns a snapshot back into a state.
+    Every key begins with `start`, which no step writes into; `restore` turns a snapshot back into a state.
     """
     import bytewax.operators as op
     from bytewax.operators import StatefulBatchLogic
@@ -45,8 +45,8 @@ def scan(
     class Scan(StatefulBatchLogic[F, G, Any]):
         """A step with its state."""
 
-        def __init__(self, state: S):
-            self.state = state
+        def __init__(self, resumed: Any):
+            self.state = start if resumed is None else (restore or unflat)(start, resumed)
 
         def on_batch(self, values: list[F]) -> tuple[Iterable[G], bool]:
             answers = []
@@ -60,26 +60,7 @@ def scan(
             # Pickled later, after more batches: safe because no step writes into a state it was given.
             return flat(self.state)
 
-    # Bytewax builds a logic without its key, so the first frame of a key names it.
-    class Keyed(StatefulBatchLogic[tuple[str, F], G, Any]):
-        """A step whose first state depends on its key."""
-
-        def __init__(self, resumed: Any):
-            self.resumed = resumed
-            self.scan: Scan | None = None
-
-        def on_batch(self, values: list[tuple[str, F]]) -> tuple[Iterable[G], bool]:
-            if self.scan is None:
-                first = start(values[0][0])
-                resumed = self.resumed
-                self.scan = Scan(first if resumed is None else (restore or unflat)(first, resumed))
-            return self.scan.on_batch([value for _, value in values])
-
-        def snapshot(self) -> Any:
-            return self.resumed if self.scan is None else self.scan.snapshot()
-
-    named = op.map(f"{step_id}_key", stream, lambda item: (item[0], item))
-    return op.stateful_batch(step_id, named, Keyed)
+    return op.stateful_batch(step_id, stream, Scan)
 
 
 def flat(state: Any) -> Any:

@@ -37,8 +37,6 @@ AVERAGES = ("ema_5", "ema_12", "ema_20", "ema_26", "ema_50", "ema_200", "macd", 
             "rsi_14_wilder")  # fmt: skip
 RANGES = ("atr_14", "adx_14", "stoch_k", "stoch_d")
 VOLUMES = ("volume_zscore", "volume_ratio", "vwap_dev")
-CALENDAR = ("minute_of_day", "hour_of_day", "day_of_week", "is_weekend", "day_of_month", "week_of_year",
-            "month_of_year", "is_month_end")  # fmt: skip
 
 # the 15 baseline inputs in model order first
 ORDER = ("price", "volume", "returns_1", "returns_5", "returns_15", "volatility_5", "volatility_15",
