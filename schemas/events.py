@@ -74,9 +74,17 @@ class Reason(IntEnum):
     NEUTRAL = 3
     BELOW_PUBLISH_GATE = 4
     BELOW_DECISION_GATE = 5
+    NO_FORECAST = 6  # one is required and there is none that is fresh
+    EXPECTED_RETURN = 7  # the forecast's median does not pay for the round trip
+    LOW_PROBABILITY = 8  # calibrated
     # filters
     OUTSIDE_MARKET_HOURS = 10
     NO_TIME_TO_EXIT = 11
+    LOW_LIQUIDITY = 12
+    WIDE_SPREAD = 13
+    EARNINGS_BLACKOUT = 14
+    JUMP = 15  # the price is far from the last accepted one
+    LOG_GAP = 16  # a slice record was unreadable: the symbol's past has a declared hole
     # rules
     KILL_SWITCH = 20
     STATE_UNKNOWN = 21
@@ -97,6 +105,12 @@ class Reason(IntEnum):
     COOLDOWN = 36
     TOO_SMALL = 37
     BRACKET_UNPLACEABLE = 38
+    SLIPPAGE_GUARD = 39
+    PATTERN_DAY_TRADER = 40
+    SECTOR_EXPOSURE = 41
+    CORRELATION = 42
+    CVAR = 43
+    REVOKED = 44  # a human has taken back the leave to enter
     # exits
     STOP_LOSS = 50
     TRAILING_STOP = 51
@@ -110,6 +124,7 @@ class Reason(IntEnum):
     DAY_ORDER = 62
     PARTIAL_ENTRY = 63
     SIBLING = 64  # the other leg filled, or an exit took over
+    SPLIT = 65  # an entry decided on the price before a split
     # bars refused
     BAD_TIME = 80
     OFF_SESSION = 81

@@ -161,6 +161,24 @@ class SignalFrame:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Actions:
+    """Splits and cash dividends, in order of `(at, symbol name)`; each holds from the start of its slice.
+
+    A split turns every `old` shares into `new`; a dividend is paid on each share held before the
+    slice, after the split. One row may be both; 1 for 1 is no split.
+    """
+
+    at: Ints  # place in `slices`
+    symbol: Ints
+    new: Longs
+    old: Longs
+    dividend: Longs  # ticks of 1/10 000 USD per share
+
+
+NO_ACTIONS = Actions(*(np.zeros(0, np.int32),) * 2, *(np.zeros(0, np.int64),) * 3)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class SliceFrame:
     """Whole slices of all shards.
 
@@ -190,3 +208,4 @@ class SliceFrame:
     regime: Codes
     views: Ints
     reason: Codes
+    actions: Actions = NO_ACTIONS
