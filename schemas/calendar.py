@@ -71,6 +71,13 @@ class Calendar:
         """End of one slice, UTC ns."""
         return int(self._ends(index, index + 1)[0])
 
+    def end_of(self, ts: int) -> int:
+        """End of the slice that holds an instant (`begin < ts <= end`), UTC ns; 0 while the exchange is closed."""
+        session = int(np.searchsorted(self.closes, ts, side="left"))
+        if session == self.closes.size or ts <= self.opens[session]:
+            return 0
+        return self.ts_at(self.index_after(ts - 1))
+
     def slices(self, first: int, last: int, after: int, upto: int) -> Slices:
         """The slices `first <= index < last`, promising the range `after < ts <= upto`."""
         index = np.arange(first, last + 1)

@@ -134,6 +134,9 @@ class Reason(IntEnum):
     BAD_PRICE = 85
     BAD_RANGE = 86
     BAD_VOLUME = 87
+    # records refused by the ingestion
+    UNKNOWN_SYMBOL = 90
+    UNREADABLE = 91
 
 
 def word(code: IntEnum) -> str:
