@@ -7,9 +7,10 @@ is over. So the same log gives the same slices, whoever reads it, however often,
 
 from collections.abc import Iterable
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from operators.clean import flaw
+from operators.drive import unflat
 from schemas.calendar import Calendar
 from schemas.events import Reason
 from schemas.frames import SHARDS, Listing
@@ -78,6 +79,12 @@ def start(shard: int) -> State:
     return State(1, shard, UNBEGUN, UNBEGUN, (), ())
 
 
+def restore(first: State, snapshot: Any) -> State:
+    """A state from its flattened form."""
+    *plain, names, pending = snapshot
+    return unflat(first, (*plain, (), ()))._replace(names=names, pending=tuple(Arrival(*bar) for bar in pending))
+
+
 def step(params: Params, state: State, arrivals: Iterable[Arrival]) -> tuple[State, tuple[list[Closed], list[Turned]]]:
     """Take in records of one shard in the order of the log; answer with the slices that they close."""
     desk = Desk(params, state)
@@ -124,7 +131,7 @@ class Desk:
 
     def _keep(self, bar: Arrival) -> None:
         reason = self._objection(bar)
-        if reason != Reason.NONE or bar.ts <= self.after:
+        if reason != Reason.NONE or bar.ts <= self.after or self.after == UNBEGUN:
             self.turned.append(Turned(bar, reason))
         else:
             self.open.setdefault(self._slice_of(bar.ts), {})[bar.symbol, bar.ts] = bar
