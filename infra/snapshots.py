@@ -100,7 +100,7 @@ def sessions(folder: Path, key: str) -> list[int]:
 def _plain(value: Any) -> Any:
     """What MessagePack does not know: arrays, also of records, and numpy's numbers."""
     if isinstance(value, np.ndarray):
-        kind = json.dumps([np.lib.format.dtype_to_descr(value.dtype), value.shape]).encode()
+        kind = json.dumps([_kind(value.dtype), value.shape]).encode()
         return msgspec.msgpack.Ext(_ARRAY, len(kind).to_bytes(4, "little") + kind + value.tobytes())
     if isinstance(value, np.generic):
         return value.item()
@@ -109,10 +109,31 @@ def _plain(value: Any) -> Any:
 
 def _array(code: int, data: memoryview) -> Any:
     size = int.from_bytes(data[:4], "little")
-    descr, shape = json.loads(bytes(data[4 : 4 + size]))
-    kind = np.lib.format.descr_to_dtype([tuple(field) for field in descr] if isinstance(descr, list) else descr)
-    array = np.frombuffer(bytearray(data[4 + size :]), kind).reshape(shape)
-    return array.view(np.recarray) if kind.names else array
+    kind, shape = json.loads(bytes(data[4 : 4 + size]))
+    array = np.frombuffer(bytearray(data[4 + size :]), _dtype(kind)).reshape(shape)
+    return array.view(np.recarray) if array.dtype.names else array
+
+
+def _kind(dtype: "np.dtype[Any]") -> Any:
+    """A dtype in JSON; of records also where each field lies, for kernels are compiled for that."""
+    if dtype.names is None:
+        return dtype.str if dtype.subdtype is None else [dtype.subdtype[0].str, list(dtype.shape)]
+    assert dtype.fields is not None  # noqa: S101  (it has names)
+    fields = [dtype.fields[name] for name in dtype.names]
+    return {"names": dtype.names, "formats": [_kind(field[0]) for field in fields],
+            "offsets": [field[1] for field in fields], "itemsize": dtype.itemsize,
+            "aligned": dtype.isalignedstruct}  # fmt: skip
+
+
+def _dtype(kind: Any) -> "np.dtype[Any]":
+    if isinstance(kind, str):
+        return np.dtype(kind)
+    if isinstance(kind, list):
+        return np.dtype((kind[0], tuple(kind[1])))
+    layout: Any = {name: kind[name] for name in ("names", "offsets", "itemsize")}
+    layout["formats"] = [_dtype(one) for one in kind["formats"]]
+    made: np.dtype[Any] = np.dtype(layout, align=kind["aligned"])
+    return made
 
 
 def _tupled(value: Any) -> Any:

@@ -1,0 +1,71 @@
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import bytewax.operators as op
+import pytest
+from bytewax.dataflow import Dataflow
+from bytewax.testing import TestingSource
+
+from dataflows import backtest
+from infra.recovery import check_store, folder_of, step_ids, stored_step_ids
+from infra.settings import load
+from schemas.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKTEST = {"backtest.bars", "backtest.decide", "backtest.trade_account", "backtest.trade_barrier", "backtest.results"}
+
+
+def flow(tmp_path):
+    job = backtest.plan("synthetic:symbols=3,days=1,seed=1", load(None), tmp_path / "run")
+    return backtest.build(job)[0]
+
+
+def test_the_steps_of_the_backtest_that_have_state_are_these_for_good(tmp_path):
+    """A recovery store is keyed by them: to rename one is to lose its state."""
+    assert step_ids(flow(tmp_path)) == BACKTEST
+
+
+@pytest.fixture
+def store(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    run = [sys.executable, "-m", "bytewax.recovery", str(folder), "2"]
+    subprocess.run(run, cwd=ROOT, check=True)
+    call = f"dataflows.backtest:flow('synthetic:symbols=3,days=1,seed=1', out={str(tmp_path / 'run')!r})"
+    subprocess.run(
+        [sys.executable, "-m", "bytewax.run", call, "-r", str(folder), "-s", "0", "-b", "60"], cwd=ROOT, check=True
+    )
+    return folder
+
+
+def test_a_store_of_this_flow_is_accepted_and_another_one_is_not(tmp_path, store):
+    assert stored_step_ids(store) == BACKTEST
+    check_store(flow(tmp_path), store)
+    other = Dataflow("other")
+    op.inspect("out", op.input("in", other, TestingSource([])))
+    with pytest.raises(UserError, match=r"holds state of backtest\.bars, .* which is no step of other"):
+        check_store(other, store)
+    check_store(other, store, accept_loss=True)
+
+
+def test_a_new_or_empty_store_holds_nothing(tmp_path):
+    check_store(flow(tmp_path), None)
+    check_store(flow(tmp_path), tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    sqlite3.connect(tmp_path / "empty" / "part-0.sqlite3").close()
+    assert stored_step_ids(tmp_path / "empty") == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "expected"),
+    [
+        (["run", "flow", "-r", "here"], {}, "here"),
+        (["run", "--recovery-directory=here"], {"BYTEWAX_RECOVERY_DIRECTORY": "there"}, "here"),
+        (["run"], {"BYTEWAX_RECOVERY_DIRECTORY": "there"}, "there"),
+        (["run", "-r"], {}, None),
+    ],
+)
+def test_finds_the_store_that_bytewax_was_given(arguments, environ, expected):
+    assert folder_of(arguments, environ) == (Path(expected) if expected else None)
