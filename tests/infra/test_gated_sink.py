@@ -1,0 +1,211 @@
+import pytest
+
+from infra import gated_sink
+from infra.gated_sink import DeliveryError, GatedSink, OtherContentError, Record, digest
+from infra.topics import Topic, create_topics
+from schemas.errors import UserError
+from tests.infra.logkit import dump, fill, numbered, trim
+
+
+@pytest.fixture
+def log(kafka):
+    create_topics(kafka, [Topic("out", 2)])
+    return kafka
+
+
+def part(where, resume=None, writer="flow", number=0, **more):
+    return GatedSink(where, "out", writer, **more).build_part("step", f"out:{number:03}", resume)
+
+
+def ids(where, number=0):
+    return [row[0] for row in dump(where, "out")[number]]
+
+
+def test_records_stand_in_their_partition_in_order(log):
+    sink = part(log, number=1)
+    sink.write_batch([numbered(0, 3), numbered(3, 5)])
+    assert sink.snapshot() == (1, 5, ())
+    sink.close()
+    assert dump(log, "out") == {0: [], 1: [(f"id{i}", b"k", b"v%d" % i, i, "flow") for i in range(5)]}
+
+
+def test_a_key_has_its_partition(log):
+    sink = GatedSink(log, "out", "flow")
+    assert sink.list_parts() == ["out:000", "out:001"]
+    assert sink.part_fn("AAPL") == gated_sink.crc("AAPL") == 3_060_094_812
+    assert GatedSink(log, "out", "flow", place=int).part_fn("07") == 7
+
+
+def test_what_is_in_the_log_is_not_written_again(log):
+    sink = part(log)
+    sink.write_batch([numbered(0, 3)])
+    state = sink.snapshot()
+    sink.write_batch([numbered(3, 6)])
+    sink.snapshot()  # delivered, yet this epoch is never committed: a crash
+    again = part(log, state)
+    again.write_batch([numbered(3, 8)])
+    assert again.snapshot() == (1, 8, ())
+    assert ids(log) == [f"id{i}" for i in range(8)]
+
+
+def test_a_second_crash_in_the_middle_of_what_is_repeated_doubles_nothing(log):
+    sink = part(log)
+    state = sink.snapshot()
+    sink.write_batch([numbered(0, 6)])
+    sink.snapshot()
+    again = part(log, state)
+    again.write_batch([[numbered(0, 6)[i] for i in (0, 1, 3)]])  # keys interleave otherwise the second time
+    state = again.snapshot()
+    assert state == (1, 2, (3,))
+    third = part(log, state)
+    third.write_batch([[numbered(0, 6)[i] for i in (4, 2, 5)], numbered(6, 8)])
+    assert third.snapshot() == (1, 8, ())
+    assert ids(log) == [f"id{i}" for i in range(8)]
+
+
+def test_a_new_store_doubles_nothing_either(log):
+    first = part(log)
+    first.write_batch([numbered(0, 4)])
+    first.close()
+    sink = part(log)
+    sink.write_batch([numbered(0, 5)])
+    sink.close()
+    assert ids(log) == [f"id{i}" for i in range(5)]
+
+
+def test_a_new_store_may_compare_from_an_offset_on(log):
+    first = part(log)
+    first.write_batch([numbered(0, 4)])
+    first.close()
+    sink = part(log, since={0: 3})
+    sink.write_batch([numbered(0, 5)])
+    sink.close()
+    assert ids(log) == ["id0", "id1", "id2", "id3", "id0", "id1", "id2", "id4"]
+
+
+@pytest.mark.parametrize("changed", [{"value": b"other"}, {"ts": 9}, {"key": None}, {"headers": (("schema", b"2"),)}])
+def test_the_same_id_with_other_content_stops_the_worker(log, changed):
+    sink = part(log)
+    sink.write_batch([numbered(0, 2)])
+    sink.close()
+    again = part(log)
+    again.write_batch([numbered(0, 1)])
+    with pytest.raises(OtherContentError, match=r"out partition 0: id id1 stands at offset 1 with other content"):
+        again.write_batch([[numbered(1, 2)[0]._replace(**changed)]])
+    assert ids(log) == ["id0", "id1"]
+
+
+def test_two_contents_of_one_id_in_the_log_itself_are_found(log):
+    headers = [("id", b"x"), ("by", b"flow")]
+    fill(log, "out", 0, [b"one", b"other"], headers=headers)
+    with pytest.raises(OtherContentError, match="id x has one content at 0, another at 1"):
+        part(log)
+
+
+def test_other_writers_are_left_alone(log):
+    fill(log, "out", 0, [b"by hand"])
+    one, other = part(log, writer="one"), part(log, writer="other")
+    one.write_batch([numbered(0, 2)])
+    one.snapshot()
+    other.write_batch([numbered(0, 2, b"w")])
+    other.snapshot()
+    again = part(log, writer="one")
+    again.write_batch([numbered(0, 3)])
+    again.close()
+    assert [(row[0], row[4]) for row in dump(log, "out")[0]] == [
+        ("", ""), ("id0", "one"), ("id1", "one"), ("id0", "other"), ("id1", "other"), ("id2", "one")
+    ]  # fmt: skip
+
+
+def test_what_is_never_emitted_again_is_forgotten_in_the_end(log, monkeypatch, caplog):
+    monkeypatch.setattr(gated_sink, "SLACK", 4)
+    sink = part(log)
+    state = sink.snapshot()
+    sink.write_batch([numbered(0, 2)])
+    sink.snapshot()
+    again = part(log, state)  # a version that does not emit id0
+    again.write_batch([numbered(1, 9)])
+    assert again.snapshot() == (1, 0, (1,))
+    again.write_batch([numbered(9, 12)])
+    assert again.snapshot() == (1, 12, ())
+    assert "1 records were not emitted again, first 0" in caplog.text
+
+
+def test_another_log_than_the_stores_is_refused(log):
+    with pytest.raises(UserError, match=r"the log ends at 0, before offset 3 of the recovery store"):
+        part(log, (1, 3, ()))
+
+
+def test_a_tail_that_retention_has_eaten_is_no_obstacle(log):
+    sink = part(log)
+    sink.write_batch([numbered(0, 4)])
+    sink.close()
+    trim(log, "out", 0, 2)
+    again = part(log, (1, 0, ()))
+    again.write_batch([numbered(2, 5)])
+    again.close()
+    assert ids(log) == ["id2", "id3", "id4"]
+
+
+def test_a_full_local_queue_is_waited_for(log, monkeypatch):
+    small = gated_sink.producer
+    monkeypatch.setattr(gated_sink, "producer", lambda where, linger: Full(small(where, linger)))
+    sink = part(log)
+    sink.write_batch([numbered(0, 30)])
+    assert sink.snapshot() == (1, 30, ())
+    assert sink._outbox.client.refused == 30
+    sink.close()
+    assert ids(log) == [f"id{i}" for i in range(30)]
+
+
+class Full:
+    """A client whose queue is full at every first attempt."""
+
+    def __init__(self, client):
+        self.client, self.refused, self.full = client, 0, True
+
+    def produce(self, *args, **named):
+        self.full = not self.full
+        if not self.full:
+            self.refused += 1
+            raise BufferError("Local: Queue full")
+        self.client.produce(*args, **named)
+
+    def poll(self, seconds):
+        return self.client.poll(seconds)
+
+
+def test_a_queue_of_the_real_client_that_is_full_is_waited_for_too(log, monkeypatch):
+    from confluent_kafka import Producer
+
+    def tiny(where, linger):
+        return Producer({**where.client, "queue.buffering.max.messages": 5, "linger.ms": 1})
+
+    monkeypatch.setattr(gated_sink, "producer", tiny)
+    sink = part(log)
+    sink.write_batch([numbered(0, 2_000)])
+    sink.close()
+    assert ids(log) == [f"id{i}" for i in range(2_000)]
+
+
+def test_a_record_that_cannot_be_written_stops_the_worker(log):
+    sink = part(log)
+    sink.write_batch([numbered(0, 1)])
+    sink._done.append((OutOfTime(), 0))
+    with pytest.raises(DeliveryError, match="out partition 0: not written: timed out"):
+        sink.snapshot()
+
+
+class OutOfTime:
+    def str(self):
+        return "timed out"
+
+
+def test_the_hash_tells_apart_what_differs():
+    ways = [(None, b"a", ()), (b"", b"a", ()), (b"a", b"", ()), (b"a", None, ()), (b"", b"", [("a", b"")]),
+            (b"", b"", [("", b"a")]), (b"", b"", [("a", b""), ("", b"")])]  # fmt: skip
+    assert len({digest(*way) for way in ways}) == len(ways)
+
+
+def test_a_record_needs_an_id_and_an_event_time():
+    assert Record("x", 1, None, b"")[:2] == ("x", 1)

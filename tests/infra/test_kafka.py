@@ -1,0 +1,74 @@
+import pytest
+
+from infra.kafka import Cluster, bounds, cluster, offsets_at, wait_for
+from infra.topics import BY_NAME, TOPICS, Topic, create_topics
+from schemas.errors import UserError
+from schemas.frames import SHARDS
+from tests.infra.logkit import fill
+
+
+def test_the_environment_names_the_cluster_and_no_secret_is_printed():
+    where = cluster(
+        {
+            "KAFKA_BOOTSTRAP_SERVERS": "a:1,b:2",
+            "KAFKA_TOPIC_PREFIX": "x.",
+            "KAFKA_SASL_PASSWORD": "hush",
+            "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        }
+    )
+    assert (where.servers, where.topic("market.raw")) == ("a:1,b:2", "x.market.raw")
+    assert where.client["sasl.password"] == "hush"
+    assert where.client["security.protocol"] == "SASL_SSL"
+    assert "hush" not in repr(where)
+    assert cluster({}).servers == "localhost:9092"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "99", ""])
+def test_an_impossible_replication_is_a_mistake(value):
+    with pytest.raises(UserError, match="KAFKA_REPLICATION"):
+        cluster({"KAFKA_REPLICATION": value})
+
+
+def test_a_cluster_that_is_not_there_is_one_clear_line():
+    with pytest.raises(UserError, match=r"127.0.0.1:9 does not answer within 0.3 s .*utp broker"):
+        wait_for(Cluster("127.0.0.1:9"), 0.3)
+
+
+def test_the_topics_of_the_platform_are_created_once(kafka):
+    assert create_topics(kafka) == sorted(kafka.topic(topic.name) for topic in TOPICS)
+    assert create_topics(kafka) == []
+    assert len(bounds(kafka, "market.slices")) == SHARDS
+    assert len(bounds(kafka, "account.log")) == 1
+
+
+def test_history_is_kept_for_ever():
+    for name in ("market.slices", "market.late", "account.log", "account.commands", "execution.reports", "account.orders",
+                 "model.activated", "predictions.tft"):  # fmt: skip
+        assert BY_NAME[name].retention_ms == -1
+
+
+def test_another_number_of_partitions_is_refused(kafka):
+    create_topics(kafka, [Topic("a", 2)])
+    with pytest.raises(UserError, match=r"\.a .* has 2 partitions, want 3"):
+        create_topics(kafka, [Topic("a", 3)])
+
+
+def test_a_topic_that_forgets_is_refused_where_history_must_stay(kafka):
+    create_topics(kafka, [Topic("a", 1, 3_600_000)])
+    with pytest.raises(UserError, match=r"\.a .* forgets after 3600000 ms"):
+        create_topics(kafka, [Topic("a", 1)])
+
+
+def test_a_topic_that_does_not_exist_is_a_mistake(kafka):
+    with pytest.raises(UserError, match="there is no topic"):
+        bounds(kafka, "nowhere")
+
+
+def test_offsets_by_event_time(kafka):
+    create_topics(kafka, [Topic("a", 3)])
+    times = [10, 20, 20, 20, 30, 45]
+    fill(kafka, "a", 0, [b"x"] * 6, times)
+    fill(kafka, "a", 1, [b"x"] * 2, [25, 26])
+    for ts in (0, 10, 11, 20, 21, 29, 30, 44, 45, 46):
+        first = sum(time < ts for time in times)
+        assert offsets_at(kafka, "a", ts) == {0: first, 1: sum(time < ts for time in (25, 26)), 2: 0}

@@ -1,0 +1,112 @@
+import pickle
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from infra.ranges import Messages, RangeSource, TailSource, part_name, reading
+from infra.topics import Topic, create_topics
+from schemas.errors import UserError
+from tests.infra.logkit import drain, fill, trim
+
+
+@pytest.fixture
+def log(kafka):
+    create_topics(kafka, [Topic("a", 2)])
+    fill(kafka, "a", 0, [b"%d" % i for i in range(10)])
+    fill(kafka, "a", 1, [b"%d" % i for i in range(100, 105)])
+    return kafka
+
+
+def read(source, part, resume=None):
+    built = source.build_part("step", part, resume)
+    items = drain(built)
+    end = built.snapshot()
+    built.close()
+    return [int(value) for item in items for value in item.values], end
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 10), (3, 7), (9, 10), (4, 4), (10, 10)])
+def test_a_range_is_read_to_its_end_and_no_further(log, start, stop):
+    source = RangeSource(log, {("a", 0): (start, stop)}, batch=3)
+    assert source.list_parts() == ["a:000"]
+    assert read(source, "a:000") == (list(range(start, stop)), stop)
+
+
+@pytest.mark.parametrize("resume", [2, 3, 8, 10])
+def test_a_range_goes_on_where_the_snapshot_says(log, resume):
+    assert read(RangeSource(log, {("a", 0): (1, 10)}), "a:000", resume) == (list(range(resume, 10)), 10)
+
+
+def test_an_item_says_where_each_record_stands(log):
+    (item,) = drain(RangeSource(log, {("a", 1): (1, 3)}).build_part("step", "a:001", None))
+    assert item[:5] == ("a", 1, [1, 2], [b"k", b"k"], [b"101", b"102"])
+    assert [dict(one) for one in item.headers] == [{"ts": b"2"}, {"ts": b"3"}]
+    assert min(item.written) > 1_600_000_000_000
+    assert pickle.loads(pickle.dumps(item)) == item
+    assert isinstance(item, Messages)
+
+
+def test_headers_can_be_left_where_they_are(log):
+    (item,) = drain(RangeSource(log, {("a", 1): (1, 3)}, headers=False).build_part("step", "a:001", None))
+    assert item.headers == []
+
+
+def test_a_tail_begins_with_the_oldest_record_and_waits_for_more(log):
+    source = TailSource(log, "a")
+    assert source.list_parts() == ["a:000", "a:001"]
+    part = source.build_part("step", "a:001", None)
+    assert part.snapshot() == 0  # a number from the start on
+    assert [value for item in drain(part) for value in item.values] == [b"100", b"101", b"102", b"103", b"104"]
+    assert part.next_batch() == []
+    assert part.next_awake() is not None
+    fill(log, "a", 1, [b"105"])
+    assert [value for item in drain(part) for value in item.values] == [b"105"]
+    assert part.snapshot() == 6
+    part.close()
+
+
+def test_a_tail_begins_where_it_is_told(log):
+    assert read(TailSource(log, "a", {0: 8}), "a:000") == ([8, 9], 10)
+    assert read(TailSource(log, "a", {0: 8}), "a:000", 5) == ([5, 6, 7, 8, 9], 10)
+
+
+def test_how_far_each_part_is_can_be_asked(log):
+    part = TailSource(log, "a", batch=4).build_part("step", "a:000", None)
+    drain(part)
+    assert reading()["a", 0] == (10, 10)
+    part.close()
+    assert ("a", 0) not in reading()
+
+
+def test_what_retention_has_eaten_is_an_error_and_no_silent_step(log):
+    trim(log, "a", 0, 4)
+    for source in (RangeSource(log, {("a", 0): (3, 10)}), TailSource(log, "a", {0: 3})):
+        with pytest.raises(UserError, match=r"offset 3 is no longer in the log, which begins at 4"):
+            source.build_part("step", "a:000", None)
+    assert read(RangeSource(log, {("a", 0): (4, 10)}), "a:000") == (list(range(4, 10)), 10)
+    assert read(TailSource(log, "a"), "a:000")[0] == list(range(4, 10))
+
+
+def test_retention_that_overtakes_a_reader_is_an_error(log):
+    part = RangeSource(log, {("a", 0): (0, 10)}).build_part("step", "a:000", None)
+    part._client.assign([TopicPartition(log.topic("a"), 0, 10_000)])  # as if the place had gone meanwhile
+    with pytest.raises(UserError, match="no longer in the log"):
+        drain(part)
+    part.close()
+
+
+def test_another_log_than_the_stores_is_refused(log):
+    with pytest.raises(UserError, match=r"the log ends at 10, before offset 11: this is not the log"):
+        TailSource(log, "a").build_part("step", "a:000", 11)
+    with pytest.raises(UserError, match=r"the log ends at 10, before offset 11"):
+        RangeSource(log, {("a", 0): (2, 11)}).build_part("step", "a:000", None)
+
+
+@pytest.mark.parametrize("span", [(-1, 3), (4, 3)])
+def test_an_impossible_range_is_refused(kafka, span):
+    with pytest.raises(ValueError, match="is no range of offsets"):
+        RangeSource(kafka, {("a", 0): span})
+
+
+def test_parts_sort_as_their_numbers():
+    assert sorted(part_name("a", n) for n in range(120)) == [part_name("a", n) for n in range(120)]
