@@ -1,0 +1,152 @@
+"""Sixteen partitions abreast: none is read further ahead of the barrier than a number of slices.
+
+How far the barrier is stands in the account log, which it writes: whoever asks, on whichever host, reads the
+newest slice there. So what waits at the barrier for the slowest partition is bounded, whatever the others hold.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from bytewax.inputs import StatefulSourcePartition
+
+from infra.kafka import ID, Cluster, bounds, consumer, event_time
+from infra.ranges import Messages, Part, TailSource
+from schemas.calendar import Calendar
+
+SLICE = "slice:"  # how ids of slices in the account log begin
+WAIT = timedelta(milliseconds=5)  # before a part that is ahead looks again
+LOOK_SECONDS = 0.05
+
+
+class Frontier:
+    """The newest slice in the account log, as last seen; one thread and one consumer per process."""
+
+    def __init__(self, where: Cluster, topic: str = "account.log"):
+        self._where, self._topic = where, topic
+        self._upto: int | None = None
+        self._error: Exception | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="frontier", daemon=True)
+        self._thread.start()
+
+    @property
+    def upto(self) -> int | None:
+        """End of that slice, UTC ns; None before there is one."""
+        if self._error is not None:
+            raise self._error
+        return self._upto
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        self._thread.join(10.0)
+
+    def _watch(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:  # raised again by whoever asks
+            self._error = error
+
+    def _follow(self) -> None:
+        from confluent_kafka import TopicPartition
+
+        low, high = bounds(self._where, self._topic, [0])[0]
+        client = consumer(self._where)
+        # A few records back: the last may be commands. Older slices than the newest do no harm.
+        client.assign([TopicPartition(self._where.topic(self._topic), 0, max(low, high - 1_000))])
+        try:
+            while not self._stop.is_set():
+                for message in client.consume(1_000, LOOK_SECONDS):
+                    if message.error() is None and dict(message.headers() or ()).get(ID, b"").startswith(SLICE.encode()):
+                        self._upto = max(self._upto or 0, event_time(message))
+        finally:
+            client.close()
+
+
+class AbreastSource(TailSource):
+    """A tail of `market.slices` that waits for the barrier."""
+
+    def __init__(self, where: Cluster, topic: str, calendar: Calendar, ahead: int, starts: Mapping[int, int] | None = None):
+        super().__init__(where, topic, starts)
+        self._calendar, self._ahead = calendar, ahead
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "AbreastPart":  # type: ignore[override]
+        """Begin, or go on."""
+        inner = super().build_part(step_id, for_part, resume_state)
+        return AbreastPart(inner, Shared.join(self._where), self._calendar, self._ahead)
+
+
+class Shared:
+    """The frontier that the parts of a process share."""
+
+    _lock = threading.Lock()
+    _open: dict[Cluster, tuple[Frontier, int]] = {}
+
+    @classmethod
+    def join(cls, where: Cluster) -> "Shared":
+        """Use it, or start it."""
+        with cls._lock:
+            frontier, users = cls._open.get(where) or (Frontier(where), 0)
+            cls._open[where] = frontier, users + 1
+        return cls(where, frontier)
+
+    def __init__(self, where: Cluster, frontier: Frontier):
+        self._where, self.frontier = where, frontier
+
+    def leave(self) -> None:
+        """The last to leave ends it."""
+        with self._lock:
+            frontier, users = self._open.pop(self._where)
+            if users > 1:
+                self._open[self._where] = frontier, users - 1
+                return
+        frontier.close()
+
+
+class AbreastPart(StatefulSourcePartition[Messages, int]):
+    """One partition; what is too far ahead is kept here until the barrier has moved."""
+
+    def __init__(self, inner: Part, shared: Shared, calendar: Calendar, ahead: int):
+        self._inner, self._shared, self._calendar, self._ahead = inner, shared, calendar, ahead
+        self._held: Messages | None = None
+        self._first: int | None = None  # event time of the first record, the measure before there is a frontier
+
+    def next_batch(self) -> list[Messages]:
+        """Records that are not too far ahead."""
+        if self._held is None:
+            batch = self._inner.next_batch()
+            if not batch:
+                return []
+            (self._held,) = batch
+        ready = self._ready(self._held)
+        if not ready:
+            return []
+        given, rest = self._held.cut(ready)
+        self._held = rest if rest.offsets else None
+        return [given]
+
+    def _ready(self, messages: Messages) -> int:
+        """How many of them may go on; one without an event time goes with the one before it."""
+        times = [_time(headers) for headers in messages.headers]
+        if self._first is None:
+            self._first = next((ts for ts in times if ts is not None), None)
+        base = self._shared.frontier.upto or self._first
+        if base is None:
+            return len(times)
+        last = self._calendar.ts_at(self._calendar.index_after(base) - 1 + self._ahead)
+        return next((k for k, ts in enumerate(times) if ts is not None and ts > last), len(times))
+
+    def next_awake(self) -> datetime | None:
+        """Soon, while it has to wait."""
+        return datetime.now(UTC) + WAIT if self._held is not None else self._inner.next_awake()
+
+    def snapshot(self) -> int:
+        """The first offset that was not given out."""
+        return self._held.offsets[0] if self._held is not None else self._inner.snapshot()
+
+    def close(self) -> None:
+        """Leave the broker and the frontier."""
+        self._inner.close()
+        self._shared.leave()
