@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from bytewax.inputs import StatefulSourcePartition
 
-from infra.kafka import ID, Cluster, bounds, consumer, event_time
+from infra.kafka import ID, TS, Cluster, Headers, bounds, consumer, event_time
 from infra.ranges import Messages, Part, TailSource
 from schemas.calendar import Calendar
 
@@ -59,7 +59,9 @@ class Frontier:
         try:
             while not self._stop.is_set():
                 for message in client.consume(1_000, LOOK_SECONDS):
-                    if message.error() is None and dict(message.headers() or ()).get(ID, b"").startswith(SLICE.encode()):
+                    if message.error() is None and dict(message.headers() or ()).get(ID, b"").startswith(
+                        SLICE.encode()
+                    ):
                         self._upto = max(self._upto or 0, event_time(message))
         finally:
             client.close()
@@ -68,7 +70,9 @@ class Frontier:
 class AbreastSource(TailSource):
     """A tail of `market.slices` that waits for the barrier."""
 
-    def __init__(self, where: Cluster, topic: str, calendar: Calendar, ahead: int, starts: Mapping[int, int] | None = None):
+    def __init__(
+        self, where: Cluster, topic: str, calendar: Calendar, ahead: int, starts: Mapping[int, int] | None = None
+    ):
         super().__init__(where, topic, starts)
         self._calendar, self._ahead = calendar, ahead
 
@@ -150,3 +154,9 @@ class AbreastPart(StatefulSourcePartition[Messages, int]):
         """Leave the broker and the frontier."""
         self._inner.close()
         self._shared.leave()
+
+
+def _time(headers: Headers) -> int | None:
+    """The event time in a record's headers."""
+    value = dict(headers).get(TS)
+    return int(value) if value is not None and value.isdigit() else None

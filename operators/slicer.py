@@ -48,7 +48,7 @@ class Closed(NamedTuple):
     shard: int
     after: int
     ts: int
-    listed: tuple[Listing, ...]  # symbols that have their first bar here
+    listed: tuple[Listing, ...]  # symbols that have their first bar here; in a session's first slice all so far
     symbols: tuple[int, ...]  # ids, in order of their names
     slots: tuple[int, ...]
     bars: tuple[Arrival, ...]  # one for each symbol; offset of the last received
@@ -176,17 +176,23 @@ class Desk:
     def _close(self) -> None:
         bars = sorted(self.open.pop(self.due, {}).values(), key=lambda bar: (bar.symbol, bar.ts))
         whole = tuple(_whole(self.due, list(group)) for _, group in groupby(bars, key=lambda bar: bar.symbol))
-        listed = tuple(self._list(bar.symbol) for bar in whole if bar.symbol not in self.slots)
+        calendar = self.params.calendar
+        opens = calendar.session_of(self.due) != calendar.session_of(self.after)
+        known = [self._listing(name) for name in self.slots] if opens else []
+        listed = (*known, *(self._admit(bar.symbol) for bar in whole if bar.symbol not in self.slots))
         slots = tuple(self.slots[bar.symbol] for bar in whole)
         ids = tuple(slot * SHARDS + self.shard for slot in slots)
         self.closed.append(Closed(self.shard, self.after, self.due, listed, ids, slots, whole))
         self.after = self.due
         self.due = self._next()
 
-    def _list(self, name: str) -> Listing:
-        """Give a symbol its numbers: an id that no other shard can give, and a slot of this shard."""
-        slot = self.slots[name] = len(self.slots)
-        return Listing(slot * SHARDS + self.shard, slot, name)
+    def _admit(self, name: str) -> Listing:
+        self.slots[name] = len(self.slots)
+        return self._listing(name)
+
+    def _listing(self, name: str) -> Listing:
+        """A symbol's numbers: an id that no other shard can give, and a slot of this shard."""
+        return Listing(self.slots[name] * SHARDS + self.shard, self.slots[name], name)
 
 
 def _whole(ts: int, bars: list[Arrival]) -> Arrival:

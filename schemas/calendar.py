@@ -78,6 +78,10 @@ class Calendar:
             return 0
         return self.ts_at(self.index_after(ts - 1))
 
+    def session_of(self, ts: int) -> int:
+        """The session that an instant belongs to, days since 1970-01-01; between two sessions the coming one."""
+        return int(self.sessions[np.searchsorted(self.closes, ts, side="left")])
+
     def slices(self, first: int, last: int, after: int, upto: int) -> Slices:
         """The slices `first <= index < last`, promising the range `after < ts <= upto`."""
         index = np.arange(first, last + 1)

@@ -118,6 +118,18 @@ def test_symbols_get_ids_that_no_other_shard_can_give_and_keep_them():
     }
 
 
+def test_a_session_begins_with_the_names_of_all_symbols_so_far():
+    """So a replay may begin with any session."""
+    records = [beat(0), bar(1, NAMES[1]), bar(1, NAMES[0]), beat(1, 5)]
+    tomorrow = 2 * 24 * 60  # the 4th of July is no session
+    records += [beat(tomorrow, 5), bar(tomorrow + 1, NAMES[3]), beat(tomorrow + 1, 5), beat(tomorrow + 2, 5)]
+    _, closed, _ = run(params(), numbered(records))
+    first, second = [one for one in closed if one.ts > OPEN + tomorrow * NS_PER_MINUTE]
+    assert [(entry.slot, entry.name) for entry in first.listed] == [
+        *enumerate(sorted(NAMES[:2])), (2, NAMES[3])]  # fmt: skip
+    assert second.listed == ()
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [

@@ -210,3 +210,16 @@ def test_the_calendar_has_an_end():
 def test_timeframes_have_names():
     assert [timeframe_name(minutes) for minutes in (1, 60, DAY)] == ["1m", "1h", "1d"]
     assert all(TIMEFRAMES[timeframe_name(minutes)] == minutes for minutes in TIMEFRAMES.values())
+
+
+@pytest.mark.parametrize("minutes", [1, 5, 60, DAY])
+def test_every_instant_belongs_to_one_slice_or_to_none(minutes):
+    calendar = Calendar(minutes, date(2024, 7, 2), date(2024, 7, 5))
+    first, last = (calendar.index_after(ns(date(2024, 7, day), 0)) for day in (2, 6))
+    slices = calendar.slices(first, last, 0, 2**62)
+    for instant in range(ns(date(2024, 7, 2), 0), ns(date(2024, 7, 6), 0), 30_000_000_000):
+        held = [int(end) for end in slices.ts if end - instant >= 0][:1]
+        session = int(np.searchsorted(calendar.closes, instant, side="left"))
+        is_open = calendar.opens[session] < instant <= calendar.closes[session]
+        assert calendar.end_of(instant) == (held[0] if is_open else 0)
+        assert calendar.session_of(instant) == calendar.sessions[session]

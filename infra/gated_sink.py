@@ -1,0 +1,257 @@
+"""A dataflow into the log, each record once, through any crash.
+
+Delivery is proven in the snapshot, so an epoch is committed only when its records are in the log. After a
+crash the flow emits some of them again: the sink has read the tail of the log since its snapshot, knows them
+by their ids, and drops them. The same id with other content means that the flow is no function of its
+input, or has changed: that stops the worker, for a doubled order costs more than a late one.
+
+One writer per partition; records of other writers (the header `by`) are left alone.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from infra.kafka import DELIVERY_MS, ID, LINGER_MS, TS, Cluster, bounds, partitions, producer, records, wait_for
+from infra.ranges import part_name
+from schemas.errors import UserError
+
+LOG = logging.getLogger(__name__)
+BY = "by"  # the header that names the writer
+SLACK = 10_000  # records that parts of one flow may be apart, generously
+VERSION = 1
+
+State = tuple[int, int, tuple[int, ...]]  # version, offset from which the tail is read, offsets in it that were met
+
+
+class Record(NamedTuple):
+    """What goes into the log; `id` is a function of what happened, never of when it was computed."""
+
+    id: str
+    ts: int  # event time, UTC ns
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()  # more than id, ts and by, as the schema's fingerprint
+
+
+class DeliveryError(RuntimeError):
+    """A record could not be written in time; after a restart the flow emits it again."""
+
+
+class OtherContentError(RuntimeError):
+    """The log holds this id with other content."""
+
+
+def crc(key: str) -> int:
+    """Where a symbol is placed: in its shard's partition, if there are as many as shards."""
+    return zlib.crc32(key.encode())
+
+
+class GatedSink(FixedPartitionedSink[Sequence[Record], State]):
+    """Writes keyed batches of records to one topic.
+
+    `writer` names the flow and must outlive its versions. `place` gives the partition of a stream key, modulo their
+    number: `crc` for symbols, `int` for shards. A part without a snapshot compares with the log from `since`
+    (offsets by partition) on, by default all of it: a new store then doubles nothing either.
+    """
+
+    def __init__(
+        self,
+        where: Cluster,
+        topic: str,
+        writer: str,
+        place: Callable[[str], int] = crc,
+        linger_ms: int = LINGER_MS,
+        since: Mapping[int, int] | None = None,
+    ):
+        self._where, self._topic, self._writer, self._place = where, topic, writer, place
+        self._linger_ms, self._since = linger_ms, since or {}
+
+    def list_parts(self) -> list[str]:
+        """The topic's partitions, whichever worker asks."""
+        wait_for(self._where)
+        return [part_name(self._topic, number) for number in partitions(self._where, self._topic)]
+
+    def part_fn(self, item_key: str) -> int:
+        """The partition, which Bytewax takes modulo their number."""
+        return self._place(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> "Part":
+        """Read the tail, then write; a UserError where this is not the log that the store knows."""
+        number = int(for_part.rpartition(":")[2])
+        wait_for(self._where)
+        low, high = bounds(self._where, self._topic, [number])[number]
+        if resume_state is None:
+            resume_state = (VERSION, self._since.get(number, low), ())
+        version, base, met = resume_state
+        if version != VERSION:
+            raise UserError(f"{for_part}: the store's sink has version {version}, this code {VERSION}: start a new one")
+        if base > high:
+            raise UserError(
+                f"{self._where.topic(self._topic)} partition {number}: the log ends at {high}, before offset {base} of "
+                f"the recovery store: this is not the log it belongs to; name the right cluster, or begin a new store"
+            )
+        tail = Tail(self._where, self._topic, number, self._writer, max(base, low), high, met)
+        return Part(self._where, self._topic, number, self._writer, tail, self._linger_ms)
+
+
+class Tail:
+    """Records that are in the log and that the flow may emit again: id -> offset and content."""
+
+    def __init__(self, where: Cluster, topic: str, number: int, writer: str, base: int, high: int, met: Sequence[int]):
+        self._known: dict[str, tuple[int, bytes]] = {}
+        self._met = set(met)
+        self._place = f"{where.topic(topic)} partition {number}"
+        for message in records(where, topic, number, base, high):
+            headers = dict(message.headers() or ())
+            if message.offset() in self._met or headers.get(BY) != writer.encode() or ID not in headers:
+                continue
+            name, content = headers[ID].decode(), digest(message.key(), message.value(), message.headers())
+            offset, other = self._known.setdefault(name, (message.offset(), content))
+            if other != content:
+                raise OtherContentError(f"{self._place}: id {name} has one content at {offset}, "
+                                        f"another at {message.offset()}")  # fmt: skip
+        self._end = high
+        self._left = 2 * len(self._known) + SLACK  # records until the rest cannot come any more
+
+    def meets(self, record: Record, headers: Sequence[tuple[str, bytes]]) -> bool:
+        """Is this record in the log already? Raises OtherContentError where only its id is."""
+        if not self._known:
+            return False
+        self._left -= 1
+        if record.id not in self._known:
+            return False
+        offset, content = self._known.pop(record.id)
+        if content != digest(record.key, record.value, headers):
+            raise OtherContentError(
+                f"{self._place}: id {record.id} stands at offset {offset} with other content than the flow now gives it: "
+                f"the program or its settings changed after a crash; resume once with those that wrote it"
+            )
+        self._met.add(offset)
+        return True
+
+    def appended(self, offset: int) -> None:
+        """A record of ours is in the log now."""
+        self._end = max(self._end, offset + 1)
+
+    def snapshot(self) -> State:
+        """From where a resumed flow has to compare, and what it need not expect."""
+        if self._known and self._left < 0:
+            LOG.warning("%s: %d records were not emitted again, first %s: written by another version?",
+                        self._place, len(self._known), min(self._known.values())[0])  # fmt: skip
+            self._known.clear()
+        if not self._known:
+            self._met.clear()
+            return VERSION, self._end, ()
+        base = min(offset for offset, _ in self._known.values())
+        self._met = {offset for offset in self._met if offset > base}
+        return VERSION, base, tuple(sorted(self._met))
+
+
+class Part(StatefulSinkPartition[Sequence[Record], State]):
+    """One partition."""
+
+    def __init__(self, where: Cluster, topic: str, number: int, writer: str, tail: Tail, linger_ms: int):
+        self._name, self._number, self._by, self._tail = where.topic(topic), number, (BY, writer.encode()), tail
+        self._outbox = Outbox.open(where, linger_ms)
+        self._waiting = 0  # records given to the client and not yet known to be in the log
+        self._done: deque[tuple[Any, int]] = deque()  # error or None, offset: filled by whichever thread polls
+
+    def write_batch(self, values: list[Sequence[Record]]) -> None:
+        """Hand over what the log does not hold yet."""
+        for batch in values:
+            for record in batch:
+                headers = [(ID, record.id.encode()), (TS, b"%d" % record.ts), self._by, *record.headers]
+                if not self._tail.meets(record, headers):
+                    self._produce(record, headers)
+        self._outbox.client.poll(0)
+        self._settle()
+
+    def _produce(self, record: Record, headers: list[tuple[str, bytes]]) -> None:
+        while True:
+            try:
+                self._outbox.client.produce(
+                    self._name, record.value, record.key, self._number, headers=headers, on_delivery=self._delivered
+                )
+                self._waiting += 1
+                return
+            except BufferError:  # the local queue is full: the broker is slow or away
+                self._outbox.client.poll(0.05)
+                self._settle()
+
+    def _delivered(self, error: Any, message: Any) -> None:
+        self._done.append((error, message.offset()))
+
+    def _settle(self) -> None:
+        """Take in what became of records; raise for one that was not written."""
+        while self._done:
+            error, offset = self._done.popleft()
+            if error is not None:
+                raise DeliveryError(f"{self._name} partition {self._number}: not written: {error.str()}")
+            self._waiting -= 1
+            self._tail.appended(offset)
+
+    def _flush(self) -> None:
+        deadline = time.monotonic() + DELIVERY_MS / 1e3 + 30.0
+        self._settle()
+        while self._waiting:
+            self._outbox.client.poll(0.005)  # another worker's thread may take our callbacks: do not wait long
+            self._settle()
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"{self._name} partition {self._number}: {self._waiting} records not written")
+
+    def snapshot(self) -> State:
+        """Everything handed over so far is in the log, or this raises."""
+        self._flush()
+        return self._tail.snapshot()
+
+    def close(self) -> None:
+        """The flow has ended; a record that is not written even now must not go unnoticed."""
+        self._flush()
+        self._outbox.leave()
+
+
+class Outbox:
+    """The producer that the parts of a process share: each has threads and buffers of its own."""
+
+    _open: ClassVar[dict[tuple[Cluster, int], "Outbox"]] = {}
+    _lock = threading.Lock()
+
+    def __init__(self, key: tuple[Cluster, int]):
+        self.client, self._key, self._parts = producer(*key), key, 0
+
+    @classmethod
+    def open(cls, where: Cluster, linger_ms: int) -> "Outbox":
+        """Join it, or start it."""
+        with cls._lock:
+            key = (where, linger_ms)
+            if key not in cls._open:
+                cls._open[key] = cls(key)
+            box = cls._open[key]
+            box._parts += 1
+            return box
+
+    def leave(self) -> None:
+        """The last to leave closes it."""
+        with self._lock:
+            self._parts -= 1
+            if not self._parts:
+                del self._open[self._key]
+
+
+def digest(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] | None) -> bytes:
+    """A hash of all that a record says."""
+    parts = [b"" if key is None else b"+" + key, b"" if value is None else b"+" + value]
+    parts += [part for name, text in headers or () for part in (name.encode(), text or b"")]
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(b"%d:" % len(part))
+        state.update(part)
+    return state.digest()

@@ -1,0 +1,268 @@
+"""Kafka: where the cluster is, how its clients are set, and where in a topic things lie.
+
+The environment says where: `KAFKA_BOOTSTRAP_SERVERS`, `KAFKA_TOPIC_PREFIX`, `KAFKA_REPLICATION`, and for a
+secured cluster `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM`, `KAFKA_SASL_USERNAME`,
+`KAFKA_SASL_PASSWORD`, `KAFKA_SSL_CA_LOCATION`. None of it is a setting: it changes no decision.
+
+Every record that we write carries its event time in the header `ts` (UTC ns, decimal); the broker's
+own timestamp is the wall clock of the append, so that retention counts from there also in a replay of
+old bars.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Producer
+    from confluent_kafka.admin import AdminClient
+
+LOG = logging.getLogger("kafka")
+Headers: TypeAlias = "Sequence[tuple[str, bytes]]"
+
+TS, ID, SCHEMA = "ts", "id", "schema"  # headers: event time, idempotency key, fingerprint of the Avro schema
+PATIENCE = 120.0  # seconds that a start waits for the cluster
+DELIVERY_MS = 120_000  # within which a record is delivered or the flow stops
+LINGER_MS = 10
+_SECURITY = {
+    "KAFKA_SECURITY_PROTOCOL": "security.protocol",
+    "KAFKA_SASL_MECHANISM": "sasl.mechanism",
+    "KAFKA_SASL_USERNAME": "sasl.username",
+    "KAFKA_SASL_PASSWORD": "sasl.password",
+    "KAFKA_SSL_CA_LOCATION": "ssl.ca.location",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where the log is. Topic names everywhere else are without the prefix."""
+
+    servers: str = "localhost:9092"
+    prefix: str = ""
+    replication: int = 1
+    security: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # holds secrets
+
+    def topic(self, name: str) -> str:
+        """The name by which the cluster knows a topic."""
+        return self.prefix + name
+
+    @property
+    def client(self) -> dict[str, Any]:
+        """What every client is told."""
+        return {
+            "bootstrap.servers": self.servers,
+            "reconnect.backoff.ms": 100,
+            "reconnect.backoff.max.ms": 2_000,  # so that a broker that is back is noticed
+            "logger": LOG,
+            **dict(self.security),
+        }
+
+
+def cluster(environ: Mapping[str, str] | None = None) -> Cluster:
+    """The cluster that the environment names."""
+    given = os.environ if environ is None else environ
+    replication = given.get("KAFKA_REPLICATION", "1")
+    if not replication.isdecimal() or not 1 <= int(replication) <= 15:
+        raise UserError(f"KAFKA_REPLICATION={replication}: want a whole number, 1 to 15")
+    return Cluster(
+        given.get("KAFKA_BOOTSTRAP_SERVERS") or Cluster().servers,
+        given.get("KAFKA_TOPIC_PREFIX", ""),
+        int(replication),
+        tuple((name, given[variable]) for variable, name in _SECURITY.items() if given.get(variable)),
+    )
+
+
+def producer(where: Cluster, linger_ms: int = LINGER_MS) -> "Producer":
+    """A producer that keeps order and writes each record once, as long as it lives."""
+    from confluent_kafka import Producer
+
+    return Producer(
+        {
+            **where.client,
+            "acks": "all",
+            "enable.idempotence": True,
+            "retries": 5,  # of requests that were sent; while the broker is away nothing is
+            "retry.backoff.ms": 100,
+            "linger.ms": linger_ms,
+            "compression.type": "lz4",
+            "request.timeout.ms": 30_000,
+            "delivery.timeout.ms": DELIVERY_MS,
+            "partitioner": "murmur2_random",  # as other clients place keys; our sinks name the partition
+        }
+    )
+
+
+def consumer(where: Cluster, **more: Any) -> "Consumer":
+    """A consumer for explicit offsets: no group is joined, nothing is committed.
+
+    `earliest` would silently step over what retention has eaten; here that is an error.
+    """
+    from confluent_kafka import Consumer
+
+    return Consumer(
+        {
+            **where.client,
+            "group.id": "unified-trading-platform",  # wanted by the client, not used
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "session.timeout.ms": 30_000,
+            "max.poll.interval.ms": 300_000,
+            "heartbeat.interval.ms": 10_000,
+            "queued.max.messages.kbytes": 8_192,  # per consumer, and each partition has one
+            **{name.replace("_", "."): value for name, value in more.items()},
+        }
+    )
+
+
+def admin(where: Cluster) -> "AdminClient":
+    """For topics."""
+    from confluent_kafka.admin import AdminClient
+
+    return AdminClient(where.client)
+
+
+def wait_for(where: Cluster, seconds: float = PATIENCE) -> None:
+    """Return once the cluster answers; a UserError if it does not in time."""
+    from confluent_kafka import KafkaException
+
+    client, deadline = admin(where), time.monotonic() + seconds
+    while True:
+        try:
+            client.list_topics(timeout=max(0.1, min(2.0, deadline - time.monotonic())))
+            return
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"Kafka at {where.servers} does not answer within {seconds:g} s ({error.args[0].str()}); "
+                    f"start it (`utp broker`), or set KAFKA_BOOTSTRAP_SERVERS"
+                ) from error
+
+
+def partitions(where: Cluster, topic: str) -> list[int]:
+    """A topic's partitions; a UserError where there is no such topic."""
+    listed = admin(where).list_topics(timeout=30.0).topics.get(where.topic(topic))  # naming it might create it
+    if listed is None or not listed.partitions:
+        raise UserError(
+            f"there is no topic {where.topic(topic)} at {where.servers}; create it with `utp topics create`"
+        )
+    return sorted(listed.partitions)
+
+
+def bounds(where: Cluster, topic: str, only: Iterable[int] | None = None) -> dict[int, tuple[int, int]]:
+    """By partition: the first offset that is still there, and the one that comes next."""
+    from confluent_kafka import TopicPartition
+
+    client = consumer(where)
+    try:
+        return {
+            number: client.get_watermark_offsets(TopicPartition(where.topic(topic), number), timeout=30.0)
+            for number in (partitions(where, topic) if only is None else only)
+        }
+    finally:
+        client.close()
+
+
+def offsets_at(where: Cluster, topic: str, ts: int) -> dict[int, int]:
+    """By partition: the first offset whose record's event time is at or after `ts`, UTC ns; else the end.
+
+    Wants the event times of a partition not to fall. It asks the records, not the broker's index, for the
+    broker knows only when they were written.
+    """
+    client = consumer(where, fetch_message_max_bytes=65_536, fetch_wait_max_ms=5)
+    try:
+        return {
+            number: _first_at(client, where.topic(topic), number, low, high, ts)
+            for number, (low, high) in bounds(where, topic).items()
+        }
+    finally:
+        client.close()
+
+
+def _first_at(client: "Consumer", topic: str, number: int, low: int, high: int, ts: int) -> int:
+    """Bisect one partition; an offset may hold nothing, then the next record after it speaks for it."""
+    first, last = low, high
+    while first < last:
+        middle = (first + last) // 2
+        found = _record_at(client, topic, number, middle, high)
+        if found is None or found[1] >= ts:
+            last = middle
+        else:
+            first = found[0] + 1
+    return min(first, high)
+
+
+def _record_at(client: "Consumer", topic: str, number: int, offset: int, high: int) -> tuple[int, int] | None:
+    """Offset and event time of the first record at or after `offset`; None at the end."""
+    from confluent_kafka import TopicPartition
+
+    client.assign([TopicPartition(topic, number, offset)])
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline:
+        message = client.poll(1.0)
+        if message is None:
+            (position,) = client.position([TopicPartition(topic, number)])
+            if position.offset >= high:
+                return None
+        elif message.error():
+            raise lost(topic, number, offset, message.error())
+        else:
+            return message.offset(), event_time(message)
+    raise UserError(f"{topic} partition {number}: no answer for offset {offset} within 30 s")
+
+
+def records(where: Cluster, topic: str, number: int, first: int, stop: int) -> Iterator[Any]:
+    """The client's messages with `first <= offset < stop`; waits for them, and raises when they do not come."""
+    from confluent_kafka import KafkaError, TopicPartition
+
+    client = consumer(where, enable_partition_eof=True)
+    client.assign([TopicPartition(where.topic(topic), number, first)])
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while first < stop:
+            for message in client.consume(1_000, 0.01):
+                error = message.error()
+                if error is None and message.offset() < stop:
+                    yield message
+                elif error is not None and error.code() != KafkaError._PARTITION_EOF and not passing(error):
+                    raise lost(where.topic(topic), number, first, error)
+                if error is None or error.code() == KafkaError._PARTITION_EOF:
+                    first, deadline = message.offset() + (error is None), time.monotonic() + PATIENCE
+            if time.monotonic() > deadline:
+                raise UserError(f"{where.topic(topic)} partition {number}: no answer for offset {first}")
+    finally:
+        client.close()
+
+
+def passing(error: Any) -> bool:
+    """Does a client go on by itself after this?"""
+    from confluent_kafka import KafkaError
+
+    return bool(error.retriable()) or error.code() in (
+        KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT,
+    )  # fmt: skip
+
+
+def event_time(message: Any) -> int:
+    """A record's event time, UTC ns; of a record that is not ours, when it was written."""
+    for name, value in message.headers() or ():
+        if name == TS:
+            return int(value)
+    return int(message.timestamp()[1]) * 1_000_000
+
+
+def lost(topic: str, number: int, offset: int, error: Any) -> UserError:
+    """What to tell a user about a read that cannot go on."""
+    from confluent_kafka import KafkaError
+
+    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        return UserError(
+            f"{topic} partition {number}: offset {offset} is no longer in the log; retention has removed it. "
+            f"Start from a later snapshot, or from the archive, and set retention.ms=-1 on this topic"
+        )
+    return UserError(f"{topic} partition {number} at offset {offset}: {error.str()}")

@@ -1,0 +1,231 @@
+"""The log into a dataflow: from offset to offset, or from an offset on for ever.
+
+One part per (topic, partition), each with a consumer of its own; the snapshot is the next offset, always
+a number. An item is one `Messages`: parallel lists, for an object per record costs more than
+reading it.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from infra.kafka import Cluster, Headers, bounds, consumer, lost, partitions, passing, wait_for
+from schemas.errors import UserError
+
+BATCH = 1_000  # records in an item, at most
+IDLE = timedelta(milliseconds=2)  # before an empty partition is asked again
+
+
+class Messages(NamedTuple):
+    """Records of one partition, in order of their offsets, as they are in the log."""
+
+    topic: str  # without the prefix
+    partition: int
+    offsets: list[int]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    headers: list[Headers]  # empty where the source was told to leave them
+    written: list[int]  # when the record was appended, UTC ms: of the broker's clock, for latencies only
+
+    def cut(self, count: int) -> tuple["Messages", "Messages"]:
+        """The first so many records, and the rest."""
+        parts = [(column[:count], column[count:]) for column in self[2:]]
+        head, rest = zip(*parts, strict=True)
+        return Messages(self.topic, self.partition, *head), Messages(self.topic, self.partition, *rest)
+
+
+class Reading(NamedTuple):
+    """How far a part of this process is."""
+
+    next: int
+    end: int  # the log's, as last heard
+
+
+_READING: dict[tuple[str, int], Reading] = {}
+_LOCK = threading.Lock()
+
+
+def reading() -> dict[tuple[str, int], Reading]:
+    """By topic and partition: how far this process has read, and how far it could."""
+    with _LOCK:
+        return dict(_READING)
+
+
+def part_name(topic: str, number: int) -> str:
+    """The key of a part in the recovery store."""
+    return f"{topic}:{number:03}"
+
+
+class RangeSource(FixedPartitionedSource[Messages, int]):
+    """Offsets `start <= offset < stop` of each (topic, partition): the log, again."""
+
+    def __init__(
+        self,
+        where: Cluster,
+        ranges: Mapping[tuple[str, int], tuple[int, int]],
+        batch: int = BATCH,
+        headers: bool = True,
+    ):
+        self._where, self._batch, self._headers = where, batch, headers
+        self._ranges = {part_name(*place): (*place, *span) for place, span in ranges.items()}
+        for topic, number, start, stop in self._ranges.values():
+            if not 0 <= start <= stop:
+                raise ValueError(f"{topic} partition {number}: from {start} to {stop} is no range of offsets")
+
+    def list_parts(self) -> list[str]:
+        """All of them, whichever worker asks."""
+        return sorted(self._ranges)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
+        """Begin, or go on; a UserError where the log no longer has the range, or not yet."""
+        topic, number, start, stop = self._ranges[for_part]
+        wait_for(self._where)
+        first = start if resume_state is None else resume_state
+        if first < stop:
+            end = _check(self._where, topic, number, first)
+            if stop > end:
+                raise UserError(
+                    f"{self._where.topic(topic)} partition {number}: the log ends at {end}, before offset {stop}"
+                )
+        return Part(self._where, topic, number, first, stop, self._batch, self._headers)
+
+
+class TailSource(FixedPartitionedSource[Messages, int]):
+    """A topic from explicit offsets on, for ever.
+
+    `starts` gives offsets by partition; one that is not named begins with the oldest record that is
+    there. Never with the end: what came while the flow was down would be stepped over.
+    """
+
+    def __init__(
+        self,
+        where: Cluster,
+        topic: str,
+        starts: Mapping[int, int] | None = None,
+        only: list[int] | None = None,
+        batch: int = BATCH,
+        headers: bool = True,
+        idle: timedelta = IDLE,
+    ):
+        self._where, self._topic, self._starts, self._only = where, topic, starts or {}, only
+        self._batch, self._headers, self._idle = batch, headers, idle
+
+    def list_parts(self) -> list[str]:
+        """All partitions, or those that were asked for."""
+        wait_for(self._where)
+        numbers = partitions(self._where, self._topic) if self._only is None else self._only
+        return [part_name(self._topic, number) for number in numbers]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
+        """Begin, or go on; a UserError where retention has removed the place."""
+        number = int(for_part.rpartition(":")[2])
+        first = self._starts.get(number) if resume_state is None else resume_state
+        if first is None:
+            first = bounds(self._where, self._topic, [number])[number][0]
+        _check(self._where, self._topic, number, first)
+        return Part(self._where, self._topic, number, first, None, self._batch, self._headers, self._idle)
+
+
+def _check(where: Cluster, topic: str, number: int, first: int) -> int:
+    """Is this offset, or the place after the last record, in the log? Returns its end."""
+    low, high = bounds(where, topic, [number])[number]
+    if first < low:
+        raise UserError(
+            f"{where.topic(topic)} partition {number}: offset {first} is no longer in the log, which begins at {low}; "
+            f"retention has removed it. Start from a later snapshot, or from the archive"
+        )
+    if first > high:
+        raise UserError(
+            f"{where.topic(topic)} partition {number}: the log ends at {high}, before offset {first}: this is not the "
+            f"log that the store or the range was made from; name the right cluster, or begin with a new store"
+        )
+    return high
+
+
+class Part(StatefulSourcePartition[Messages, int]):
+    """One partition, read in order; never waits for the network."""
+
+    def __init__(
+        self,
+        where: Cluster,
+        topic: str,
+        number: int,
+        first: int,
+        stop: int | None = None,
+        batch: int = BATCH,
+        headers: bool = True,
+        idle: timedelta = IDLE,
+    ):
+        from confluent_kafka import TopicPartition
+
+        self._topic, self._number, self._name = topic, number, where.topic(topic)
+        self._next, self._stop, self._batch, self._headers = first, stop, batch, headers
+        self._idle, self._empty = idle, False
+        self._place = TopicPartition(self._name, number, first)
+        self._client = consumer(where, enable_partition_eof=stop is not None)
+        if stop is None or first < stop:
+            self._client.assign([self._place])
+
+    def next_batch(self) -> list[Messages]:
+        """What is there, up to a batch, as one item; nothing is waited for."""
+        if self._stop is not None and self._next >= self._stop:
+            raise StopIteration
+        found = self._client.consume(self._batch, 0.0)
+        messages = list(self._good(found)) if found else []
+        self._empty = not messages
+        self._note()
+        if not messages:
+            return []
+        return [
+            Messages(
+                self._topic,
+                self._number,
+                [message.offset() for message in messages],
+                [message.key() for message in messages],
+                [message.value() for message in messages],
+                [message.headers() or () for message in messages] if self._headers else [],
+                [message.timestamp()[1] for message in messages],
+            )
+        ]
+
+    def _good(self, found: list[Any]) -> Iterator[Any]:
+        """Records within the range; the client mends what can be mended, the rest is an error."""
+        from confluent_kafka import KafkaError
+
+        for message in found:
+            error = message.error()
+            if error is None:
+                if self._stop is not None and message.offset() >= self._stop:
+                    self._next = self._stop
+                    return
+                self._next = message.offset() + 1
+                yield message
+            elif error.code() == KafkaError._PARTITION_EOF:
+                # Offsets without records (compacted, or marks of transactions) end a range too.
+                if self._stop is not None and message.offset() >= self._stop:
+                    self._next = self._stop
+            elif not passing(error):
+                raise lost(self._name, self._number, self._next, error)
+
+    def _note(self) -> None:
+        """For the gauge of lag; the end is what the last answer of the broker said."""
+        _, end = self._client.get_watermark_offsets(self._place, cached=True)
+        with _LOCK:
+            _READING[self._topic, self._number] = Reading(self._next, max(end, self._next))
+
+    def next_awake(self) -> datetime | None:
+        """Soon, while there is nothing."""
+        return datetime.now(UTC) + self._idle if self._empty else None
+
+    def snapshot(self) -> int:
+        """The next offset."""
+        return self._next
+
+    def close(self) -> None:
+        """Leave the broker."""
+        with _LOCK:
+            _READING.pop((self._topic, self._number), None)
+        self._client.close()
