@@ -5,9 +5,9 @@ newest slice there. So what waits at the barrier for the slowest partition is bo
 """
 
 import threading
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 
 from bytewax.inputs import StatefulSourcePartition
 
@@ -86,7 +86,7 @@ class Shared:
     """The frontier that the parts of a process share."""
 
     _lock = threading.Lock()
-    _open: dict[Cluster, tuple[Frontier, int]] = {}
+    _open: ClassVar[dict[Cluster, tuple[Frontier, int]]] = {}
 
     @classmethod
     def join(cls, where: Cluster) -> "Shared":
@@ -154,6 +154,11 @@ class AbreastPart(StatefulSourcePartition[Messages, int]):
         """Leave the broker and the frontier."""
         self._inner.close()
         self._shared.leave()
+
+
+def _is_slice(headers: Any) -> bool:
+    name = dict(headers or ()).get(ID)
+    return isinstance(name, bytes) and name.startswith(SLICE.encode())
 
 
 def _time(headers: Headers) -> int | None:

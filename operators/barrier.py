@@ -74,6 +74,23 @@ def step(state: State, frame: SignalFrame) -> tuple[State, SliceFrame | None]:
 
     Raises GapError when a frame does not continue its shard.
     """
+    after, upto = state.covered.min(), (state := _take(state, frame)).covered.min()
+    return (state, None) if upto == after else _release(state, int(upto))
+
+
+def step_singly(state: State, frame: SignalFrame) -> tuple[State, tuple[SliceFrame, ...] | None]:
+    """The same, but a frame of its own for each slice: what is written into a log must not depend on arrival."""
+    upto = (state := _take(state, frame)).covered.min()
+    own = (one.bars.slices.ts for one in state.waiting if one.bars.shard == frame.bars.shard)
+    answers = []
+    for ts in np.concatenate([np.zeros(0, np.int64), *own]):
+        if ts <= upto:
+            state, answer = _release(state, int(ts))
+            answers.append(answer)
+    return state, tuple(answers) or None
+
+
+def _take(state: State, frame: SignalFrame) -> State:
     bars = frame.bars
     if bars.slices.after != state.covered[bars.shard]:
         raise GapError(
@@ -83,16 +100,17 @@ def step(state: State, frame: SignalFrame) -> tuple[State, SliceFrame | None]:
     covered = state.covered.copy()
     covered[bars.shard] = bars.slices.upto
     names, rank = _admit(state, frame)
-    waiting = (*state.waiting, frame)
-    upto = int(covered.min())
-    if upto == state.covered.min():
-        return State(state.version, covered, names, rank, waiting), None
+    return State(state.version, covered, names, rank, (*state.waiting, frame))
+
+
+def _release(state: State, upto: int) -> tuple[State, SliceFrame]:
+    """What all shards have covered; the rest keeps waiting."""
     ready, rest = [], []
-    for one in waiting:
+    for one in state.waiting:
         head, tail = cut(one, upto)
         ready += [head] if head is not None else []
         rest += [tail] if tail is not None else []
-    return State(state.version, covered, names, rank, tuple(rest)), merge(ready, names, rank)
+    return state._replace(waiting=tuple(rest)), merge(ready, state.names, state.rank)
 
 
 def _admit(state: State, frame: SignalFrame) -> tuple[Names, Ints]:
