@@ -4,7 +4,7 @@ raw bars ─ clean ─ features ─ alphas ─ regime ─ ensemble ─ filters �
                                                                  barrier ─ account ─► ledger
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,9 +104,14 @@ def score(params: Decide, state: State, opinions: OpinionFrame) -> tuple[State, 
     return state._replace(ensemble=ensemble_state, filters=filters_state), signals
 
 
-def decide(step_id: str, frames: "KeyedStream[RawFrame]", params: Decide) -> "KeyedStream[SignalFrame]":
+def decide(
+    step_id: str,
+    frames: "KeyedStream[RawFrame]",
+    params: Decide,
+    keep: Callable[[RawFrame, State], None] | None = None,
+) -> "KeyedStream[SignalFrame]":
     """One state per shard, so it scales with the workers."""
-    return scan(step_id, frames, start(params), partial(step, params))
+    return scan(step_id, frames, start(params), partial(step, params), keep=keep)
 
 
 def trade(step_id: str, signals: "KeyedStream[SignalFrame]", params: Account, after: int) -> "KeyedStream[LedgerFrame]":

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from bytewax.inputs import StatefulSourcePartition
 
-from infra.kafka import ID, TS, Cluster, Headers, bounds, consumer, event_time
+from infra.kafka import ID, Cluster, bounds, consumer, event_time, stated_time
 from infra.ranges import Messages, Part, TailSource
 from schemas.calendar import Calendar
 
@@ -133,7 +133,7 @@ class AbreastPart(StatefulSourcePartition[Messages, int]):
 
     def _ready(self, messages: Messages) -> int:
         """How many of them may go on; one without an event time goes with the one before it."""
-        times = [_time(headers) for headers in messages.headers]
+        times = [stated_time(headers) for headers in messages.headers]
         if self._first is None:
             self._first = next((ts for ts in times if ts is not None), None)
         base = self._shared.frontier.upto or self._first
@@ -159,9 +159,3 @@ class AbreastPart(StatefulSourcePartition[Messages, int]):
 def _is_slice(headers: Any) -> bool:
     name = dict(headers or ()).get(ID)
     return isinstance(name, bytes) and name.startswith(SLICE.encode())
-
-
-def _time(headers: Headers) -> int | None:
-    """The event time in a record's headers."""
-    value = dict(headers).get(TS)
-    return int(value) if value is not None and value.isdigit() else None

@@ -248,6 +248,12 @@ def passing(error: Any) -> bool:
     )  # fmt: skip
 
 
+def stated_time(headers: Headers) -> int | None:
+    """The event time that a record's headers state, UTC ns; None where they state none."""
+    value = dict(headers).get(TS)
+    return int(value) if value is not None and value.isdigit() else None
+
+
 def event_time(message: Any) -> int:
     """A record's event time, UTC ns; of a record that is not ours, when it was written."""
     for name, value in message.headers() or ():

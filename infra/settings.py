@@ -42,6 +42,29 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     run_ahead: Annotated[int, Meta(ge=1, le=1_000)] = 4  # frames a shard may be ahead of the slowest
 
 
+class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `dataflows.ingest` reads and when it closes a slice."""
+
+    source: str = "synthetic:symbols=20,days=5,seed=7"  # a bar file, a folder, or a synthetic market
+    speed: Annotated[float, Meta(ge=0.0, le=1_000_000.0)] = 60.0  # times real time; 0: as fast as it goes
+    symbols: list[str] = []  # the universe; empty: the source's
+    wait_for_all: bool = True  # a slice with all symbols closes at once; otherwise each waits for the grace
+    grace_seconds: Annotated[float, Meta(ge=0.0, le=50.0)] = 5.0  # after its end a slice waits so long, at most
+    seed: int = 0  # of the disorder that a played source is given:
+    jitter_seconds: Annotated[float, Meta(ge=0.0, le=50.0)] = 0.0  # bars come up to so much after their slice
+    late: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0  # share of the bars that come after the grace
+    missing: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0  # share of the bars that never come
+    repeated: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0  # share of the bars that come twice
+
+
+class Live(Struct, frozen=True, forbid_unknown_fields=True):
+    """How `dataflows.live` runs; none of it changes a decision."""
+
+    timeframe: str = "1m"  # of the slices, for ingest too
+    ahead_slices: Annotated[int, Meta(ge=1, le=100_000)] = 120  # a partition may be ahead of the barrier
+    folder: str = "var"  # snapshots and results by session are kept below
+
+
 class Cash(Struct, frozen=True, forbid_unknown_fields=True):
     """What the account starts with."""
 
@@ -62,6 +85,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set, by section."""
 
     run: Run = Run()
+    ingest: Ingest = Ingest()
+    live: Live = Live()
     cash: Cash = Cash()
     clean: Clean = Clean()
     features: Features = Features()

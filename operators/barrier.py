@@ -34,6 +34,7 @@ from schemas.frames import (
 from schemas.universe import MAX_NAME
 
 REASONS = max(Reason) + 1
+UNBEGUN = -(2**62)
 MAX_SPREAD = 0.1  # of the close; a wider quote is a stub, and would be booked as a price
 
 
@@ -51,8 +52,8 @@ class State(NamedTuple):
     waiting: tuple[SignalFrame, ...]  # of one shard in order of time
 
 
-def start(after: int) -> State:
-    """The log begins after `after`, UTC ns."""
+def start(after: int = UNBEGUN) -> State:
+    """The log begins after `after`, UTC ns; or with the first frame, then the others' must begin there too."""
     nothing = np.zeros(0, f"S{MAX_NAME}")
     return State(2, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
 
@@ -75,7 +76,7 @@ def step(state: State, frame: SignalFrame) -> tuple[State, SliceFrame | None]:
     Raises GapError when a frame does not continue its shard.
     """
     after, upto = state.covered.min(), (state := _take(state, frame)).covered.min()
-    return (state, None) if upto == after else _release(state, int(upto))
+    return (state, None) if upto == after or after == UNBEGUN else _release(state, int(upto))
 
 
 def step_singly(state: State, frame: SignalFrame) -> tuple[State, tuple[SliceFrame, ...] | None]:
@@ -92,12 +93,13 @@ def step_singly(state: State, frame: SignalFrame) -> tuple[State, tuple[SliceFra
 
 def _take(state: State, frame: SignalFrame) -> State:
     bars = frame.bars
-    if bars.slices.after != state.covered[bars.shard]:
-        raise GapError(
-            f"shard {bars.shard}: frame begins after {bars.slices.after}, "
-            f"the one before ended at {state.covered[bars.shard]}"
-        )
     covered = state.covered.copy()
+    if covered[bars.shard] == UNBEGUN:
+        covered[:] = bars.slices.after
+    if bars.slices.after != covered[bars.shard]:
+        raise GapError(
+            f"shard {bars.shard}: frame begins after {bars.slices.after}, the one before ended at {covered[bars.shard]}"
+        )
     covered[bars.shard] = bars.slices.upto
     names, rank = _admit(state, frame)
     return State(state.version, covered, names, rank, (*state.waiting, frame))

@@ -34,10 +34,12 @@ def scan(
     start: S,
     step: Step[S, F, G],
     restore: Callable[[S, Any], S] | None = None,
+    keep: Callable[[F, S], None] | None = None,
 ) -> "KeyedStream[G]":
     """Run a step over a keyed stream, one state per key, recoverable.
 
     Every key begins with `start`, which no step writes into; `restore` turns a snapshot back into a state.
+    `keep` sees each frame with the state after it, to put that away where it is wanted.
     """
     import bytewax.operators as op
     from bytewax.operators import StatefulBatchLogic
@@ -54,6 +56,8 @@ def scan(
                 self.state, answer = step(self.state, frame)
                 if answer is not None:
                     answers.append(answer)
+                if keep is not None:
+                    keep(frame, self.state)
             return answers, StatefulBatchLogic.RETAIN
 
         def snapshot(self) -> Any:

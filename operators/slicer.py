@@ -74,8 +74,8 @@ class State(NamedTuple):
     pending: tuple[Arrival, ...]  # in order of arrival
 
 
-def start(shard: int) -> State:
-    """Nothing received; the first beat says where the log of slices begins."""
+def start(shard: int = -1) -> State:
+    """Nothing received; the first beat says where the log of slices begins. The shard may be told later."""
     return State(1, shard, UNBEGUN, UNBEGUN, (), ())
 
 

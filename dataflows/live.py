@@ -1,0 +1,157 @@
+"""Live: `market.slices` -> decide -> the account log -> the account -> orders, verdicts, results.
+
+    python -m bytewax.run dataflows.live -r var/recovery/live -s 10 -b 0
+
+Two halves that meet in the account log: `signals` by shard, `trading` by account. Here they run together; apart
+they are `dataflows.signals` and `dataflows.trading`, the same code.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dataflows import account_log, intake, pipeline
+from dataflows.ingest import SETTINGS, grid
+from infra.abreast import AbreastSource
+from infra.day_results import DayResults
+from infra.gated_sink import GatedSink
+from infra.kafka import Cluster, cluster
+from infra.log_codec import decode_slice
+from infra.ranges import Messages, TailSource
+from infra.recovery import accepts_loss, check_store, folder_of
+from infra.results import Header, header
+from infra.settings import Settings, load
+from infra.snapshots import Snapshot, write
+from infra.topics import create_topics
+from operators import barrier
+from operators.drive import flat, scan
+from risk import account
+from schemas.calendar import Calendar
+from schemas.events import Phase
+from schemas.frames import RawFrame, Slices
+
+if TYPE_CHECKING:
+    from bytewax.dataflow import Dataflow
+
+DECISIVE = ("clean", "features", "alphas", "regime", "ensemble", "filters", "rules", "exits", "halts", "venue", "cash")
+
+
+def flow(settings: str | None = None, sets: Sequence[str] = ()) -> "Dataflow":
+    """Both halves, for `python -m bytewax.run`; `UTP_SETTINGS` may name the settings file."""
+    return _checked("live", settings, sets, signals, trading)
+
+
+def _checked(name: str, settings: str | None, sets: Sequence[str], *halves: "Half") -> "Dataflow":
+    from bytewax.dataflow import Dataflow
+
+    path = settings or os.environ.get(SETTINGS)
+    loaded = load(Path(path) if path else None, sets)
+    where = cluster()
+    create_topics(where)
+    graph = Dataflow(name)
+    for half in halves:
+        half(graph, loaded, where)
+    check_store(graph, folder_of(), accepts_loss())
+    return graph
+
+
+Half = Callable[["Dataflow", Settings, Cluster], None]
+
+
+def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
+    """`market.slices` by shard -> the account log."""
+    import bytewax.operators as op
+
+    calendar, keeper = grid(settings), Keeper(settings)
+    params = pipeline.decide_params(settings, calendar.timeframe)
+    source = AbreastSource(where, "market.slices", calendar, settings.live.ahead_slices)
+    read = op.map("shard", op.input("slices", graph, source), _by_shard)
+    answers = scan("intake", read, intake.start(), partial(intake.step, intake.Params(calendar, decode_slice)))
+    frames = op.flat_map("frames", answers, _frames)
+    decided = pipeline.decide("decide", frames, params, keeper.decide)
+    one = op.map("one", decided, lambda item: (account_log.KEY, item[1]))
+    whole = scan("barrier", one, barrier.start(), barrier.step_singly, barrier.restore)
+    logged = op.map("logged", whole, lambda item: account_log.records(settings.run.account, item[1]))
+    op.output("log", logged, GatedSink(where, "account.log", "recorder", _first, linger_ms=0))
+
+
+def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
+    """The account log -> orders, verdicts, results."""
+    import bytewax.operators as op
+
+    calendar, keeper = grid(settings), Keeper(settings)
+    entries = partial(account_log.entries, calendar)
+    log = op.flat_map("entries", op.input("account_log", graph, TailSource(where, "account.log")), entries)
+    start = account.start(settings.account)
+    done = scan("account", log, start, partial(account_log.step, settings.account), keep=keeper.account)
+    ledger = op.map("ledger", done, lambda item: (item[0], item[1].ledger))
+    op.output("results", ledger, DayResults(_results(settings), partial(_header, settings, calendar), _close(calendar)))
+
+
+def _by_shard(messages: Messages) -> tuple[str, Messages]:
+    return pipeline.KEYS[messages.partition], messages
+
+
+def _first(key: str) -> int:
+    """The partition of the account."""
+    return 0
+
+
+def _frames(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, RawFrame]]:
+    key, answer = item
+    for frame in answer.frames:
+        yield key, frame
+
+
+def identity(settings: Settings) -> str:
+    """A hash of all settings that a decision depends on."""
+    parts = {name: msgspec.to_builtins(getattr(settings, name)) for name in DECISIVE}
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
+
+
+class Keeper:
+    """Puts away hashed snapshots at each session's close."""
+
+    def __init__(self, settings: Settings):
+        self._folder = Path(settings.live.folder) / "snapshots" / settings.run.account
+        self._identity = identity(settings)
+
+    def decide(self, frame: RawFrame, state: pipeline.State) -> None:
+        """The state of a shard, when its frame ends with the session."""
+        if _closes(frame.slices):
+            self._write(frame.slices, f"decide.{frame.shard:02}", state)
+
+    def account(self, entry: account_log.Entry, state: account.State) -> None:
+        """The state of the account, after the session's last slice."""
+        if _closes(entry.frame.slices):
+            self._write(entry.frame.slices, "account", state)
+
+    def _write(self, slices: Slices, key: str, state: Any) -> None:
+        write(self._folder, int(slices.session[-1]), key, Snapshot(slices.upto, self._identity, flat(state)))
+
+
+def _closes(slices: Slices) -> bool:
+    return slices.size > 0 and slices.phase[-1] == Phase.LAST and slices.ts[-1] == slices.upto
+
+
+def _results(settings: Settings) -> Path:
+    return Path(settings.live.folder) / "results" / settings.run.account
+
+
+def _header(settings: Settings, calendar: Calendar, after: int, upto: int) -> Header:
+    """What a session's results say of themselves."""
+    bars = {"source": "market.slices", "label": "market.slices", "fingerprint": "", "rows": 0, "symbols": [],
+            "first_ts": after, "last_ts": upto}  # fmt: skip
+    return header(settings, alphas=settings.ensemble.voters, bars=bars, synthetic=False,
+                  timeframe=settings.live.timeframe, after=after, upto=upto)  # fmt: skip
+
+
+def _close(calendar: Calendar) -> Callable[[int], int]:
+    """Session (days since 1970-01-01) -> its close, UTC ns."""
+    closes = dict(zip(calendar.sessions.tolist(), calendar.closes.tolist(), strict=True))
+    return closes.__getitem__
