@@ -20,9 +20,10 @@ from infra.feed import Disorder, PacedFeed, Received
 from infra.gated_sink import GatedSink, Record
 from infra.kafka import Cluster, cluster
 from infra.log_codec import decode_arrival, encode_arrival, encode_slice
-from infra.ranges import Messages, TailSource
+from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.settings import Settings, load
+from infra.tail import TailSource
 from infra.topics import create_topics
 from operators import slicer
 from operators.drive import scan

@@ -22,11 +22,12 @@ from infra.day_results import DayResults
 from infra.gated_sink import GatedSink
 from infra.kafka import Cluster, cluster
 from infra.log_codec import decode_slice
-from infra.ranges import Messages, TailSource
+from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.results import Header, header
 from infra.settings import Settings, load
 from infra.snapshots import Snapshot, write
+from infra.tail import TailSource
 from infra.topics import create_topics
 from operators import barrier
 from operators.drive import flat, scan

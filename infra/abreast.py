@@ -11,13 +11,15 @@ from typing import Any, ClassVar
 
 from bytewax.inputs import StatefulSourcePartition
 
-from infra.kafka import ID, Cluster, bounds, consumer, event_time, stated_time
-from infra.ranges import Messages, Part, TailSource
+from infra.kafka import ID, Cluster, consumer, event_time, stated_time
+from infra.ranges import Messages
+from infra.tail import TailSource
 from schemas.calendar import Calendar
 
 SLICE = "slice:"  # how ids of slices in the account log begin
 WAIT = timedelta(milliseconds=5)  # before a part that is ahead looks again
 LOOK_SECONDS = 0.05
+BACK = 200  # records
 
 
 class Frontier:
@@ -52,19 +54,35 @@ class Frontier:
     def _follow(self) -> None:
         from confluent_kafka import TopicPartition
 
-        low, high = bounds(self._where, self._topic, [0])[0]
+        place, seen = TopicPartition(self._where.topic(self._topic), 0), 0
         client = consumer(self._where)
-        # A few records back: the last may be commands. Older slices than the newest do no harm.
-        client.assign([TopicPartition(self._where.topic(self._topic), 0, max(low, high - 1_000))])
         try:
             while not self._stop.is_set():
-                for message in client.consume(1_000, LOOK_SECONDS):
-                    if message.error() is None and dict(message.headers() or ()).get(ID, b"").startswith(
-                        SLICE.encode()
-                    ):
-                        self._upto = max(self._upto or 0, event_time(message))
+                low, high = client.get_watermark_offsets(place, timeout=30.0)
+                if high > seen:
+                    # A few records back: the last may be commands. Older slices than the newest do no harm.
+                    place.offset = max(low, seen, high - BACK)
+                    client.assign([place])
+                    seen = self._read(client, high)
+                    client.unassign()  # no fetch is under way while there is nothing new
+                self._stop.wait(LOOK_SECONDS)
         finally:
             client.close()
+
+    def _read(self, client: Any, high: int) -> int:
+        """Take in records up to the end; returns how far."""
+        while not self._stop.is_set():
+            message = client.poll(0.1)
+            if message is None:
+                (place,) = client.position(client.assignment())
+                if place.offset >= high:
+                    return high
+            elif message.error() is None:
+                if _is_slice(message.headers()):
+                    self._upto = max(self._upto or 0, event_time(message))
+                if message.offset() + 1 >= high:
+                    return high
+        return high
 
 
 class AbreastSource(TailSource):
@@ -76,7 +94,7 @@ class AbreastSource(TailSource):
         super().__init__(where, topic, starts)
         self._calendar, self._ahead = calendar, ahead
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "AbreastPart":  # type: ignore[override]
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "AbreastPart":
         """Begin, or go on."""
         inner = super().build_part(step_id, for_part, resume_state)
         return AbreastPart(inner, Shared.join(self._where), self._calendar, self._ahead)
@@ -112,7 +130,7 @@ class Shared:
 class AbreastPart(StatefulSourcePartition[Messages, int]):
     """One partition; what is too far ahead is kept here until the barrier has moved."""
 
-    def __init__(self, inner: Part, shared: Shared, calendar: Calendar, ahead: int):
+    def __init__(self, inner: "StatefulSourcePartition[Messages, int]", shared: Shared, calendar: Calendar, ahead: int):
         self._inner, self._shared, self._calendar, self._ahead = inner, shared, calendar, ahead
         self._held: Messages | None = None
         self._first: int | None = None  # event time of the first record, the measure before there is a frontier

@@ -115,7 +115,7 @@ def consumer(where: Cluster, **more: Any) -> "Consumer":
             "max.poll.interval.ms": 300_000,
             "heartbeat.interval.ms": 10_000,
             "queued.max.messages.kbytes": 8_192,  # per consumer, and each partition has one
-            **{name.replace("_", "."): value for name, value in more.items()},
+            **{name if name.endswith("_cb") else name.replace("_", "."): value for name, value in more.items()},
         }
     )
 

@@ -85,7 +85,7 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
         wait_for(self._where)
         first = start if resume_state is None else resume_state
         if first < stop:
-            end = _check(self._where, topic, number, first)
+            end = check_place(self._where, topic, number, first)
             if stop > end:
                 raise UserError(
                     f"{self._where.topic(topic)} partition {number}: the log ends at {end}, before offset {stop}"
@@ -125,11 +125,11 @@ class TailSource(FixedPartitionedSource[Messages, int]):
         first = self._starts.get(number) if resume_state is None else resume_state
         if first is None:
             first = bounds(self._where, self._topic, [number])[number][0]
-        _check(self._where, self._topic, number, first)
+        check_place(self._where, self._topic, number, first)
         return Part(self._where, self._topic, number, first, None, self._batch, self._headers, self._idle)
 
 
-def _check(where: Cluster, topic: str, number: int, first: int) -> int:
+def check_place(where: Cluster, topic: str, number: int, first: int) -> int:
     """Is this offset, or the place after the last record, in the log? Returns its end."""
     low, high = bounds(where, topic, [number])[number]
     if first < low:
