@@ -80,7 +80,9 @@ def binary() -> Path:
     try:
         found = importlib.resources.files("noida_db") / "noida-db"
     except ModuleNotFoundError as error:
-        raise UserError("there is no embedded broker here: pip install '.[dev]', or set KAFKA_BOOTSTRAP_SERVERS") from error
+        raise UserError(
+            "there is no embedded broker here: pip install '.[dev]', or set KAFKA_BOOTSTRAP_SERVERS"
+        ) from error
     path = Path(str(found))
     path.chmod(path.stat().st_mode | 0o111)
     return path
