@@ -26,6 +26,8 @@ from schemas.errors import UserError
 LOG = logging.getLogger(__name__)
 BY = "by"  # the header that names the writer
 SLACK = 10_000  # records that parts of one flow may be apart, generously
+REPAIRS = 20  # new clients in a row
+KEPT = 50_000  # records handed over before a part waits until they are written
 VERSION = 1
 
 State = tuple[int, int, tuple[int, ...]]  # version, offset from which the tail is read, offsets in it that were met
@@ -118,7 +120,7 @@ class Tail:
             if other != content:
                 raise OtherContentError(f"{self._place}: id {name} has one content at {offset}, "
                                         f"another at {message.offset()}")  # fmt: skip
-        self._end = high
+        self.end = high  # the place after our last record
         self._left = 2 * len(self._known) + SLACK  # records until the rest cannot come any more
 
     def meets(self, record: Record, headers: Sequence[tuple[str, bytes]]) -> bool:
@@ -137,10 +139,6 @@ class Tail:
         self._met.add(offset)
         return True
 
-    def appended(self, offset: int) -> None:
-        """A record of ours is in the log now."""
-        self._end = max(self._end, offset + 1)
-
     def snapshot(self) -> State:
         """From where a resumed flow has to compare, and what it need not expect."""
         if self._known and self._left < 0:
@@ -149,63 +147,117 @@ class Tail:
             self._known.clear()
         if not self._known:
             self._met.clear()
-            return VERSION, self._end, ()
+            return VERSION, self.end, ()
         base = min(offset for offset, _ in self._known.values())
         self._met = {offset for offset in self._met if offset > base}
         return VERSION, base, tuple(sorted(self._met))
 
 
 class Part(StatefulSinkPartition[Sequence[Record], State]):
-    """One partition."""
+    """One partition.
+
+    What was handed over since the log was last known to hold everything is kept. When the client or the broker
+    falters, the part reads the log from there on and writes with a new client what is missing: the same
+    as after a crash, without one.
+    """
 
     def __init__(self, where: Cluster, topic: str, number: int, writer: str, tail: Tail, linger_ms: int):
-        self._name, self._number, self._by, self._tail = where.topic(topic), number, (BY, writer.encode()), tail
+        self._where, self._topic, self._number, self._writer = where, topic, number, writer
+        self._place = f"{where.topic(topic)} partition {number}"
+        self._tail = tail
         self._outbox = Outbox.open(where, linger_ms)
-        self._waiting = 0  # records given to the client and not yet known to be in the log
-        self._done: deque[tuple[Any, int]] = deque()  # error or None, offset: filled by whichever thread polls
+        self._kept: list[tuple[Record, list[tuple[str, bytes]]]] = []  # handed over since `tail.end`, in order
+        self._asked = 0  # of these, how many the client has yet to answer
+        self._answers: deque[tuple[Any, int]] = deque()  # error or None, offset: put here by whichever thread polls
+        self._next = tail.end  # the place after the last record of ours
+        self._proven = False  # has this client written a record here?
+        self._trouble: Any = None  # the first error since the last repair
+        self._repairs = 0  # in a row
 
     def write_batch(self, values: list[Sequence[Record]]) -> None:
         """Hand over what the log does not hold yet."""
+        by = (BY, self._writer.encode())
         for batch in values:
             for record in batch:
-                headers = [(ID, record.id.encode()), (TS, b"%d" % record.ts), self._by, *record.headers]
+                headers = [(ID, record.id.encode()), (TS, b"%d" % record.ts), by, *record.headers]
                 if not self._tail.meets(record, headers):
+                    self._kept.append((record, headers))
                     self._produce(record, headers)
-        self._outbox.client.poll(0)
+            if len(self._kept) > KEPT:
+                self._flush()
+        self._outbox.poll(0)
         self._settle()
 
     def _produce(self, record: Record, headers: list[tuple[str, bytes]]) -> None:
-        while True:
+        """Give a record to the client, however long its queue is full; after trouble leave it to the repair."""
+        from confluent_kafka import KafkaException
+
+        name = self._where.topic(self._topic)
+        while self._trouble is None:
             try:
                 self._outbox.client.produce(
-                    self._name, record.value, record.key, self._number, headers=headers, on_delivery=self._delivered
+                    name, record.value, record.key, self._number, headers=headers, on_delivery=self._delivered
                 )
-                self._waiting += 1
-                return
-            except BufferError:  # the local queue is full: the broker is slow or away
-                self._outbox.client.poll(0.05)
-                self._settle()
+                self._asked += 1
+                break
+            except BufferError:  # the broker is slow or away
+                self._outbox.poll(0.05)
+                self._take_answers()
+            except KafkaException as error:
+                self._trouble = error.args[0]
+        while not self._proven and self._trouble is None:  # the first record goes alone, see Unproven
+            self._outbox.poll(0.005)
+            self._take_answers()
 
     def _delivered(self, error: Any, message: Any) -> None:
-        self._done.append((error, message.offset()))
+        self._answers.append((error, message.offset()))
+
+    def _take_answers(self) -> None:
+        while self._answers:
+            error, offset = self._answers.popleft()
+            self._asked -= 1
+            if error is None and offset >= self._tail.end:
+                self._next, self._proven = max(self._next, offset + 1), True  # threads may mix up the order
+            elif self._trouble is None:
+                self._trouble = error or UNPROVEN
 
     def _settle(self) -> None:
-        """Take in what became of records; raise for one that was not written."""
-        while self._done:
-            error, offset = self._done.popleft()
-            if error is not None:
-                raise DeliveryError(f"{self._name} partition {self._number}: not written: {error.str()}")
-            self._waiting -= 1
-            self._tail.appended(offset)
+        """Take in what became of records; mend what can be mended and raise the rest."""
+        self._take_answers()
+        while self._trouble is not None and not self._asked:  # first hear what became of all
+            if not mendable(self._trouble) or self._repairs == REPAIRS:
+                raise DeliveryError(f"{self._place}: not written: {self._trouble.str()}")
+            LOG.warning("%s: going on with a new client, after: %s", self._place, self._trouble.str())
+            self._repairs += 1
+            self._repair()
+
+    def _repair(self) -> None:
+        """Write with a new client what of the kept records did not reach the log."""
+        self._outbox, self._trouble, self._proven = self._outbox.renewed(), None, False
+        wait_for(self._where)
+        _, high = bounds(self._where, self._topic, [self._number])[self._number]
+        there = set()
+        for message in records(self._where, self._topic, self._number, self._tail.end, high):
+            headers = dict(message.headers() or ())
+            if headers.get(BY) == self._writer.encode():
+                there.add(headers.get(ID))
+        self._kept = [(record, headers) for record, headers in self._kept if record.id.encode() not in there]
+        self._tail.end = self._next = high
+        for record, headers in self._kept:
+            self._produce(record, headers)
+            self._take_answers()
 
     def _flush(self) -> None:
+        """Wait until the log holds everything."""
         deadline = time.monotonic() + DELIVERY_MS / 1e3 + 30.0
         self._settle()
-        while self._waiting:
-            self._outbox.client.poll(0.005)  # another worker's thread may take our callbacks: do not wait long
+        while self._asked:
+            self._outbox.poll(0.005)  # another worker's thread may take our answers: do not wait long
             self._settle()
             if time.monotonic() > deadline:
-                raise DeliveryError(f"{self._name} partition {self._number}: {self._waiting} records not written")
+                raise DeliveryError(f"{self._place}: {self._asked} records not written")
+        self._kept.clear()
+        self._tail.end, self._repairs = self._next, 0
 
     def snapshot(self) -> State:
         """Everything handed over so far is in the log, or this raises."""
@@ -218,11 +270,43 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
         self._outbox.leave()
 
 
+class Unproven:
+    """An answer of success whose offset lies before the end: the broker took the record for one it has.
+
+    The embedded broker does that after a restart, when it gives a new producer the number of an old one;
+    the record is lost. Seen at the first record of a client, which is therefore sent alone.
+    """
+
+    def fatal(self) -> bool:
+        """Like a client that has given up: another one may do."""
+        return True
+
+    def str(self) -> str:
+        """What the log of the process says."""
+        return "the broker said it was written, but not where"
+
+
+UNPROVEN = Unproven()
+
+
+def mendable(error: Any) -> bool:
+    """Has the client given up over its own book-keeping, so that a new one can go on?
+
+    A broker that comes back without its memory of producers refuses the old one's numbers, for good.
+    """
+    from confluent_kafka import KafkaError
+
+    return bool(error.fatal()) or error.code() in (
+        KafkaError._FATAL, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, KafkaError.UNKNOWN_PRODUCER_ID, KafkaError.INVALID_PRODUCER_EPOCH,
+    )  # fmt: skip
+
+
 class Outbox:
     """The producer that the parts of a process share: each has threads and buffers of its own."""
 
     _open: ClassVar[dict[tuple[Cluster, int], "Outbox"]] = {}
-    _lock = threading.Lock()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, key: tuple[Cluster, int]):
         self.client, self._key, self._parts = producer(*key), key, 0
@@ -230,19 +314,37 @@ class Outbox:
     @classmethod
     def open(cls, where: Cluster, linger_ms: int) -> "Outbox":
         """Join it, or start it."""
+        key = (where, linger_ms)
         with cls._lock:
-            key = (where, linger_ms)
             if key not in cls._open:
                 cls._open[key] = cls(key)
             box = cls._open[key]
             box._parts += 1
             return box
 
+    def poll(self, seconds: float) -> None:
+        """Hear answers; that the client as a whole has given up, each record's answer says too."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self.client.poll(seconds)
+        except KafkaException as error:
+            LOG.debug("poll: %s", error)
+
+    def renewed(self) -> "Outbox":
+        """Leave a broken one and join the next, which the first of the parts to ask starts."""
+        with self._lock:
+            if self._open.get(self._key) is self:
+                del self._open[self._key]
+        box = self.open(*self._key)
+        self.leave()
+        return box
+
     def leave(self) -> None:
         """The last to leave closes it."""
         with self._lock:
             self._parts -= 1
-            if not self._parts:
+            if not self._parts and self._open.get(self._key) is self:
                 del self._open[self._key]
 
 

@@ -156,16 +156,29 @@ def partitions(where: Cluster, topic: str) -> list[int]:
 
 def bounds(where: Cluster, topic: str, only: Iterable[int] | None = None) -> dict[int, tuple[int, int]]:
     """By partition: the first offset that is still there, and the one that comes next."""
-    from confluent_kafka import TopicPartition
-
     client = consumer(where)
     try:
         return {
-            number: client.get_watermark_offsets(TopicPartition(where.topic(topic), number), timeout=30.0)
+            number: _watermarks(client, where.topic(topic), number)
             for number in (partitions(where, topic) if only is None else only)
         }
     finally:
         client.close()
+
+
+def _watermarks(client: "Consumer", topic: str, number: int) -> tuple[int, int]:
+    """A broker that has just come back knows its topics before it knows what is in them."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    deadline = time.monotonic() + 30.0
+    while True:
+        try:
+            low, high = client.get_watermark_offsets(TopicPartition(topic, number), timeout=30.0)
+            return low, high
+        except KafkaException as error:
+            if time.monotonic() > deadline or not passing(error.args[0]):
+                raise lost(topic, number, 0, error.args[0]) from error
+            time.sleep(0.1)
 
 
 def offsets_at(where: Cluster, topic: str, ts: int) -> dict[int, int]:
@@ -245,6 +258,7 @@ def passing(error: Any) -> bool:
 
     return bool(error.retriable()) or error.code() in (
         KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT,
+        KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE,
     )  # fmt: skip
 
 

@@ -1,7 +1,12 @@
+import os
+
 import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from infra import gated_sink
+from infra.embedded import Broker
 from infra.gated_sink import DeliveryError, GatedSink, OtherContentError, Record, digest
+from infra.kafka import Cluster
 from infra.topics import Topic, create_topics
 from schemas.errors import UserError
 from tests.infra.logkit import dump, fill, numbered, trim
@@ -176,8 +181,6 @@ class Full:
 
 
 def test_a_queue_of_the_real_client_that_is_full_is_waited_for_too(log, monkeypatch):
-    from confluent_kafka import Producer
-
     def tiny(where, linger):
         return Producer({**where.client, "queue.buffering.max.messages": 5, "linger.ms": 1})
 
@@ -190,15 +193,58 @@ def test_a_queue_of_the_real_client_that_is_full_is_waited_for_too(log, monkeypa
 
 def test_a_record_that_cannot_be_written_stops_the_worker(log):
     sink = part(log)
-    sink.write_batch([numbered(0, 1)])
-    sink._done.append((OutOfTime(), 0))
-    with pytest.raises(DeliveryError, match="out partition 0: not written: timed out"):
-        sink.snapshot()
+    with pytest.raises(DeliveryError, match="out partition 0: not written: .*too large"):
+        sink.write_batch([numbered(0, 1), [Record("large", 1, b"k", b"x" * 2_000_000)]])
 
 
-class OutOfTime:
-    def str(self):
-        return "timed out"
+def test_a_client_that_has_given_up_is_replaced(log):
+    sink = part(log)
+    sink.write_batch([numbered(0, 3)])
+    sink.snapshot()
+    sink.write_batch([numbered(3, 6)])
+    sink._outbox.client.flush(10)  # in the log, yet the client says it is not
+    sink._answers = type(sink._answers)([(KafkaError(KafkaError._FATAL), -1)] * 3)
+    sink.write_batch([numbered(6, 9)])
+    assert sink.snapshot() == (1, 9, ())
+    sink.close()
+    assert ids(log) == [f"id{i}" for i in range(9)]
+
+
+@pytest.mark.skipif("KAFKA_BOOTSTRAP_SERVERS" in os.environ, reason="kills its own broker, not yours")
+def test_a_success_without_a_place_in_the_log_is_not_believed(tmp_path):
+    broker = Broker(tmp_path)
+    broker.start()
+    where = Cluster(broker.servers)
+    create_topics(where, [Topic("out", 1)])
+    first = part(where)
+    first.write_batch([numbered(0, 5)])
+    first.close()
+    broker.kill()
+    broker.start()  # gives the next producer the number of the first, and takes its records for known ones
+    second = part(where)
+    second.write_batch([numbered(5, 9), numbered(9, 12)])
+    assert second.snapshot() == (1, 12, ())
+    second.close()
+    assert ids(where) == [f"id{i}" for i in range(12)]
+    broker.stop()
+
+
+def test_a_client_is_not_replaced_for_ever(log, monkeypatch):
+    monkeypatch.setattr(gated_sink, "producer", lambda where, linger: Fatal())
+    sink = part(log)
+    with pytest.raises(DeliveryError, match="not written"):
+        sink.write_batch([numbered(0, 1)])
+    assert sink._repairs == gated_sink.REPAIRS
+    assert ids(log) == []
+    sink._outbox.leave()
+
+
+class Fatal:
+    def produce(self, *args, **named):
+        raise KafkaException(KafkaError(KafkaError._FATAL))
+
+    def poll(self, seconds):
+        return 0
 
 
 def test_the_hash_tells_apart_what_differs():
