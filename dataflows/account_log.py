@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 from infra.abreast import SLICE
 from infra.gated_sink import Record
-from infra.log_codec import decode_logged, encode_logged
+from infra.kafka import SCHEMA
 from infra.ranges import Messages
 from risk import account
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
+from schemas import codec
 from schemas.calendar import Calendar
 from schemas.frames import SliceFrame
-from schemas.slice_columns import pack, unpack
+from schemas.records import LogEntry, LogKind, ScoredSlice
+from schemas.scored_columns import pack, unpack
 
 KEY = "account"
 
@@ -43,17 +45,27 @@ def records(name: str, frames: tuple[SliceFrame, ...]) -> tuple[str, list[Record
 
 def _record(name: str, frame: SliceFrame) -> Record:
     slices = frame.slices
-    value = encode_logged(name, "slice", slices.after, slices.upto, pack(frame), None)
-    return Record(f"{SLICE}{slices.upto}", slices.upto, KEY.encode(), value)
+    entry = LogEntry(
+        kind=LogKind.SLICE, account=name, ts=slices.upto, source_topic="market.slices", source_partition=-1,
+        source_offset=-1, slice=ScoredSlice(after=slices.after, upto=slices.upto, columns=pack(frame)),
+    )  # fmt: skip
+    mark = (SCHEMA, codec.mark(LogEntry))
+    return Record(f"{SLICE}{slices.upto}", slices.upto, KEY.encode(), codec.encode(entry), (mark,))
 
 
 def entries(calendar: Calendar, messages: Messages) -> Iterator[tuple[str, Entry]]:
     """What the records say. Raises where one cannot be read: only we write here."""
-    for offset, value, written in zip(messages.offsets, messages.values, messages.written, strict=True):
-        record = decode_logged(value or b"")
-        index = calendar.index_after(record["after"])
-        slices = calendar.slices(index, index + 1, record["after"], record["ts"])
-        yield KEY, Entry(offset, written, unpack(record["columns"], slices))
+    for at, (offset, value, written) in enumerate(
+        zip(messages.offsets, messages.values, messages.written, strict=True)
+    ):
+        record = codec.decode(LogEntry, value, dict(messages.headers[at]).get(SCHEMA))
+        if record.slice is not None:
+            yield KEY, Entry(offset, written, _frame(calendar, record.slice))
+
+
+def _frame(calendar: Calendar, one: ScoredSlice) -> SliceFrame:
+    index = calendar.index_after(one.after)
+    return unpack(one.columns, calendar.slices(index, index + 1, one.after, one.upto))
 
 
 def step(params: Account, state: account.State, entry: Entry) -> tuple[account.State, Logged]:

@@ -1,40 +1,25 @@
 """Intake: records of `market.slices` -> raw frames, up to a session's close each.
 
-A record that cannot be read is a hole of its slice: the frame's promise goes on, without bars, and a letter is
-written. How far the hole reaches says the record's own event time, or the record that follows.
+A record that cannot be used is a hole of its slice: a dead letter is written, and the frame's promise goes on
+without bars, so that nobody waits. How far the hole reaches tells the record's header, or the record that follows.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
+from infra.dead_letters import Letter, letter
 from infra.kafka import stated_time
-from infra.log_codec import NO_ROWS, SliceRecord
 from infra.ranges import Messages
+from operators.slice_columns import FLAWS, Columns, decode
+from schemas import codec
 from schemas.calendar import Calendar
-from schemas.frames import RawFrame
+from schemas.frames import Listing, RawFrame
+from schemas.records import SliceBars
 
-
-class Params(NamedTuple):
-    """The grid, and how a record is read."""
-
-    calendar: Calendar
-    read: Callable[[bytes], SliceRecord]
-
-
-class Hole(NamedTuple):
-    """A slice record that could not be read."""
-
-    topic: str
-    partition: int
-    offset: int
-    value: bytes
-    reason: str
+UNBEGUN = -1
 
 
 class State(NamedTuple):
-    """One partition: how far it is covered, UTC ns; -1 before its first record."""
+    """One partition: how far it is covered, UTC ns, and how many of its records could not be used."""
 
     version: int
     upto: int
@@ -42,95 +27,99 @@ class State(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Frames in order, and letters."""
+    """Frames in order, and the letters of what could not be used."""
 
     frames: tuple[RawFrame, ...]
-    holes: tuple[Hole, ...]
+    letters: tuple[Letter, ...]
 
 
-def start(upto: int = -1) -> State:
+def start(upto: int = UNBEGUN) -> State:
     """Nothing read; `upto` where a snapshot says how far its state is."""
     return State(1, upto, 0)
 
 
-def step(params: Params, state: State, messages: Messages) -> tuple[State, Answer]:
+def step(calendar: Calendar, state: State, messages: Messages) -> tuple[State, Answer]:
     """Records of one partition, in order of their offsets."""
-    desk = _Desk(params, state)
-    headers = messages.headers or [()] * len(messages.offsets)
-    for offset, value, told in zip(messages.offsets, messages.values, headers, strict=True):
-        desk.take(messages, offset, value, stated_time(told))
-    desk.close()
-    return State(state.version, desk.upto, state.holes + len(desk.holes)), Answer(tuple(desk.frames), tuple(desk.holes))
+    desk = _Desk(calendar, state, messages)
+    for at in range(len(messages.offsets)):
+        desk.take(at)
+    desk.close(len(messages.offsets))
+    return State(1, desk.upto, state.holes + len(desk.letters)), Answer(tuple(desk.frames), tuple(desk.letters))
 
 
 class _Desk:
     """The work of one step."""
 
-    def __init__(self, params: Params, state: State):
-        self.calendar, self.read = params.calendar, params.read
-        self.upto, self.after = state.upto, state.upto
+    def __init__(self, calendar: Calendar, state: State, messages: Messages):
+        self.calendar, self.messages = calendar, messages
+        self.after = self.upto = state.upto
+        self.columns: Columns = decode([value or b"" for value in messages.values])
         self.frames: list[RawFrame] = []
-        self.holes: list[Hole] = []
-        self.shard = -1
-        self.session = -1
-        self.slices: list[SliceRecord] = []  # of the frame in the making
+        self.letters: list[Letter] = []
+        self.first = 0  # record with which the frame in the making begins
+        self.listed: list[Listing] = []
 
-    def take(self, messages: Messages, offset: int, value: bytes | None, ts: int | None) -> None:
+    def take(self, at: int) -> None:
         """One record."""
-        self.shard = messages.partition
-        record, reason = self._decoded(value)
-        if record is None:
-            self.holes.append(Hole(messages.topic, messages.partition, offset, value or b"", reason))
-            if ts is not None and self.upto >= 0 and self._is_next(ts):
-                self._cover(ts)
+        kind, message = self._objection(at)
+        if message:
+            self.letters.append(letter(self.messages, at, kind, message))
+            self.close(at)
+            self.first = at + 1
+            self._skip(stated_time(self.messages.headers[at]) if self.messages.headers else None)
             return
-        if record.ts <= self.upto:
-            self.holes.append(
-                Hole(messages.topic, messages.partition, offset, value or b"", "a slice that was there before")
+        after, upto = int(self.columns.after[at]), int(self.columns.upto[at])
+        if self.upto == UNBEGUN:
+            self.after = self.upto = after
+        if after < self.upto:
+            raise ValueError(f"{self._place(at)}: a slice after {after} follows one that ends at {self.upto}")
+        if self.calendar.session_of(upto) != self.calendar.session_of(self.after + 1):
+            self.close(at)
+        self.upto = upto
+        if self.columns.lists[at]:
+            event = codec.decode(SliceBars, self.messages.values[at])
+            self.listed += [Listing(one.symbol, one.slot, one.name) for one in event.listed]
+
+    def _objection(self, at: int) -> tuple[str, str]:
+        """Why a record is of no use; two empty texts if it is."""
+        columns = self.columns
+        if columns.flaw[at]:
+            return "undecodable", FLAWS[columns.flaw[at]]
+        if columns.shard[at] != self.messages.partition:
+            return "wrong_partition", f"a slice of shard {columns.shard[at]} in partition {self.messages.partition}"
+        if columns.timeframe[at] != self.calendar.timeframe:
+            return "wrong_timeframe", f"bars of {columns.timeframe[at]} minutes, want {self.calendar.timeframe}"
+        if self.calendar.end_of(int(columns.ts[at])) != columns.ts[at]:
+            return "off_session", f"{columns.ts[at]} is no slice of the calendar"
+        if self.upto >= columns.upto[at]:
+            return "repeated", "a slice that was there before"
+        return "", ""
+
+    def _skip(self, ts: int | None) -> None:
+        """The promise over a hole, where it is known to be the next slice; else the next record tells."""
+        if ts is not None and self.upto != UNBEGUN and self._next() == ts:
+            self.upto = ts
+            if self.calendar.session_of(ts) != self.calendar.session_of(ts + 1):
+                self.close(self.first)
+
+    def _next(self) -> int:
+        return self.calendar.ts_at(self.calendar.index_after(self.upto))
+
+    def _place(self, at: int) -> str:
+        return f"{self.messages.topic} partition {self.messages.partition} offset {self.messages.offsets[at]}"
+
+    def close(self, last: int) -> None:
+        """The frame of what was taken since the one before: the rows of the records up to `last`."""
+        if self.upto <= self.after:
+            return
+        first, end = self.calendar.index_after(self.after), self.calendar.index_after(self.upto)
+        slices = self.calendar.slices(first, end, self.after, self.upto)
+        c = self.columns
+        rows = slice(int(c.starts[self.first]), int(c.starts[last]))
+        self.frames.append(
+            RawFrame(
+                self.messages.partition, slices, tuple(self.listed), c.bar_ts[rows], c.symbol[rows], c.slot[rows],
+                c.open[rows], c.high[rows], c.low[rows], c.close[rows], c.volume[rows], c.bid[rows], c.ask[rows],
             )
-            return
-        if self.upto < 0:
-            self.upto = self.after = record.after
-        if record.after > self.upto:
-            self._cover(record.after)  # a hole of which nobody could tell how far it reaches
-        if record.after < self.upto:
-            raise ValueError(
-                f"partition {self.shard} offset {offset}: a slice after {record.after} follows {self.upto}"
-            )
-        self._cover(record.ts)
-        self.slices.append(record)
-
-    def _decoded(self, value: bytes | None) -> tuple[SliceRecord | None, str]:
-        try:
-            record: SliceRecord = self.read(value or b"")
-        except (ValueError, EOFError, IndexError, TypeError, OverflowError, KeyError) as error:
-            return None, f"not a slice record: {type(error).__name__}: {error}"
-        if record.shard != self.shard:
-            return None, f"a slice of shard {record.shard} in partition {self.shard}"
-        if record.after >= record.ts or self.calendar.end_of(record.ts) != record.ts:
-            return None, f"{record.ts} is no slice of this calendar"
-        return record, ""
-
-    def _is_next(self, ts: int) -> bool:
-        return self.calendar.ts_at(self.calendar.index_after(self.upto)) == ts
-
-    def _cover(self, upto: int) -> None:
-        """Promise more; a frame ends with its session, so that the state at the close can be kept."""
-        session = self.calendar.session_of(upto)
-        if session != self.session and self.session >= 0:
-            self.close()
-        self.session, self.upto = session, upto
-
-    def close(self) -> None:
-        """The frame of what was taken since the last one."""
-        if self.upto <= self.after or self.upto < 0:
-            return
-        first, last = self.calendar.index_after(self.after), self.calendar.index_after(self.upto)
-        grid = self.calendar.slices(first, last, self.after, self.upto)
-        rows = [record.columns["symbol"].size for record in self.slices]
-        ts = np.repeat(np.array([record.ts for record in self.slices], np.int64), rows)
-        columns = {name: np.concatenate([record.columns[name] for record in self.slices]) if self.slices else empty
-                   for name, empty in NO_ROWS.items()}  # fmt: skip
-        listed = tuple(entry for record in self.slices for entry in record.listed)
-        self.frames.append(RawFrame(self.shard, grid, listed, ts, **columns))
-        self.slices, self.after = [], self.upto
+        )  # fmt: skip
+        self.first, self.after, self.listed = last, self.upto, []

@@ -19,9 +19,10 @@ from dataflows import account_log, intake, pipeline
 from dataflows.ingest import SETTINGS, grid
 from infra.abreast import AbreastSource
 from infra.day_results import DayResults
-from infra.gated_sink import GatedSink
+from infra.dead_letters import TOPIC as LETTERS
+from infra.dead_letters import record as letter_record
+from infra.gated_sink import GatedSink, Record
 from infra.kafka import Cluster, cluster
-from infra.log_codec import decode_slice
 from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.results import Header, header
@@ -72,7 +73,8 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     params = pipeline.decide_params(settings, calendar.timeframe)
     source = AbreastSource(where, "market.slices", calendar, settings.live.ahead_slices)
     read = op.map("shard", op.input("slices", graph, source), _by_shard)
-    answers = scan("intake", read, intake.start(), partial(intake.step, intake.Params(calendar, decode_slice)))
+    answers = scan("intake", read, intake.start(), partial(intake.step, calendar))
+    op.output("letters", op.flat_map("letter", answers, _letters), GatedSink(where, LETTERS, "live", _first))
     frames = op.flat_map("frames", answers, _frames)
     decided = pipeline.decide("decide", frames, params, keeper.decide)
     one = op.map("one", decided, lambda item: (account_log.KEY, item[1]))
@@ -107,6 +109,12 @@ def _frames(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, RawFrame]]:
     key, answer = item
     for frame in answer.frames:
         yield key, frame
+
+
+def _letters(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, list[Record]]]:
+    key, answer = item
+    if answer.letters:
+        yield key, [letter_record(one, "live") for one in answer.letters]
 
 
 def identity(settings: Settings) -> str:

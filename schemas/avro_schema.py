@@ -43,6 +43,8 @@ def _type(hint: Any, known: set[str], space: str) -> Any:
         return _MARKED[arguments[1]]
     if origin in (Union, types.UnionType):  # null first, so that it can be the default
         return ["null", *(_type(one, known, space) for one in arguments if one is not type(None))]
+    if origin is dict:
+        return {"type": "map", "values": _type(arguments[1], known, space)}
     if origin is list:
         return {"type": "array", "items": _type(arguments[0], known, space)}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -67,7 +69,10 @@ def breaches(old: Any, new: Any) -> list[str]:
 
 
 def _breaches(old: Any, new: Any, place: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    old, new = before.get(old, old) if isinstance(old, str) else old, after.get(new, new) if isinstance(new, str) else new
+    old, new = (
+        before.get(old, old) if isinstance(old, str) else old,
+        after.get(new, new) if isinstance(new, str) else new,
+    )
     if isinstance(old, list) or isinstance(new, list):
         return _of_union(old, new, place, before, after)
     was, now = _kind(old), _kind(new)
@@ -90,7 +95,11 @@ def _of_union(old: Any, new: Any, place: str, before: dict[str, Any], after: dic
     for one in was:
         tried = [_breaches(one, other, place, before, after) for other in now]
         if all(tried):
-            same = [each for each, other in zip(tried, now, strict=True) if _kind(_seen(one, before)) == _kind(_seen(other, after))]
+            same = [
+                each
+                for each, other in zip(tried, now, strict=True)
+                if _kind(_seen(one, before)) == _kind(_seen(other, after))
+            ]
             found += same[0] if same else [f"{place}: {_kind(_seen(one, before))} is no longer possible"]
     return found
 

@@ -62,7 +62,9 @@ def decode(kind: type[E], value: bytes | None, schema: bytes | None = None) -> E
         raise UndecodableError("a record without a value")
     writer = written_by(kind).get(mark(kind) if schema is None else schema)
     if writer is None:
-        raise UndecodableError(f"schema {(schema or b'').decode(errors='replace')}: none of {kind.__name__} is known by it")
+        raise UndecodableError(
+            f"schema {(schema or b'').decode(errors='replace')}: none of {kind.__name__} is known by it"
+        )
     source = io.BytesIO(value)
     try:
         found = fastavro.schemaless_reader(source, writer, parsed(kind))

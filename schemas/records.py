@@ -359,6 +359,13 @@ class SliceBars(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     actions: list[Action] = []
 
 
+@record("utp.Beat", "beat")
+class Beat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The feed's clock, among the bars of `market.raw`: it is now at least `ts`."""
+
+    ts: Nanos
+
+
 class CommandKind(Enum):
     """What a human may say."""
 
@@ -439,47 +446,11 @@ class LogKind(Enum):
 
 @nested("utp.ScoredSlice")
 class ScoredSlice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whole slices of all shards with their signals: a SliceFrame, its columns as they are there."""
+    """One slice of all shards with its signals; `schemas.scored_columns` names the columns."""
 
     after: Nanos
     upto: Nanos
-    slice_ts: Column  # int64; one entry per slice in this and the next five
-    session: Column  # int32
-    minute: Column  # int32
-    to_close: Column  # int32
-    phase: Column  # int8
-    starts: Column  # int64, one more than slices
-    order: Column  # int32; one entry per row from here on
-    listed: list[Listed] = []  # symbols that are new since the last record
-    symbol: Column  # int32
-    open: Column  # float64
-    high: Column
-    low: Column
-    close: Column
-    volume: Column
-    half_spread: Column = b""
-    volatility: Column
-    direction: Column  # int8
-    score: Column
-    confidence: Column
-    regime: Column  # int8
-    views: Column  # int32
-    reason: Column  # int8
-    stopped: Column  # int64 by Reason
-    refused_ts: Column = b""  # int64; bars that were not let in
-    refused_symbol: Column = b""
-    refused_reason: Column = b""  # int8
-    refused_open: Column = b""
-    refused_high: Column = b""
-    refused_low: Column = b""
-    refused_close: Column = b""
-    refused_volume: Column = b""
-    rows: int
-    action_at: Column = b""  # int32, place in the slices
-    action_symbol: Column = b""
-    action_new: Column = b""  # int64
-    action_old: Column = b""
-    action_dividend: Column = b""
+    columns: dict[str, Column]
 
 
 @record("utp.LogEntry", "log_entry", "account.log")

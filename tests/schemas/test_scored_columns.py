@@ -6,7 +6,7 @@ from dataflows import pipeline
 from infra.settings import Settings
 from operators import barrier, drive
 from risk import account
-from schemas.slice_columns import pack, unpack
+from schemas.scored_columns import pack, unpack
 from tests.markets import cuts, markets
 
 SETTINGS = Settings()
