@@ -15,7 +15,8 @@ _WIDER = {"int": {"long", "float", "double"}, "long": {"float", "double"}, "floa
 
 def schema_of(kind: type) -> dict[str, Any]:
     """The Avro schema of a record's class, fields in the order of the class."""
-    return _record(kind, set())
+    schema: dict[str, Any] = _record(kind, set())
+    return schema
 
 
 def _record(kind: type, known: set[str]) -> Any:
@@ -67,7 +68,10 @@ def breaches(old: Any, new: Any) -> list[str]:
 
 
 def _breaches(old: Any, new: Any, place: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    old, new = before.get(old, old) if isinstance(old, str) else old, after.get(new, new) if isinstance(new, str) else new
+    old, new = (
+        before.get(old, old) if isinstance(old, str) else old,
+        after.get(new, new) if isinstance(new, str) else new,
+    )
     if isinstance(old, list) or isinstance(new, list):
         return _of_union(old, new, place, before, after)
     was, now = _kind(old), _kind(new)
@@ -90,7 +94,11 @@ def _of_union(old: Any, new: Any, place: str, before: dict[str, Any], after: dic
     for one in was:
         tried = [_breaches(one, other, place, before, after) for other in now]
         if all(tried):
-            same = [each for each, other in zip(tried, now, strict=True) if _kind(_seen(one, before)) == _kind(_seen(other, after))]
+            same = [
+                each
+                for each, other in zip(tried, now, strict=True)
+                if _kind(_seen(one, before)) == _kind(_seen(other, after))
+            ]
             found += same[0] if same else [f"{place}: {_kind(_seen(one, before))} is no longer possible"]
     return found
 

@@ -19,7 +19,7 @@ class UndecodableError(ValueError):
 
 @cache
 def parsed(kind: type) -> Any:
-    """fastavro's form of the current schema."""
+    """The current schema, as fastavro wants it."""
     import fastavro
 
     return fastavro.parse_schema(schema_of(kind), named_schemas={})
@@ -62,7 +62,9 @@ def decode(kind: type[E], value: bytes | None, schema: bytes | None = None) -> E
         raise UndecodableError("a record without a value")
     writer = written_by(kind).get(mark(kind) if schema is None else schema)
     if writer is None:
-        raise UndecodableError(f"schema {(schema or b'').decode(errors='replace')}: none of {kind.__name__} is known by it")
+        raise UndecodableError(
+            f"schema {(schema or b'').decode(errors='replace')}: none of {kind.__name__} is known by it"
+        )
     source = io.BytesIO(value)
     try:
         found = fastavro.schemaless_reader(source, writer, parsed(kind))
