@@ -15,7 +15,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
@@ -41,6 +41,9 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()  # more than id, ts and by, as the schema's fingerprint
+
+
+Made: TypeAlias = tuple[Record, list[tuple[str, str | bytes | None]]]  # with all its headers
 
 
 class DeliveryError(RuntimeError):
@@ -123,7 +126,7 @@ class Tail:
         self.end = high  # the place after our last record
         self._left = 2 * len(self._known) + SLACK  # records until the rest cannot come any more
 
-    def meets(self, record: Record, headers: Sequence[tuple[str, bytes]]) -> bool:
+    def meets(self, record: Record, headers: Sequence[tuple[str, Any]]) -> bool:
         """Is this record in the log already? Raises OtherContentError where only its id is."""
         if not self._known:
             return False
@@ -133,7 +136,7 @@ class Tail:
         offset, content = self._known.pop(record.id)
         if content != digest(record.key, record.value, headers):
             raise OtherContentError(
-                f"{self._place}: id {record.id} stands at offset {offset} with other content than the flow now gives it: "
+                f"{self._place}: id {record.id} is at offset {offset} with other content than the flow gives it now: "
                 f"the program or its settings changed after a crash; resume once with those that wrote it"
             )
         self._met.add(offset)
@@ -156,9 +159,10 @@ class Tail:
 class Part(StatefulSinkPartition[Sequence[Record], State]):
     """One partition.
 
-    What was handed over since the log was last known to hold everything is kept. When the client or the broker
-    falters, the part reads the log from there on and writes with a new client what is missing: the same
-    as after a crash, without one.
+    The records of this epoch and of the one before are kept. When the client or the broker falters, the part reads
+    the log from there on and writes with a new client what is missing: the same as after a crash, without one.
+    So a broker that comes back without the last records that it had acknowledged (a kill with unsynced disks
+    does that to a single one) does no harm either.
     """
 
     def __init__(self, where: Cluster, topic: str, number: int, writer: str, tail: Tail, linger_ms: int):
@@ -166,7 +170,10 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
         self._place = f"{where.topic(topic)} partition {number}"
         self._tail = tail
         self._outbox = Outbox.open(where, linger_ms)
-        self._kept: list[tuple[Record, list[tuple[str, bytes]]]] = []  # handed over since `tail.end`, in order
+        self._kept: list[Made] = []  # in order
+        self._young = 0  # place in `_kept` where this epoch begins
+        self._since = self._middle = tail.end  # where in the log both epochs, and where this one begins
+        self._shaken = self._outbox.shaken
         self._asked = 0  # of these, how many the client has yet to answer
         self._answers: deque[tuple[Any, int]] = deque()  # error or None, offset: put here by whichever thread polls
         self._next = tail.end  # the place after the last record of ours
@@ -179,7 +186,12 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
         by = (BY, self._writer.encode())
         for batch in values:
             for record in batch:
-                headers = [(ID, record.id.encode()), (TS, b"%d" % record.ts), by, *record.headers]
+                headers: list[tuple[str, str | bytes | None]] = [
+                    (ID, record.id.encode()),
+                    (TS, b"%d" % record.ts),
+                    by,
+                    *record.headers,
+                ]
                 if not self._tail.meets(record, headers):
                     self._kept.append((record, headers))
                     self._produce(record, headers)
@@ -188,7 +200,7 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
         self._outbox.poll(0)
         self._settle()
 
-    def _produce(self, record: Record, headers: list[tuple[str, bytes]]) -> None:
+    def _produce(self, record: Record, headers: list[tuple[str, str | bytes | None]]) -> None:
         """Give a record to the client, however long its queue is full; after trouble leave it to the repair."""
         from confluent_kafka import KafkaException
 
@@ -216,7 +228,7 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
         while self._answers:
             error, offset = self._answers.popleft()
             self._asked -= 1
-            if error is None and offset >= self._tail.end:
+            if error is None and offset >= self._middle:
                 self._next, self._proven = max(self._next, offset + 1), True  # threads may mix up the order
             elif self._trouble is None:
                 self._trouble = error or UNPROVEN
@@ -232,17 +244,21 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
             self._repair()
 
     def _repair(self) -> None:
-        """Write with a new client what of the kept records did not reach the log."""
+        """Write with a new client what of the kept records is not in the log."""
         self._outbox, self._trouble, self._proven = self._outbox.renewed(), None, False
+        self._shaken = self._outbox.shaken
         wait_for(self._where)
         _, high = bounds(self._where, self._topic, [self._number])[self._number]
+        if high < self._since:
+            raise DeliveryError(f"{self._place}: the broker has lost records that it had acknowledged: "
+                                f"the log ends at {high}, want {self._since} or more")  # fmt: skip
         there = set()
-        for message in records(self._where, self._topic, self._number, self._tail.end, high):
-            headers = dict(message.headers() or ())
-            if headers.get(BY) == self._writer.encode():
-                there.add(headers.get(ID))
-        self._kept = [(record, headers) for record, headers in self._kept if record.id.encode() not in there]
-        self._tail.end = self._next = high
+        for message in records(self._where, self._topic, self._number, self._since, high):
+            found = dict(message.headers() or ())
+            if found.get(BY) == self._writer.encode():
+                there.add(found.get(ID))
+        self._kept = [made for made in self._kept if made[0].id.encode() not in there]
+        self._young, self._since, self._middle, self._next = 0, high, high, high
         for record, headers in self._kept:
             self._produce(record, headers)
             self._take_answers()
@@ -250,14 +266,19 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
     def _flush(self) -> None:
         """Wait until the log holds everything."""
         deadline = time.monotonic() + DELIVERY_MS / 1e3 + 30.0
-        self._settle()
-        while self._asked:
-            self._outbox.poll(0.005)  # another worker's thread may take our answers: do not wait long
+        while True:
             self._settle()
+            if not self._asked and self._trouble is None:
+                if self._shaken == self._outbox.shaken:
+                    break
+                self._trouble = SHAKEN
+                continue
+            self._outbox.poll(0.005)  # another worker's thread may take our answers: do not wait long
             if time.monotonic() > deadline:
                 raise DeliveryError(f"{self._place}: {self._asked} records not written")
-        self._kept.clear()
-        self._tail.end, self._repairs = self._next, 0
+        del self._kept[: self._young]
+        self._young, self._repairs = len(self._kept), 0
+        self._since, self._middle, self._tail.end = self._middle, self._next, self._next
 
     def snapshot(self) -> State:
         """Everything handed over so far is in the log, or this raises."""
@@ -268,6 +289,18 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
         """The flow has ended; a record that is not written even now must not go unnoticed."""
         self._flush()
         self._outbox.leave()
+
+
+class Shaken:
+    """The connection broke: what was acknowledged before may be gone."""
+
+    def fatal(self) -> bool:
+        """Look, and go on."""
+        return True
+
+    def str(self) -> str:
+        """What the log of the process says."""
+        return "the connection to a broker broke"
 
 
 class Unproven:
@@ -286,11 +319,11 @@ class Unproven:
         return "the broker said it was written, but not where"
 
 
-UNPROVEN = Unproven()
+SHAKEN, UNPROVEN = Shaken(), Unproven()
 
 
 def mendable(error: Any) -> bool:
-    """Has the client given up over its own book-keeping, so that a new one can go on?
+    """Whether the client gave up over its own book-keeping, so that a new one can go on.
 
     A broker that comes back without its memory of producers refuses the old one's numbers, for good.
     """
@@ -309,7 +342,8 @@ class Outbox:
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, key: tuple[Cluster, int]):
-        self.client, self._key, self._parts = producer(*key), key, 0
+        self.shaken = 0  # how often a connection broke
+        self.client, self._key, self._parts = producer(*key, self._note), key, 0
 
     @classmethod
     def open(cls, where: Cluster, linger_ms: int) -> "Outbox":
@@ -321,6 +355,9 @@ class Outbox:
             box = cls._open[key]
             box._parts += 1
             return box
+
+    def _note(self, error: Any) -> None:
+        self.shaken += 1
 
     def poll(self, seconds: float) -> None:
         """Hear answers; that the client as a whole has given up, each record's answer says too."""
@@ -348,7 +385,7 @@ class Outbox:
                 del self._open[self._key]
 
 
-def digest(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] | None) -> bytes:
+def digest(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, Any]] | None) -> bytes:
     """A hash of all that a record says."""
     parts = [b"" if key is None else b"+" + key, b"" if value is None else b"+" + value]
     parts += [part for name, text in headers or () for part in (name.encode(), text or b"")]

@@ -12,7 +12,7 @@ old bars.
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -77,13 +77,14 @@ def cluster(environ: Mapping[str, str] | None = None) -> Cluster:
     )
 
 
-def producer(where: Cluster, linger_ms: int = LINGER_MS) -> "Producer":
-    """A producer that keeps order and writes each record once, as long as it lives."""
+def producer(where: Cluster, linger_ms: int = LINGER_MS, on_error: Callable[[Any], None] | None = None) -> "Producer":
+    """A producer that keeps order and writes each record once, as long as it lives; `on_error` hears of cut lines."""
     from confluent_kafka import Producer
 
     return Producer(
         {
             **where.client,
+            **({"error_cb": on_error} if on_error else {}),
             "acks": "all",
             "enable.idempotence": True,
             "retries": 5,  # of requests that were sent; while the broker is away nothing is
@@ -225,7 +226,7 @@ def _record_at(client: "Consumer", topic: str, number: int, offset: int, high: i
         elif message.error():
             raise lost(topic, number, offset, message.error())
         else:
-            return message.offset(), event_time(message)
+            return int(message.offset() or 0), event_time(message)
     raise UserError(f"{topic} partition {number}: no answer for offset {offset} within 30 s")
 
 
@@ -240,12 +241,13 @@ def records(where: Cluster, topic: str, number: int, first: int, stop: int) -> I
         while first < stop:
             for message in client.consume(1_000, 0.01):
                 error = message.error()
-                if error is None and message.offset() < stop:
+                offset = int(message.offset() or 0)
+                if error is None and offset < stop:
                     yield message
                 elif error is not None and error.code() != KafkaError._PARTITION_EOF and not passing(error):
                     raise lost(where.topic(topic), number, first, error)
                 if error is None or error.code() == KafkaError._PARTITION_EOF:
-                    first, deadline = message.offset() + (error is None), time.monotonic() + PATIENCE
+                    first, deadline = offset + (error is None), time.monotonic() + PATIENCE
             if time.monotonic() > deadline:
                 raise UserError(f"{where.topic(topic)} partition {number}: no answer for offset {first}")
     finally:
@@ -253,7 +255,7 @@ def records(where: Cluster, topic: str, number: int, first: int, stop: int) -> I
 
 
 def passing(error: Any) -> bool:
-    """Does a client go on by itself after this?"""
+    """Whether a client goes on by itself after this."""
     from confluent_kafka import KafkaError
 
     return bool(error.retriable()) or error.code() in (

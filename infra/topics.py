@@ -54,7 +54,7 @@ def create_topics(where: Cluster, topics: Iterable[Topic] = TOPICS) -> list[str]
     Asks for nothing of a topic that is as it must be, so every start may call it.
     """
     from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import NewTopic
+    from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
     wait_for(where)
     wanted = {where.topic(topic.name): topic for topic in topics}
@@ -79,7 +79,7 @@ def create_topics(where: Cluster, topics: Iterable[Topic] = TOPICS) -> list[str]
 
 def _check(client: Any, where: Cluster, wanted: dict[str, Topic]) -> None:
     """Partitions place symbols and retention keeps history: neither may differ."""
-    from confluent_kafka.admin import ConfigResource, ResourceType
+    from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
     there = client.list_topics(timeout=30.0).topics
     for name, topic in wanted.items():

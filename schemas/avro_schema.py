@@ -15,7 +15,8 @@ _WIDER = {"int": {"long", "float", "double"}, "long": {"float", "double"}, "floa
 
 def schema_of(kind: type) -> dict[str, Any]:
     """The Avro schema of a record's class, fields in the order of the class."""
-    return _record(kind, set())
+    schema: dict[str, Any] = _record(kind, set())
+    return schema
 
 
 def _record(kind: type, known: set[str]) -> Any:

@@ -19,7 +19,7 @@ class UndecodableError(ValueError):
 
 @cache
 def parsed(kind: type) -> Any:
-    """fastavro's form of the current schema."""
+    """The current schema, as fastavro wants it."""
     import fastavro
 
     return fastavro.parse_schema(schema_of(kind), named_schemas={})

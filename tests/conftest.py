@@ -36,3 +36,16 @@ def kafka(servers):
     ours = [name for name in client.list_topics(timeout=10).topics if name.startswith(where.prefix)]
     for answer in client.delete_topics(ours).values() if ours else ():
         answer.result(30.0)
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """A server of our own that a test may kill."""
+    if "KAFKA_BOOTSTRAP_SERVERS" in os.environ:
+        pytest.skip("kills its own broker, not yours")
+    from infra.embedded import Broker
+
+    one = Broker(tmp_path / "broker")
+    one.start()
+    yield one
+    one.stop()

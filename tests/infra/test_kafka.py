@@ -42,8 +42,8 @@ def test_the_topics_of_the_platform_are_created_once(kafka):
 
 
 def test_history_is_kept_for_ever():
-    for name in ("market.slices", "market.late", "account.log", "account.commands", "execution.reports", "account.orders",
-                 "model.activated", "predictions.tft"):  # fmt: skip
+    for name in ("market.slices", "market.late", "account.log", "account.commands", "execution.reports",
+                 "account.orders", "model.activated", "predictions.tft"):  # fmt: skip
         assert BY_NAME[name].retention_ms == -1
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from confluent_kafka import TopicPartition
 
-from infra.embedded import Broker
 from infra.kafka import Cluster, consumer
 from infra.topics import Topic, create_topics
 from tests.infra.logkit import dump, fill
@@ -38,17 +37,6 @@ def running(*given):
     finally:
         run.kill()
         run.communicate()
-
-
-@pytest.fixture
-def broker(tmp_path):
-    """A server that may be killed."""
-    if "KAFKA_BOOTSTRAP_SERVERS" in os.environ:
-        pytest.skip("stops its own broker, not yours")
-    one = Broker(tmp_path / "broker")
-    one.start()
-    yield one
-    one.stop()
 
 
 def prepare(where, each, tmp_path):

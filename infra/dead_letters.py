@@ -1,0 +1,123 @@
+"""Dead letters: records that could not be used, byte for byte, with the reason; and the way back.
+
+A letter's id is a function of where its record stands, so a flow that is run again writes it once. To replay a
+letter puts the original bytes back on their topic, with the same key, headers and idempotency key; bars go to
+`market.late` instead, for their slice is closed and decisions have been made without them.
+"""
+
+import base64
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from infra.gated_sink import Record
+from infra.kafka import ID, SCHEMA, TS, Cluster, Headers, bounds, producer, records, wait_for
+from infra.ranges import Messages
+from schemas import codec
+from schemas.errors import UserError
+from schemas.identity import event_id, iso
+from schemas.records import DlqRecord, Header
+
+TOPIC = "dlq.failed"
+LATE = {"market.raw": "market.late", "market.slices": "market.late"}  # where the bars of a letter go
+REPLAYED = "replayed_from"  # header of what a replay puts back: the topic it comes from
+
+
+class Letter(NamedTuple):
+    """A record that could not be used."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    kind: str  # a Reason's word or an error's class
+    message: str
+    retries: int = 0  # attempts after the first
+
+
+class Replayed(NamedTuple):
+    """What a replay did with one letter."""
+
+    dlq_id: str
+    topic: str
+
+
+def letter(messages: Messages, at: int, kind: str, message: str, retries: int = 0) -> Letter:
+    """The letter of the record at a place in a batch."""
+    return Letter(
+        messages.topic, messages.partition, messages.offsets[at], messages.keys[at], messages.values[at],
+        messages.headers[at] if messages.headers else (), kind, message, retries,
+    )  # fmt: skip
+
+
+def record(one: Letter, agent: str) -> Record:
+    """The letter as a gated sink writes it; `agent` is the flow that gave up."""
+    headers = dict(one.headers)
+    place = f"{one.topic}:{one.partition}:{one.offset}"
+    ts = int(headers[TS]) if headers.get(TS, b"").isdigit() else 0
+    key = headers.get(ID, b"").decode(errors="replace")
+    event = DlqRecord(
+        dlq_id=event_id(TOPIC, place),
+        source_topic=one.topic,
+        agent=agent,
+        correlation_id=event_id(one.topic, key or place),
+        original_payload=base64.b64encode(one.value or b"").decode(),
+        error_type=one.kind,
+        error_message=one.message,
+        retry_count=one.retries,
+        ts=iso(ts),
+        source_partition=one.partition,
+        source_offset=one.offset,
+        original_key=one.key,
+        original_headers=[Header(name=name, value=value or b"") for name, value in one.headers],
+        idempotency_key=key,
+    )
+    return Record(f"dlq:{event.dlq_id}", ts, agent.encode(), codec.encode(event), ((SCHEMA, codec.mark(DlqRecord)),))
+
+
+def letters(where: Cluster) -> Iterator[DlqRecord]:
+    """All that are in the log, the oldest first of each partition."""
+    wait_for(where)
+    for number, (low, high) in bounds(where, TOPIC).items():
+        for message in records(where, TOPIC, number, low, high):
+            yield codec.decode(DlqRecord, message.value(), dict(message.headers() or ()).get(SCHEMA))
+
+
+def find(where: Cluster, dlq_id: str) -> DlqRecord:
+    """The letter whose id begins so; a UserError where there is none, or more than one."""
+    found = {one.dlq_id: one for one in letters(where) if one.dlq_id.startswith(dlq_id)}
+    if len(found) != 1:
+        raise UserError(f"dead letter {dlq_id}: {len(found) or 'none'} found; `utp dlq list` shows their ids")
+    return found.popitem()[1]
+
+
+def payload(one: DlqRecord) -> bytes:
+    """The original bytes."""
+    return base64.b64decode(one.original_payload)
+
+
+def replay(where: Cluster, chosen: list[DlqRecord]) -> list[Replayed]:
+    """Put letters back; returns when they are in the log."""
+    wait_for(where)
+    client, errors = producer(where, 0), []
+    done = []
+    for one in chosen:
+        topic = LATE.get(one.source_topic, one.source_topic)
+        if topic == "unknown":
+            raise UserError(f"dead letter {one.dlq_id}: its topic is unknown, so there is no way back")
+        headers: list[tuple[str, str | bytes | None]] = [(each.name, each.value) for each in one.original_headers]
+        headers.append((REPLAYED, one.source_topic.encode()))
+        client.produce(
+            where.topic(topic), payload(one), one.original_key, headers=headers,
+            on_delivery=lambda error, _: errors.append(error) if error else None,
+        )  # fmt: skip
+        client.poll(0)
+        done.append(Replayed(one.dlq_id, topic))
+    deadline = time.monotonic() + 120.0
+    while len(client) and time.monotonic() < deadline:
+        client.poll(0.1)
+    if errors or len(client):
+        raise UserError(f"replay: {len(errors) + len(client)} of {len(done)} letters were not written; try again")
+    return done

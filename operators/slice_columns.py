@@ -1,0 +1,202 @@
+"""Records of `market.slices` as columns: a compiled walk over the Avro bytes of many records at once.
+
+It knows one schema, that of `schemas.records.SliceBars` with its fields in their order; a test holds it against
+the reference decoder. Nothing in the bytes is trusted: a record that does not fit has a flaw and no rows.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from operators.kernel import kernel
+from schemas.frames import SHARDS, Bools, Codes, Floats, Ints, Longs
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Grid: TypeAlias = npt.NDArray[np.int64]  # [records, fields]
+
+FLAWS = ("", "cut short", "columns of different lengths", "bytes left over", "impossible shard or range of slices",
+         "impossible symbol or slot")  # fmt: skip
+SHORT, UNEVEN, OVER, RANGE, SYMBOL = 1, 2, 3, 4, 5
+SHARD, TIMEFRAME, TS, AFTER, UPTO, ROWS, LISTS, FLAW, FIELDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
+WIDTHS = (4, 4, 8, 8, 8, 8, 8, 8, 8, 8)  # symbol, slot, bar_ts, open, high, low, close, volume, bid, ask
+BID = 8  # this column and the next may be empty
+
+
+class Columns(NamedTuple):
+    """Many records: numbers by record, and the rows of those without a flaw one after the other."""
+
+    shard: Longs
+    timeframe: Longs  # minutes
+    ts: Longs  # end of the slice, UTC ns
+    after: Longs
+    upto: Longs
+    lists: Bools  # has listings or corporate actions, which are rare and not read here
+    flaw: Codes  # place in FLAWS
+    starts: Longs  # record i has the rows starts[i] : starts[i + 1]
+    symbol: Ints
+    slot: Ints
+    bar_ts: Longs
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    bid: Floats  # empty where no record has quotes, NaN where only others have
+    ask: Floats
+
+
+def decode(values: Sequence[bytes]) -> Columns:
+    """All records of a batch."""
+    data = np.frombuffer(b"".join(values), np.uint8)
+    ends = np.cumsum([len(value) for value in values], dtype=np.int64)
+    heads = np.zeros((len(values), FIELDS), np.int64)
+    places = np.full((len(values), len(WIDTHS)), -1, np.int64)
+    walk(data, ends, heads, places)
+    heads[heads[:, FLAW] != 0, ROWS] = 0
+    starts = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(heads[:, ROWS], out=starts[1:])
+    columns = []
+    for k, width in enumerate(WIDTHS):
+        if k >= BID and not (places[:, k] >= 0).any():
+            columns.append(np.zeros(0, np.uint8))
+            continue
+        column = np.empty(starts[-1] * width, np.uint8)
+        if k >= BID:
+            column.view("<f8")[:] = np.nan
+        gather(data, starts, places[:, k].copy(), width, column)
+        columns.append(column)
+    symbol, slot, bar_ts, *prices = columns
+    shard, timeframe, ts, after, upto = (heads[:, field].copy() for field in (SHARD, TIMEFRAME, TS, AFTER, UPTO))
+    opens, high, low, close, volume, bid, ask = (price.view("<f8") for price in prices)
+    return Columns(shard, timeframe, ts, after, upto, heads[:, LISTS] != 0, heads[:, FLAW].astype(np.int8), starts,
+                   symbol.view("<i4"), slot.view("<i4"), bar_ts.view("<i8"),
+                   opens, high, low, close, volume, bid, ask)  # fmt: skip
+
+
+@kernel
+def walk(data: Bytes, ends: Longs, heads: Grid, places: Grid) -> None:
+    """Find in each record its numbers and where its columns begin."""
+    begin = 0
+    for i in range(ends.size):
+        heads[i, FLAW] = walk_one(data, begin, ends[i], heads[i], places[i])
+        begin = ends[i]
+
+
+@kernel
+def walk_one(data: Bytes, begin: int, end: int, head: Longs, place: Longs) -> int:
+    """One record; returns its flaw, or 0."""
+    at = begin
+    for field in range(5):
+        at = number(data, at, end, head, field)
+    at = listings(data, at, end, head)
+    rows = np.int64(-1)
+    for k in range(10):
+        at = number(data, at, end, head, ROWS)  # the length in bytes, for now
+        length = head[ROWS]
+        if at < 0 or length < 0 or length > end - at:
+            return SHORT
+        width = 4 if k < 2 else 8
+        if k == 0:
+            rows = length // 4
+        if k < BID or length > 0:
+            if length != rows * width:
+                return UNEVEN
+            place[k] = at
+        at += length
+    if (place[BID] < 0) != (place[BID + 1] < 0) and rows > 0:
+        return UNEVEN
+    at = actions(data, at, end, head)
+    if at < 0:
+        return SHORT
+    if at != end:
+        return OVER
+    head[ROWS] = rows
+    if not 0 <= head[SHARD] < SHARDS or not head[AFTER] < head[TS] <= head[UPTO]:
+        return RANGE
+    for row in range(rows):
+        if not possible(data, place[0] + 4 * row) or not possible(data, place[1] + 4 * row):
+            return SYMBOL
+    return 0
+
+
+@kernel
+def number(data: Bytes, at: int, end: int, head: Longs, field: int) -> int:
+    """Read a variable-length number into a field; returns the place after it, -1 where there is none."""
+    if at < 0:
+        return -1
+    value = np.int64(0)
+    for k in range(10):
+        if at + k >= end:
+            return -1
+        byte = np.int64(data[at + k])
+        value |= (byte & 127) << (7 * k)
+        if byte < 128:
+            head[field] = ((value >> 1) & 0x7FFFFFFFFFFFFFFF) ^ -(value & 1)
+            return at + k + 1
+    return -1
+
+
+@kernel
+def listings(data: Bytes, at: int, end: int, head: Longs) -> int:
+    """Step over the symbols that are new, in blocks of (symbol, slot, name)."""
+    while at >= 0:
+        at = block(data, at, end, head)
+        left = head[ROWS]
+        if at < 0 or left == 0:
+            return at
+        head[LISTS] = 1
+        while left > 0 and at >= 0:
+            at = number(data, at, end, head, ROWS)
+            at = number(data, at, end, head, ROWS)
+            at = number(data, at, end, head, ROWS)
+            if at < 0 or head[ROWS] < 0 or head[ROWS] > end - at:
+                return -1
+            at += head[ROWS]
+            left -= 1
+    return at
+
+
+@kernel
+def actions(data: Bytes, at: int, end: int, head: Longs) -> int:
+    """Step over corporate actions, in blocks of (symbol, new, old, dividend)."""
+    while at >= 0:
+        at = block(data, at, end, head)
+        left = head[ROWS]
+        if at < 0 or left == 0:
+            return at
+        head[LISTS] = 1
+        while left > 0 and at >= 0:
+            for _ in range(4):
+                at = number(data, at, end, head, ROWS)
+            left -= 1
+    return at
+
+
+@kernel
+def block(data: Bytes, at: int, end: int, head: Longs) -> int:
+    """The number of items in an array's next block, into ROWS; a negative one is followed by the block's size."""
+    at = number(data, at, end, head, ROWS)
+    count = head[ROWS]
+    if at >= 0 and count < 0:
+        at = number(data, at, end, head, ROWS)
+        head[ROWS] = -count
+    return at
+
+
+@kernel
+def possible(data: Bytes, at: int) -> bool:
+    """Whether this int32 is a symbol's or a slot's number."""
+    return bool(data[at + 3] == 0)  # 0 .. 2^24 - 1: neither negative nor so large that no state for it would fit
+
+
+@kernel
+def gather(data: Bytes, starts: Longs, place: Longs, width: int, out: Bytes) -> None:
+    """Copy one column of all records that have it."""
+    for i in range(place.size):
+        if place[i] >= 0:
+            to = np.uint64(starts[i] * width)  # unsigned: an index that may be negative costs more than the copy
+            at = np.uint64(place[i])
+            for j in range(np.uint64((starts[i + 1] - starts[i]) * width)):
+                out[to + j] = data[at + j]
