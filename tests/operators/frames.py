@@ -1,5 +1,6 @@
 """Frames made by hand, for the tests of single operators."""
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -49,9 +50,9 @@ def opinions(votes, regime):
     return OpinionFrame(features, np.asarray(votes, np.float64), regime)
 
 
-def signals(slices, reason=Reason.NONE):
-    """One scored row per slice, all with one reason."""
-    frame = bars(np.ones(slices.size), slices=slices)
+def signals(slices, reason=Reason.NONE, **columns):
+    """One scored row per slice, all with one reason; `columns` of the bars."""
+    frame = replace(bars(np.ones(slices.size), slices=slices), **columns)
     whole, codes = np.ones(slices.size), np.ones(slices.size, np.int8)
     views = np.ones(slices.size, np.int32)
     return SignalFrame(frame, whole, codes, whole, whole, codes, views, np.full(slices.size, reason, np.int8))
