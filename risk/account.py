@@ -1,7 +1,7 @@
 """The account: scored slices -> ledger. The one writer of cash, positions, orders and halts.
 
-Slice by slice: fills, exits, halts, then the rules for each candidate. `docs/account.md` says it in words,
-`tests/reference/account.py` in slow plain Python; all three agree.
+Slice by slice: corporate actions, fills, exits, halts, then the rules for each candidate. `docs/account.md`
+says it in words, `tests/reference/account.py` in slow plain Python; all three agree.
 """
 
 from functools import lru_cache
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from operators.kernel import grown, kernel, table
+from risk.actions import MAX_RATIO, act
 from risk.exits import cancel_entries, send_exits
 from risk.fills import expire, fill, quote, ticks
 from risk.halts import open_session, trip, value
@@ -19,9 +20,9 @@ from risk.portfolio import Book, attend, dismiss_idle
 from risk.portfolio import start as empty_book
 from risk.rules import object_to, size, stop_for, target_for, usd
 from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
-from schemas.events import Direction, Kind, Leg, Phase, Reason, Side
+from schemas.events import Kind, Leg, Phase, Reason
 from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame, Table
-from schemas.units import NS_PER_MINUTE
+from schemas.units import MAX_PRICE_USD, NS_PER_MINUTE, TICKS_PER_USD
 
 FEW = 32  # candidates that an insertion sort puts in order faster than a merge sort
 EVENTS = 4_096  # rows of each table that a call starts with
@@ -57,6 +58,11 @@ class Market(NamedTuple):
     direction: Codes
     confidence: Floats
     reason: Codes
+    acted_at: Ints
+    acted: Ints
+    new: Longs
+    old: Longs
+    dividend: Longs
 
 
 def start(params: Params) -> State:
@@ -70,7 +76,7 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
     slices = frame.slices
     market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.order, frame.rank, frame.symbol,
                     frame.open, frame.high, frame.low, frame.close, frame.volume, frame.half_spread,
-                    frame.volatility, frame.direction, frame.confidence, frame.reason)  # fmt: skip
+                    frame.volatility, frame.direction, frame.confidence, frame.reason, *_actions(frame))  # fmt: skip
 
     tape = blank(slices.size, EVENTS + frame.rows // 8)
     done = 0
@@ -94,12 +100,27 @@ def _widened(book: Book, symbols: int) -> Book:
     return Book(grown(book.funds, 1), rows, busy, is_busy)
 
 
+def _actions(frame: SliceFrame) -> tuple[Ints, Ints, Longs, Longs, Longs]:
+    """The columns of the frame's actions; raises ValueError for what no company ever did."""
+    one = frame.actions
+    if one.at.size:
+        ratios = np.concatenate([one.new, one.old])
+        if ratios.min() < 1 or ratios.max() > MAX_RATIO:
+            raise ValueError(f"a split of {ratios.min()} or {ratios.max()} shares: want 1 to {MAX_RATIO}")
+        if one.dividend.min() < 0 or one.dividend.max() > MAX_PRICE_USD * TICKS_PER_USD:
+            raise ValueError(
+                f"a dividend of {one.dividend.min()} or {one.dividend.max()} ticks: want 0 to a share's price"
+            )
+    return one.at, one.symbol, one.new, one.old, one.dividend
+
+
 @kernel
 def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) -> int:
     """The loop over slices; returns the first slice for which the tables have no room."""
     bar_of = np.full(book.rows.size, -1, np.int32)
     candidates = np.empty(np.max(np.diff(market.starts)), np.int64)  # rows of one slice
     funds = book.funds[0]
+    action = 0
     for i in range(first, market.ts.size):
         begin, end = market.starts[i], market.starts[i + 1]
         if funds.overflow or not has_room(tape, end - begin + funds.busy):
@@ -107,6 +128,7 @@ def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) 
         ts, phase = market.ts[i], market.phase[i]
         funds.slices += 1
         open_session(limits, funds, market.session[i])
+        action = run_actions(market, book, tape, ts, i, action)
         found = look(market, book, begin, end, bar_of, candidates)
         run_fills(limits, market, book, tape, ts, phase, bar_of)
         run_exits(limits, market, book, tape, ts, phase, bar_of)
@@ -115,6 +137,16 @@ def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) 
         if found > 0:
             decide(limits, market, book, tape, ts, candidates[:found])
     return market.ts.size
+
+
+@kernel
+def run_actions(market: Market, book: Book, tape: Tape, ts: int, i: int, action: int) -> int:
+    """Splits and dividends that hold from this slice on; returns where those of later slices begin."""
+    while action < market.acted_at.size and market.acted_at[action] <= i:
+        if market.acted_at[action] == i:
+            act(book, tape, ts, market.acted[action], market.new[action], market.old[action], market.dividend[action])
+        action += 1
+    return action
 
 
 @kernel
@@ -188,8 +220,8 @@ def decide(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, rows
     else:
         rows = rows[np.argsort(-market.confidence[rows], kind="mergesort")]
     for r in rows:
-        held = book.rows[market.symbol[r]].shares > 0
-        if not (held and market.direction[r] == Direction.SHORT):  # that one was an exit
+        row = book.rows[market.symbol[r]]
+        if not (row.shares > 0 and market.direction[r] == -row.side):  # that one was an exit
             judge(limits, market, book, tape, ts, r)
 
 
@@ -224,17 +256,17 @@ def judge(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, r: in
     if market.half_spread.size > 0:
         row.half_spread = 0
         quote(row, market.half_spread[r])
-    enter(limits, market, book, tape, ts, symbol, shares, price)
+    enter(limits, market, book, tape, ts, symbol, market.direction[r], shares, price)
 
 
 @kernel
 def enter(
-    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, symbol: int, shares: int, price: int
+    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, symbol: int, side: int, shares: int, price: int
 ) -> None:
     """Send a bracket: its prices are fixed now, its cash is reserved now."""
     funds, row = book.funds[0], book.rows[symbol]
-    row.entry_shares, row.entry_price, row.order_ts = shares, price, ts
-    row.stop, row.target = stop_for(limits, price), target_for(limits, price)
+    row.side, row.entry_shares, row.entry_price, row.order_ts = side, shares, price, ts
+    row.stop, row.target = stop_for(limits, side, price), target_for(limits, side, price)
     row.oco, row.legs_ts, row.last_ts = False, ts, ts
     row.orders = 1 + (row.orders if row.orders_session == funds.session else 0)
     row.orders_session = funds.session
@@ -243,8 +275,8 @@ def enter(
     funds.reserved += price * shares
     funds.pending += 1
     attend(book, market.rank, symbol)
-    write_order(tape, ts, symbol, Side.BUY, shares, Kind.MARKET, Leg.ENTRY, ts, Reason.NONE, price)
-    write_legs(tape, ts, symbol, shares, ts, row.target, row.stop, False)
+    write_order(tape, ts, symbol, side, shares, Kind.MARKET, Leg.ENTRY, ts, Reason.NONE, price)
+    write_legs(tape, ts, symbol, row, shares, ts, Reason.NONE)
 
 
 def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
@@ -283,9 +315,9 @@ def _signals(frame: SliceFrame) -> SignalColumns:
 def _funds(book: Book) -> Table:
     """The totals, for the summary."""
     funds, totals = book.funds[0], table(FundsRow, 1)
-    for name in ("cash", "realised", "fees", "pending", "killed"):
+    for name in ("cash", "value", "realised", "fees", "dividends", "pending", "killed"):
         totals[name] = funds[name]
-    totals["cost"], totals["value"] = book.rows.cost.sum(), funds.exposure
+    totals["cost"] = (book.rows.side * book.rows.cost).sum()
     totals["positions"] = np.count_nonzero(book.rows.shares)
     totals["drawdown_latches"], totals["latch_releases"] = funds.latches, funds.releases
     return totals

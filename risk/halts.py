@@ -25,12 +25,14 @@ def value(book: Book) -> None:
     """Take stock: exposure, equity, peak."""
     funds = book.funds[0]
     exposure = 0
+    value = 0
     for k in range(funds.busy):
         row = book.rows[book.busy[k]]
         exposure += row.mark * row.shares
+        value += row.side * row.mark * row.shares
         funds.overflow = funds.overflow or exposure > MAX_MONEY
-    funds.exposure = exposure
-    funds.equity = funds.cash + exposure
+    funds.exposure, funds.value = exposure, value
+    funds.equity = funds.cash + value
     funds.overflow = funds.overflow or funds.equity > MAX_MONEY
     funds.peak = max(funds.peak, funds.equity)
     funds.high = max(funds.high, funds.equity)
@@ -59,4 +61,10 @@ def day_loss(funds: Funds) -> int:
 @kernel
 def drawdown(funds: Funds) -> float:
     """How far the equity is below the peak that the latch measures from, a fraction."""
-    return (funds.peak - funds.equity) / funds.peak
+    return fraction(funds.peak - funds.equity, funds.peak)
+
+
+@kernel
+def fraction(part: int, whole: int) -> float:
+    """A part of a whole; of nothing, or of debts, all."""
+    return part / whole if whole > 0 else 1.0

@@ -18,6 +18,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a signal may become an order; how large. Shares of equity are fractions."""
 
+    allow_short: bool = False
     min_confidence: Share = 0.50
     max_volatility: Annotated[float, Meta(gt=0.0, le=10.0)] = 0.10
     max_position_pct: Share = 0.02
@@ -77,6 +78,7 @@ class Limits(NamedTuple):
     """The same in ticks, whole basis points, shares and nanoseconds."""
 
     initial_cash: int
+    allow_short: bool
     min_confidence: float
     max_volatility: float
     max_position_bps: int
@@ -109,6 +111,7 @@ def limits(params: Params) -> Limits:
     rules, exits, halts, venue = params.rules, params.exits, params.halts, params.venue
     return Limits(
         initial_cash=_ticks("cash.initial_cash_usd", params.initial_cash_usd),
+        allow_short=rules.allow_short,
         min_confidence=rules.min_confidence,
         max_volatility=rules.max_volatility,
         max_position_bps=_bps("rules.max_position_pct", rules.max_position_pct),

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from operators.kernel import kernel
 from risk.exits import portion, portion_up
-from risk.halts import day_loss, drawdown
+from risk.halts import day_loss, drawdown, fraction
 from risk.limits import Limits
-from risk.portfolio import Funds, Row
+from risk.portfolio import Funds, Row, power
 from schemas.events import Direction, Reason
 from schemas.units import NS_PER_MINUTE, NS_PER_SECOND, TICKS_PER_USD, to_cents
 
@@ -35,13 +35,13 @@ def object_to(
     if found.reason == Reason.NONE:
         found = throttled(limits, funds, row, ts)
     if found.reason == Reason.NONE:
-        found = misfit(limits, price)
+        found = misfit(limits, direction, price)
     return found
 
 
 @kernel
 def halted(limits: Limits, funds: Funds, price: int) -> Objection:
-    """Halts: nothing may be bought at all."""
+    """Halts: nothing may be entered at all."""
     if funds.killed:
         return Objection(Reason.KILL_SWITCH, 1.0, 0.0)
     if price < 1:
@@ -50,15 +50,15 @@ def halted(limits: Limits, funds: Funds, price: int) -> Objection:
         return Objection(Reason.DRAWDOWN, drawdown(funds), limits.drawdown_bps / 10_000)
     loss = day_loss(funds)
     if loss >= portion_up(funds.day_equity, limits.daily_loss_bps):
-        return Objection(Reason.DAILY_LOSS, loss / funds.day_equity, limits.daily_loss_bps / 10_000)
+        return Objection(Reason.DAILY_LOSS, fraction(loss, funds.day_equity), limits.daily_loss_bps / 10_000)
     return Objection(Reason.NONE, 0.0, 0.0)
 
 
 @kernel
 def unwanted(limits: Limits, direction: int, confidence: float, volatility: float) -> Objection:
     """The signal itself: direction, confidence, volatility. What is not known is refused."""
-    if direction == Direction.SHORT:
-        return Objection(Reason.NO_POSITION, -1.0, 0.0)
+    if direction != Direction.LONG and not (direction == Direction.SHORT and limits.allow_short):
+        return Objection(Reason.NO_POSITION, float(direction), 0.0)
     if confidence < limits.min_confidence:
         return Objection(Reason.LOW_CONFIDENCE, confidence, limits.min_confidence)
     if not volatility <= limits.max_volatility:
@@ -81,9 +81,8 @@ def crowded(limits: Limits, funds: Funds, row: Row, price: int) -> Objection:
         return Objection(Reason.TOTAL_EXPOSURE, usd(committed), usd(limits.max_total_exposure))
     if price > limits.max_symbol_exposure:
         return Objection(Reason.SYMBOL_EXPOSURE, usd(price), usd(limits.max_symbol_exposure))
-    power = funds.cash - funds.reserved
-    if price > power:
-        return Objection(Reason.BUYING_POWER, usd(price), usd(power))
+    if price > power(funds):
+        return Objection(Reason.BUYING_POWER, usd(price), usd(power(funds)))
     return Objection(Reason.NONE, 0.0, 0.0)
 
 
@@ -105,26 +104,26 @@ def throttled(limits: Limits, funds: Funds, row: Row, ts: int) -> Objection:
 
 
 @kernel
-def misfit(limits: Limits, price: int) -> Objection:
+def misfit(limits: Limits, side: int, price: int) -> Objection:
     """An order that cannot be built: dearer than the notional, or its bracket collapses on the cents."""
     if price > limits.max_notional:
         return Objection(Reason.TOO_SMALL, usd(price), usd(limits.max_notional))
-    stop = stop_for(limits, price)
-    if not 0 < stop < price < target_for(limits, price):
+    stop, target = stop_for(limits, side, price), target_for(limits, side, price)
+    if not (min(stop, target) > 0 and side * stop < side * price < side * target):
         return Objection(Reason.BRACKET_UNPLACEABLE, usd(stop), usd(price))
     return Objection(Reason.NONE, 0.0, 0.0)
 
 
 @kernel
-def target_for(limits: Limits, price: int) -> int:
+def target_for(limits: Limits, side: int, price: int) -> int:
     """Take-profit price for an entry decided at `price`, in whole cents."""
-    return cents(price + portion(price, limits.take_profit_bps))
+    return cents(price + side * portion(price, limits.take_profit_bps))
 
 
 @kernel
-def stop_for(limits: Limits, price: int) -> int:
+def stop_for(limits: Limits, side: int, price: int) -> int:
     """Stop price for an entry decided at `price`, in whole cents."""
-    return cents(price - portion(price, limits.stop_loss_bps))
+    return cents(price - side * portion(price, limits.stop_loss_bps))
 
 
 @kernel
@@ -135,7 +134,7 @@ def size(limits: Limits, funds: Funds, price: int) -> int:
         portion(funds.equity, limits.max_position_bps),
         limits.max_total_exposure - funds.exposure - funds.reserved,
         limits.max_symbol_exposure,
-        funds.cash - funds.reserved,
+        power(funds),
     )
     return min(room // price, limits.max_shares)
 

@@ -9,13 +9,14 @@ brackets that may be open, and in the scene `exact` the marks at which an exit o
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 from hypothesis import strategies as st
 
 from risk.limits import Exits, Halts, Params, Rules, Venue
 from schemas.events import Direction, Phase, Reason
-from tests.reference.account import Bar, Slice
+from tests.reference.account import TICK, Action, Bar, Slice
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
@@ -90,6 +91,7 @@ def usual(rng: np.random.Generator) -> dict[str, object]:
     """Each setting near or far from where it matters; the cash, and the fields of all sections."""
     return {
         "cash": pick(rng, (1_000.0, 10_000.0, 100_000.0)),
+        "allow_short": chance(rng, 0.4),
         "min_confidence": pick(rng, (0.5, 0.5, 0.55, 0.6)),
         "max_volatility": pick(rng, (0.02, 0.05, 0.1)),
         "max_position_pct": pick(rng, (0.05, 0.2, 0.5, 1.0, 1.0)),
@@ -273,6 +275,7 @@ def slices(
     presence = pick(rng, (0.5, 0.7, 0.9) if scene == "wild" else (0.6, 0.9, 1.0))  # of bars that come
     quotes = 0.0 if scene in ("even", "exact") else pick(rng, (0.0, 0.5, 1.0))  # share of bars with a quote
     dust = 0.03 if chance(rng, 0.2) else 0.0  # share of closes near one tick
+    eventful = pick(rng, (0.0, 0.0, 0.02, 0.1))  # splits and dividends by symbol and slice
     fresh = True
     history = []
     for day in range(days):
@@ -281,6 +284,7 @@ def slices(
         for k in range(length):
             left = length - 1 - k
             phase = (Phase.LAST, Phase.EVE, Phase.MIDDLE)[min(left, 2)]
+            actions = [action(rng, name, walks[name]) for name in names if chance(rng, eventful)]
             bars = {}
             for name in names:
                 if not chance(rng, presence):
@@ -293,12 +297,23 @@ def slices(
                 if chance(rng, quotes):
                     bar.half_spread = half_spread(rng)
                 opinion(rng, settings, bar, eagerness)
-                if bar.reason == Reason.NONE and bar.direction == Direction.LONG:
-                    attract(walks[name], scene, settings, bar.close)
+                if bar.reason == Reason.NONE and (bar.direction == Direction.LONG or settings.rules.allow_short):
+                    attract(walks[name], scene, settings, bar.close, bar.direction)
                 bars[name] = bar
-            history.append(Slice(session * DAY + OPENING + (k + 1) * spacing * SECOND, session, phase, bars))
+            ts = session * DAY + OPENING + (k + 1) * spacing * SECOND
+            history.append(Slice(ts, session, phase, bars, actions))
             fresh = False
     return history
+
+
+def action(rng: np.random.Generator, name: str, at: Walk) -> Action:
+    """A split, a dividend or both; the prices that follow know of it."""
+    new, old = pick(rng, ((1, 1), (1, 1), (2, 1), (4, 1), (3, 2), (1, 2), (1, 8), (7, 3), (1_000, 1_001), (1, 50)))
+    dividend = pick(rng, ("0", "0.01", "0.2375", "3"))
+    if new != old:
+        at.price = min(500.0, max(0.5, snap(at.price * old / new, at.grid)))
+        at.magnets = [round(magnet * old / new, 4) for magnet in at.magnets]
+    return Action(name, new, old, Decimal(dividend).quantize(TICK))
 
 
 def walk(rng: np.random.Generator, scene: str, settings: Params) -> Walk:
@@ -326,15 +341,15 @@ def snap(price: float, grid: float) -> float:
     return round(round(price / grid) * grid, 4)
 
 
-def attract(at: Walk, scene: str, settings: Params, close: float) -> None:
+def attract(at: Walk, scene: str, settings: Params, close: float, side: int) -> None:
     """Remember the legs that a bracket decided on this close would have, and where a halt would be near."""
     exits, halts = settings.exits, settings.halts
-    down, up = close * (1.0 - exits.stop_loss_pct), close * (1.0 + exits.take_profit_pct)
+    down, up = close * (1.0 - side * exits.stop_loss_pct), close * (1.0 + side * exits.take_profit_pct)
     magnets = [math.floor(edge * 100.0 + 0.5) / 100.0 for edge in (down, up)]
     if scene == "exact":
         shares = (halts.daily_loss_pct, halts.kill_loss_pct, halts.drawdown_pct)
-        edges = [close - settings.initial_cash_usd * share for share in shares]
-        edges += [down, up, close * (1.0 - exits.trailing_pct)]
+        edges = [close - side * settings.initial_cash_usd * share for share in shares]
+        edges += [down, up, close * (1.0 - side * exits.trailing_pct)]
         magnets += [rounded(edge * 10_000.0) / 10_000.0 for edge in edges for rounded in (math.floor, math.ceil)]
     at.magnets = [*at.magnets, *magnets][-2 * len(magnets) :]
 
@@ -380,6 +395,6 @@ def opinion(rng: np.random.Generator, settings: Params, bar: Bar, eagerness: flo
     bar.volatility = pick(rng, (*usual, rules.max_volatility, rules.max_volatility + 0.001, NAN))
     candidate = chance(rng, eagerness)
     bar.reason = Reason.NONE if candidate else pick(rng, (Reason.NEUTRAL, Reason.BELOW_DECISION_GATE))
-    bar.direction = Direction.SHORT if chance(rng, 0.12) else Direction.LONG
+    bar.direction = Direction.SHORT if chance(rng, 0.35 if rules.allow_short else 0.12) else Direction.LONG
     if bar.reason == Reason.NEUTRAL:
         bar.direction = Direction.FLAT

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.venue import buy_price, room, sale_price
+from broker.venue import fill_price, room
 from operators.kernel import table
 from risk import account, exits, fills, halts, portfolio, rules
+from risk.actions import MAX_SHARES_HELD
 from risk.limits import MAX_SHARES, MAX_USD, Exits, Halts, Limits, Params, Rules, Venue, limits
 from risk.portfolio import MAX_MONEY, Book, Funds, Row
 from risk.tape import longer
-from schemas.events import Direction, Phase, Reason
+from schemas.events import Direction, Phase, Reason, Side
 from schemas.frames import Table
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD, to_cents, to_ticks, to_usd
 from tests.reference import account as reference
@@ -64,9 +65,9 @@ def test_a_portion_of_any_amount(amount: int, share: int) -> None:
 @given(st.integers(0, MAX_PRICE), st.integers(0, 1_000), st.integers(0, MAX_PRICE // 2))
 def test_the_venue_at_the_highest_prices(raw: int, slippage: int, half: int) -> None:
     friction = -(-raw * slippage // 10_000) + half
-    assert buy_price(raw, slippage, half) == raw + friction
-    assert sale_price(raw, slippage, half) == max(raw - friction, 1)
-    assert buy_price(MAX_PRICE, 1_000, MAX_PRICE // 2) * MAX_SHARES < MAX_MONEY
+    assert fill_price(Side.BUY, raw, slippage, half) == max(raw + friction, 1)
+    assert fill_price(Side.SELL, raw, slippage, half) == max(raw - friction, 1)
+    assert fill_price(Side.BUY, MAX_PRICE, 1_000, MAX_PRICE // 2) * MAX_SHARES_HELD < MAX_MONEY
 
 
 @given(st.integers(0, int(2 * MAX_VOLUME)).map(lambda halves: halves / 2), bps)
@@ -100,7 +101,7 @@ def test_a_sale_takes_its_part_of_any_cost(
     sold, cost = min(held, sold), each * held + odd % held
     book = one_lot(held, cost)
     funds, row = book.funds[0], book.rows[0]
-    portfolio.sell(funds, row, sold, price, commission)
+    portfolio.reduce_lot(funds, row, sold, price, commission)
     taken = cost * sold // held
     assert (row.shares, row.cost, row.proceeds) == (held - sold, cost - taken, price * sold)
     assert (funds.cash, funds.realised) == (price * sold - commission, price * sold - taken)
@@ -146,8 +147,9 @@ def test_halts_at_the_highest_values(equity: int, day: int, peak: int, fall: int
 @given(prices, st.integers(1, 10_000), st.integers(1, 9_999))
 def test_legs_of_the_highest_prices(price: int, target: int, stop: int) -> None:
     limit = limits(FREE)._replace(take_profit_bps=target, stop_loss_bps=stop)
-    assert rules.target_for(limit, price) == (price + price * target // 10_000 + 50) // 100 * 100
-    assert rules.stop_for(limit, price) == (price - price * stop // 10_000 + 50) // 100 * 100
+    for side in Side:
+        assert rules.target_for(limit, side, price) == (price + side * (price * target // 10_000) + 50) // 100 * 100
+        assert rules.stop_for(limit, side, price) == (price - side * (price * stop // 10_000) + 50) // 100 * 100
 
 
 @given(prices, st.integers(0, MAX_MONEY), st.integers(0, MAX_USD * 10_000), st.data())
@@ -167,7 +169,8 @@ def test_the_size_at_the_highest_caps(price: int, equity: int, cash: int, data: 
 def one_lot(held: int, cost: int) -> Book:
     """A book with a lot of one symbol and no cash."""
     funds, rows = table(Funds, 1), table(Row, 1)
-    funds.busy, rows.shares, rows.bought, rows.cost, rows.paid = 1, held, held, cost, cost
+    funds.busy, rows.side, rows.shares, rows.bought, rows.cost, rows.paid = 1, Side.BUY, held, held, cost, cost
+    rows.basis = cost / held
     return Book(funds, rows, np.zeros(1, np.int32), np.ones(1, np.int8))
 
 
@@ -198,10 +201,10 @@ def test_what_was_noticed_is_not_forgotten() -> None:
     book.funds.overflow, book.rows.mark = True, 1
     halts.value(book)
     assert book.funds[0].overflow
-    portfolio.sell(book.funds[0], book.rows[0], 1, 1, 0)
+    portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 1, 0)
     assert book.funds[0].overflow
     wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.ones(2, np.int8))
-    wide.funds.busy, wide.rows.shares, wide.rows.mark = 2, 1, [MAX_MONEY + 1, -MAX_MONEY]
+    wide.funds.busy, wide.rows.side, wide.rows.shares, wide.rows.mark = 2, Side.BUY, 1, [MAX_MONEY + 1, -MAX_MONEY]
     halts.value(wide)
     assert wide.funds[0].overflow
 
@@ -210,7 +213,7 @@ def test_what_was_noticed_is_not_forgotten() -> None:
 def test_cash_is_bounded(cash: int, seen: bool) -> None:
     book = one_lot(1, 1)
     book.funds.cash = cash
-    portfolio.sell(book.funds[0], book.rows[0], 1, 10, 0)
+    portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 10, 0)
     assert book.funds[0].overflow == seen
     assert book.funds[0].cash == cash + 10
 
