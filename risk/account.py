@@ -15,10 +15,12 @@ from risk.exits import cancel_entries, send_exits
 from risk.fills import expire, fill, quote, ticks
 from risk.halts import open_session, trip, value
 from risk.ledger import FundsRow, LedgerFrame, SignalColumns
-from risk.limits import Limits, Params, limits
-from risk.portfolio import Book, attend, dismiss_idle
+from risk.limits import Limits, Params, Sheet, limits
+from risk.limits import sheet as sheet_of
+from risk.portfolio import LONG_AGO, Book, attend, dismiss_idle
 from risk.portfolio import start as empty_book
-from risk.rules import object_to, size, stop_for, target_for, usd
+from risk.returns import NORMAL_TAIL, own_shortfall
+from risk.rules import Candidate, notional, object_to, score, size, stop_for, target_for, usd
 from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
 from schemas.events import Kind, Leg, Phase, Reason
 from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame, Table
@@ -29,6 +31,12 @@ EVENTS = 4_096  # rows of each table that a call starts with
 UNPUBLISHED = (Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_PUBLISH_GATE)
 
 convert = lru_cache(maxsize=8)(limits)
+
+
+@lru_cache(maxsize=8)
+def look_up(params: Params, names: bytes, width: int) -> Sheet:
+    """The symbols' own limits, read once for the same names."""
+    return sheet_of(params.rules, np.frombuffer(names, f"S{width}"))
 
 
 class State(NamedTuple):
@@ -73,6 +81,7 @@ def start(params: Params) -> State:
 def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, LedgerFrame]:
     """Advance slice by slice; raises OverflowError before money could leave int64."""
     book = _widened(state.book, frame.names.size)
+    limits, sheet = convert(params), look_up(params, frame.names.tobytes(), frame.names.itemsize)
     slices = frame.slices
     market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.order, frame.rank, frame.symbol,
                     frame.open, frame.high, frame.low, frame.close, frame.volume, frame.half_spread,
@@ -81,7 +90,7 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
     tape = blank(slices.size, EVENTS + frame.rows // 8)
     done = 0
     while done < slices.size:
-        done = advance(convert(params), market, book, tape, done)
+        done = advance(limits, sheet, market, book, tape, done)
         if book.funds[0].overflow:
             raise OverflowError("the account's money no longer fits int64; lower the caps or the cash")
         if done < slices.size:
@@ -92,12 +101,14 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
 def _widened(book: Book, symbols: int) -> Book:
     """A copy to write into, with rows for every symbol."""
     rows = grown(book.rows, symbols)
-    rows.last_ts[book.rows.size :] = -(2**62)
+    rows.last_ts[book.rows.size :] = LONG_AGO
     busy = np.zeros(rows.size, np.int32)
     busy[: book.busy.size] = book.busy
     is_busy = np.zeros(rows.size, np.int8)
     is_busy[: book.is_busy.size] = book.is_busy
-    return Book(grown(book.funds, 1), rows, busy, is_busy)
+    closes = np.full((book.closes.shape[0], rows.size), np.nan)
+    closes[:, : book.closes.shape[1]] = book.closes
+    return Book(grown(book.funds, 1), rows, busy, is_busy, closes)
 
 
 def _actions(frame: SliceFrame) -> tuple[Ints, Ints, Longs, Longs, Longs]:
@@ -115,7 +126,7 @@ def _actions(frame: SliceFrame) -> tuple[Ints, Ints, Longs, Longs, Longs]:
 
 
 @kernel
-def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) -> int:
+def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, first: int) -> int:
     """The loop over slices; returns the first slice for which the tables have no room."""
     bar_of = np.full(book.rows.size, -1, np.int32)
     candidates = np.empty(np.max(np.diff(market.starts)), np.int64)  # rows of one slice
@@ -135,7 +146,7 @@ def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) 
         run_halts(limits, market, book, tape, ts, phase, bar_of)
         forget(book, bar_of)
         if found > 0:
-            decide(limits, market, book, tape, ts, candidates[:found])
+            decide(limits, sheet, market, book, tape, ts, candidates[:found])
     return market.ts.size
 
 
@@ -151,10 +162,16 @@ def run_actions(market: Market, book: Book, tape: Tape, ts: int, i: int, action:
 
 @kernel
 def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candidates: Longs) -> int:
-    """Note the rows of busy symbols and of candidates; returns how many these are. Idle rows cost no more."""
+    """Note all closes, the rows of busy symbols and of candidates; returns how many these are.
+
+    Idle rows cost no more than that one store.
+    """
+    closes = book.closes[book.funds[0].slices % book.closes.shape[0]]
+    closes[:] = np.nan
     found = 0
     for j in range(begin, end):
         r = market.order[j]
+        closes[market.symbol[r]] = market.close[r]
         if book.is_busy[market.symbol[r]]:
             bar_of[market.symbol[r]] = r
         if market.reason[r] == Reason.NONE:
@@ -213,7 +230,7 @@ def forget(book: Book, bar_of: Ints) -> None:
 
 
 @kernel
-def decide(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, rows: Longs) -> None:
+def decide(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, ts: int, rows: Longs) -> None:
     """Judge the candidates by falling confidence, ties by name (the order they come in)."""
     if rows.size <= FEW:
         rank_few(market.confidence, rows)
@@ -222,7 +239,7 @@ def decide(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, rows
     for r in rows:
         row = book.rows[market.symbol[r]]
         if not (row.shares > 0 and market.direction[r] == -row.side):  # that one was an exit
-            judge(limits, market, book, tape, ts, r)
+            judge(limits, sheet, market, book, tape, ts, r)
 
 
 @kernel
@@ -237,26 +254,31 @@ def rank_few(confidence: Floats, rows: Longs) -> None:
 
 
 @kernel
-def judge(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, r: int) -> None:
+def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, ts: int, r: int) -> None:
     """One verdict, and the order if there is no objection."""
     funds, symbol = book.funds[0], market.symbol[r]
     row, price = book.rows[symbol], ticks(market.close[r])
-    found = object_to(limits, funds, row, ts, market.direction[r], market.confidence[r],
-                      market.volatility[r], price)  # fmt: skip
+    one = Candidate(symbol, market.direction[r], market.confidence[r], market.volatility[r], price)
+    found = object_to(limits, sheet, book, ts, one)
     verdict = tape.verdicts[tape.written[VERDICTS]]
     tape.written[VERDICTS] += 1
     verdict.ts, verdict.symbol, verdict.direction = ts, symbol, market.direction[r]
     verdict.confidence, verdict.reason = market.confidence[r], found.reason
     verdict.measured, verdict.limit = found.measured, found.limit
     verdict.approved = found.reason == Reason.NONE
+    verdict.cvar_95, verdict.max_loss = NORMAL_TAIL * one.volatility, 0
+    if verdict.approved:
+        verdict.cvar_95 = own_shortfall(book, limits.min_returns, symbol, one.direction, one.volatility)
+    verdict.risk_score = score(limits, sheet, funds, one, verdict.cvar_95)
     if not verdict.approved:
         return
-    shares = size(limits, funds, price)
-    verdict.measured, verdict.limit = usd(price * shares), usd(limits.max_notional)
+    shares = size(limits, sheet, book, one)
+    verdict.measured, verdict.limit = usd(price * shares), usd(notional(limits, one.confidence))
     if market.half_spread.size > 0:
         row.half_spread = 0
         quote(row, market.half_spread[r])
-    enter(limits, market, book, tape, ts, symbol, market.direction[r], shares, price)
+    enter(limits, market, book, tape, ts, symbol, one.direction, shares, price)
+    verdict.max_loss = one.direction * (price - row.stop) * shares
 
 
 @kernel

@@ -16,6 +16,8 @@ def act(book: Book, tape: Tape, ts: int, symbol: int, new: int, old: int, divide
     """Apply one action to its symbol, the split before the dividend."""
     funds, row = book.funds[0], book.rows[symbol]
     if new != old:
+        for k in range(book.closes.shape[0]):
+            book.closes[k, symbol] = book.closes[k, symbol] * old / new
         if row.entry_shares > 0:  # decided on a price that is no more
             write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.CANCELED, row.entry_shares, Reason.SPLIT)
             release(funds, row)

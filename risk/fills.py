@@ -85,12 +85,21 @@ def fill_entry(
     row.entry_ts, row.entry_slice, row.entry_session = ts, funds.slices, funds.session
     write_fill(tape, ts, symbol, row.side, shares, price, limits.commission, row.order_ts, Leg.ENTRY,
                Reason.NONE, open_price)  # fmt: skip
+    watch(limits, funds, ts, row.side, price, open_price)
     row.legs = LIVE_LEGS
     if shares == wanted:
         write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.FILLED, shares, Reason.NONE)
     else:
         protect(row, tape, ts, symbol, shares, wanted - shares)
     return shares
+
+
+@kernel
+def watch(limits: Limits, funds: Funds, ts: int, side: int, price: int, expected: int) -> None:
+    """Remember a fill that was far dearer than expected."""
+    slip = side * (price - expected)
+    if slip * 10_000 > limits.guard_bps * max(expected, 1):
+        funds.slipped_ts, funds.slipped = ts, slip / max(expected, 1)
 
 
 @kernel
@@ -166,6 +175,7 @@ def book_exit(
 ) -> None:  # fmt: skip
     """Book a fill that closes shares; the last one closes the lot."""
     reduce_lot(funds, row, shares, price, limits.commission)
+    watch(limits, funds, ts, -row.side, price, expected)
     write_fill(tape, ts, symbol, -row.side, shares, price, limits.commission, order_ts, leg, reason, expected)
     if row.shares > 0:
         write_update(tape, ts, symbol, order_ts, leg, Status.PARTIALLY_FILLED, shares, reason)
@@ -174,6 +184,8 @@ def book_exit(
     widen(row, price, price)
     row.exit_reason = Reason.NONE
     row.last_ts = ts
+    if row.entry_session == funds.session:
+        funds.day_trades += 1
     if row.legs == TRIGGERED:
         row.legs = NO_LEGS
     write_trade(tape, ts, symbol, row, reason)

@@ -3,7 +3,7 @@
 from operators.kernel import kernel
 from risk.exits import portion_up
 from risk.limits import Limits
-from risk.portfolio import MAX_MONEY, Book, Funds
+from risk.portfolio import LONG_AGO, MAX_MONEY, Book, Funds
 from schemas.events import Reason
 
 
@@ -14,6 +14,8 @@ def open_session(limits: Limits, funds: Funds, session: int) -> None:
         return
     funds.session = session
     funds.day_equity = funds.equity
+    funds.day_trades_4, funds.day_trades_3 = funds.day_trades_3, funds.day_trades_2
+    funds.day_trades_2, funds.day_trades_1, funds.day_trades = funds.day_trades_1, funds.day_trades, 0
     if funds.latched and limits.latch_resets:
         funds.latched = False
         funds.peak = funds.equity
@@ -47,9 +49,17 @@ def trip(limits: Limits, funds: Funds) -> Reason:
         funds.latches += 1
         tripped = Reason.DRAWDOWN
     if not funds.killed and day_loss(funds) >= portion_up(funds.day_equity, limits.kill_loss_bps):
-        funds.killed = True
+        kill(limits, funds)
         tripped = Reason.KILL_SWITCH
     return tripped
+
+
+@kernel
+def kill(limits: Limits, funds: Funds) -> None:
+    """The switch goes on; a leave to enter that is needed is gone."""
+    funds.killed = True
+    if limits.needs_approval:
+        funds.allowed_until = LONG_AGO
 
 
 @kernel

@@ -27,6 +27,9 @@ class VerdictRow(Protocol):
     measured: float
     limit: float
     confidence: float
+    cvar_95: float  # of the symbol, a fraction of its price
+    risk_score: float  # 0..1
+    max_loss: int  # ticks: what the order loses at its stop
 
 
 class OrderRow(Protocol):

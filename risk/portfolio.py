@@ -7,9 +7,11 @@ import numpy as np
 from operators.kernel import kernel, table
 from risk.limits import Limits
 from schemas.events import Side
-from schemas.frames import Codes, Ints, Table
+from schemas.frames import Codes, Floats, Ints, Table
 
 MAX_MONEY = 4_000_000_000_000_000_000  # beyond it the next addition might overflow int64
+
+LONG_AGO, FOREVER = -(2**62), 2**62  # UTC ns
 
 NO_LEGS, LIVE_LEGS, TRIGGERED = 0, 1, 2
 
@@ -71,6 +73,14 @@ class Funds(Protocol):
     sent_ts: int  # the last slice with entries ...
     sent: int  # ... and how many
     busy: int  # symbols with a lot or a pending entry
+    day_trades: int  # lots opened and closed today ...
+    day_trades_1: int  # ... one session ago
+    day_trades_2: int
+    day_trades_3: int
+    day_trades_4: int
+    slipped_ts: int  # the last fill that was far too dear ...
+    slipped: float  # ... by so much, a fraction
+    allowed_until: int  # entries may go out up to this slice, UTC ns
     killed: bool
     latched: bool
     latches: int
@@ -85,6 +95,7 @@ class Book(NamedTuple):
     rows: Table  # by symbol id
     busy: Ints  # ids of busy symbols, in alphabetical order; the first `funds.busy` count
     is_busy: Codes  # by symbol id
+    closes: Floats  # [slices counted, symbol id]: a ring of the last closes, NaN without a bar
 
 
 def start(limits: Limits) -> Book:
@@ -93,7 +104,10 @@ def start(limits: Limits) -> Book:
     for name in ("cash", "equity", "day_equity", "peak", "high"):
         funds[name] = limits.initial_cash
     funds.session = -1
-    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))
+    funds.slipped_ts = LONG_AGO
+    funds.allowed_until = LONG_AGO if limits.needs_approval else FOREVER
+    closes = np.full((limits.returns_window + 1, 0), np.nan)
+    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8), closes)
 
 
 @kernel

@@ -70,7 +70,7 @@ class Ledger:
 
     equity: list[Row] = field(default_factory=list)  # ts, equity, cash, exposure, drawdown
     verdicts: list[Row] = field(default_factory=list)
-    # ts, symbol, direction, approved, reason, measured, limit, confidence
+    # ts, symbol, direction, approved, reason, measured, limit, confidence, cvar_95, risk_score, max_loss
     orders: list[Row] = field(default_factory=list)
     # ts, symbol, side, qty, kind, leg, entry_ts, reason, price
     updates: list[Row] = field(default_factory=list)  # ts, symbol, order_ts, leg, status, qty, reason
@@ -131,6 +131,7 @@ class Lot:
     order_ts: int  # the slice in which the entry was sent
     entry_ts: int  # the slice in which it was filled
     entry_count: int  # the same slice, counted from the first
+    entry_session: int
     bought: int  # or sold short
     paid: Decimal  # price × bought
     basis: float  # the entry's price in ticks, in the shares of today
@@ -154,6 +155,7 @@ class Book:
     lot: Lot | None = None
     entries_today: int = 0
     last_action: int | None = None  # the last order sent, or the last fill that closed a lot
+    closes: dict[int, float] = field(default_factory=dict)  # by slice, counted; in the shares of today
 
 
 # --- money -----------------------------------------------------------------------------------------------
@@ -217,6 +219,12 @@ class Account:
         self.max_notional = money(rules.max_notional_usd)
         self.max_total_exposure = money(rules.max_total_exposure_usd)
         self.max_symbol_exposure = money(rules.max_symbol_exposure_usd)
+        self.max_sector_bps = basis_points(rules.max_sector_pct)
+        self.volatility_of, self.position_pct_of, self.sector_of = (
+            {name.upper(): value for name, value in table.items()}
+            for table in (rules.volatility_of, rules.position_pct_of, rules.sector_of)
+        )
+        self.day_trade_equity = money(rules.day_trade_equity_usd)
         self.exits = exits
         self.take_profit_bps = basis_points(exits.take_profit_pct)
         self.stop_loss_bps = basis_points(exits.stop_loss_pct)
@@ -225,6 +233,7 @@ class Account:
         self.daily_loss_bps = basis_points(halts.daily_loss_pct)
         self.kill_loss_bps = basis_points(halts.kill_loss_pct)
         self.drawdown_bps = basis_points(halts.drawdown_pct)
+        self.guard_bps = basis_points(halts.slippage_guard_pct)
         self.venue = venue
         self.volume_bps = basis_points(venue.max_volume_share)
         self.commission = money(venue.commission_usd)
@@ -240,6 +249,10 @@ class Account:
         self.high = self.initial_cash
         self.killed = False
         self.latched = False
+        self.allowed = not halts.needs_approval
+        self.allowed_until: int | None = None  # the last slice in which entries may go out
+        self.slip: tuple[int, float] | None = None  # when a fill was far too dear, and by how much
+        self.day_trades: list[int] = []  # of each session, the last one today's
         self.latches = 0
         self.releases = 0
 
@@ -259,6 +272,8 @@ class Account:
             self.books.setdefault(symbol, Book())
         self.new_session(moment)
         self.act(moment)
+        for symbol, bar in moment.bars.items():
+            self.books[symbol].closes[self.count] = bar.close
         self.fill_orders(moment)
         self.expire_orders(moment)
         self.send_exits(moment)
@@ -293,6 +308,7 @@ class Account:
             return
         self.session = moment.session
         self.start_of_day = self.equity
+        self.day_trades.append(0)
         for book in self.books.values():
             book.entries_today = 0
         if self.latched and self.halts.latch_reset == "next_session":
@@ -307,6 +323,7 @@ class Account:
             symbol = action.symbol
             book = self.books.setdefault(symbol, Book())
             if action.new != action.old:
+                book.closes = {k: close * action.old / action.new for k, close in book.closes.items()}
                 if book.entry:
                     self.drop_entry(symbol, book, Status.CANCELED, Reason.SPLIT)
                 if book.lot:
@@ -409,6 +426,7 @@ class Account:
             order_ts=entry.ts,
             entry_ts=self.now,
             entry_count=self.count,
+            entry_session=self.session or 0,
             bought=shares,
             paid=cost,
             basis=ticks(cost) / shares,
@@ -419,6 +437,7 @@ class Account:
             worst=price,
         )
         self.report_fill(symbol, entry.side, shares, price, entry.ts, Leg.ENTRY, Reason.NONE, raw)
+        self.watch(entry.side, price, raw)
         if shares == entry.quantity:
             self.report_update(symbol, entry.ts, Leg.ENTRY, Status.FILLED, shares, Reason.NONE)
             book.lot.legs = Legs(entry.ts, entry.target, entry.stop, oco=False)
@@ -476,11 +495,20 @@ class Account:
         status = Status.FILLED if closed else Status.PARTIALLY_FILLED
         self.report_fill(symbol, opposite(lot), shares, price, order.ts, order.leg, order.reason, raw)
         self.report_update(symbol, order.ts, order.leg, status, shares, order.reason)
+        self.watch(opposite(lot), price, raw)
         if closed:
+            self.day_trades[-1] += lot.entry_session == self.session
             widen(lot, price, price)
             self.report_trade(symbol, lot, order.reason)
             book.lot = None
             book.last_action = self.now
+
+    def watch(self, side: Side, price: Decimal, expected: Decimal) -> None:
+        """Remember a fill that was far dearer than expected."""
+        slip = side * (price - expected)
+        expected = max(expected, TICK)
+        if slip * 10_000 > self.guard_bps * expected:
+            self.slip = self.now, ratio(slip, expected)
 
     def protect(self, symbol: str, entry: Entry) -> None:
         """The pair with the bracket's prices for what was bought of it."""
@@ -560,6 +588,7 @@ class Account:
         latches = not self.latched and fall >= share_up(self.peak, self.drawdown_bps)
         if kills:
             self.killed = True
+            self.allowed = self.allowed and not self.halts.needs_approval
             self.cancel_entries(Reason.KILL_SWITCH)
         if latches:
             self.latched = True
@@ -599,14 +628,17 @@ class Account:
         for symbol, bar in sorted(candidates, key=lambda row: (-row[1].confidence, row[0])):
             reason, measured, limit = self.objection(symbol, bar)
             approved = reason == Reason.NONE
+            cvar = self.own_shortfall(symbol, bar) if approved else 2.0627 * bar.volatility
+            score = self.score(symbol, bar, cvar)
+            max_loss = ZERO
             if approved:
                 price = money(bar.close)
-                shares = self.size(price)
-                measured, limit = float(price * shares), float(self.max_notional)
+                shares = self.size(symbol, bar)
+                measured, limit = float(price * shares), float(self.notional(bar))
                 self.send_bracket(symbol, bar, shares)
-            self.page.verdicts.append(
-                (self.now, symbol, bar.direction, approved, reason, measured, limit, bar.confidence)
-            )
+                max_loss = shares * abs(price - self.bracket(bar.direction, price)[1])
+            told = (reason, measured, limit, bar.confidence, cvar, score, ticks(max_loss))
+            self.page.verdicts.append((self.now, symbol, bar.direction, approved, *told))
 
     def objection(self, symbol: str, bar: Bar) -> tuple[Reason, float, float]:
         """The first rule that objects, what it measured, and its limit; or NONE."""
@@ -614,7 +646,9 @@ class Account:
         price = money(bar.close)
         target, stop = self.bracket(bar.direction, price)
         loss = self.start_of_day - self.equity
-        position_cap = share_of(self.equity, self.max_position_bps)
+        position_cap = self.position_cap(symbol)
+        sector, sector_cap = self.in_sector(symbol) + price, share_of(self.equity, self.max_sector_bps)
+        wildest = self.volatility_of.get(symbol, rules.max_volatility)
         total = self.exposure() + self.reserved() + price
         available = self.cash - self.collateral() - self.reserved()
         last_minute = sum(self.now - ts < MINUTE for ts in self.entries_sent)
@@ -622,6 +656,8 @@ class Account:
 
         if self.killed:
             return Reason.KILL_SWITCH, 1.0, 0.0
+        if not self.allowed or (self.allowed_until is not None and self.now > self.allowed_until):
+            return Reason.REVOKED, 1.0, 0.0
         if price < TICK:
             return Reason.STATE_UNKNOWN, float(price), 0.0
         if self.latched:
@@ -632,8 +668,8 @@ class Account:
             return Reason.NO_POSITION, -1.0, 0.0
         if bar.confidence < rules.min_confidence:
             return Reason.LOW_CONFIDENCE, bar.confidence, rules.min_confidence
-        if math.isnan(bar.volatility) or bar.volatility > rules.max_volatility:
-            return Reason.VOLATILITY, bar.volatility, rules.max_volatility
+        if math.isnan(bar.volatility) or bar.volatility > wildest:
+            return Reason.VOLATILITY, bar.volatility, wildest
         if book.lot:
             return Reason.POSITION_HELD, float(book.lot.shares), 0.0
         if book.entry:
@@ -646,6 +682,14 @@ class Account:
             return Reason.SYMBOL_EXPOSURE, float(price), float(self.max_symbol_exposure)
         if price > available:
             return Reason.BUYING_POWER, float(price), float(available)
+        if sector > sector_cap:
+            return Reason.SECTOR_EXPOSURE, float(sector), float(sector_cap)
+        correlation = self.mean_correlation(symbol, bar)
+        if correlation is not None and correlation > rules.max_correlation and rules.max_correlation < 1.0:
+            return Reason.CORRELATION, correlation, rules.max_correlation
+        shortfall = self.marginal_shortfall(symbol, bar)
+        if shortfall > rules.max_cvar_pct:
+            return Reason.CVAR, shortfall, rules.max_cvar_pct
         if last_minute >= rules.max_orders_per_minute:
             return Reason.ORDERS_PER_MINUTE, float(last_minute), float(rules.max_orders_per_minute)
         if book.entries_today >= rules.max_orders_per_symbol_per_day:
@@ -655,8 +699,14 @@ class Account:
             return Reason.OPEN_ORDERS, float(len(self.pending())), float(rules.max_open_orders)
         if rested is not None and rested < rules.cooldown_seconds * SECOND:
             return Reason.COOLDOWN, rested / SECOND, float(rules.cooldown_seconds)
-        if price > self.max_notional:
-            return Reason.TOO_SMALL, float(price), float(self.max_notional)
+        guard_minutes = self.halts.slippage_guard_minutes
+        if self.slip is not None and self.now - self.slip[0] < guard_minutes * MINUTE:
+            return Reason.SLIPPAGE_GUARD, self.slip[1], self.guard_bps / 10_000
+        day_trades = self.possible_day_trades()
+        if self.equity < self.day_trade_equity and day_trades >= rules.max_day_trades:
+            return Reason.PATTERN_DAY_TRADER, float(day_trades), float(rules.max_day_trades)
+        if price > self.notional(bar):
+            return Reason.TOO_SMALL, float(price), float(self.notional(bar))
         ordered = stop < price < target if bar.direction == Direction.LONG else target < price < stop
         if not ordered or stop <= 0 or target <= 0:
             return Reason.BRACKET_UNPLACEABLE, float(stop), float(price)
@@ -668,15 +718,119 @@ class Account:
         stop = nearest_cent(price - side * share_of(price, self.stop_loss_bps))
         return target, stop
 
-    def size(self, price: Decimal) -> int:
+    def position_cap(self, symbol: str) -> Decimal:
+        share = self.position_pct_of.get(symbol)
+        return share_of(self.equity, self.max_position_bps if share is None else basis_points(share))
+
+    def in_sector(self, symbol: str) -> Decimal:
+        """What is held and reserved in the symbol's sector; one without a sector is alone in its own."""
+        of = self.sector_of
+        there = [self.books[name] for name in self.books if of.get(name, (name,)) == of.get(symbol, (symbol,))]
+        held = sum((book.mark * book.lot.shares for book in there if book.lot), ZERO)
+        return held + sum((book.entry.price * book.entry.quantity for book in there if book.entry), ZERO)
+
+    def possible_day_trades(self) -> int:
+        """In five sessions, those included that what was entered today may still become."""
+        lots = [book.lot for book in self.books.values() if book.lot and book.lot.entry_session == self.session]
+        return sum(self.day_trades[-5:]) + len(lots) + len(self.pending())
+
+    def notional(self, bar: Bar) -> Decimal:
+        if self.rules.weight_by_confidence:
+            return share_of(self.max_notional, math.floor(bar.confidence * 10_000))
+        return self.max_notional
+
+    def size(self, symbol: str, bar: Bar) -> int:
+        price = money(bar.close)
         amounts = (
-            self.max_notional,
-            share_of(self.equity, self.max_position_bps),
+            self.notional(bar),
+            self.position_cap(symbol),
             self.max_total_exposure - self.exposure() - self.reserved(),
             self.max_symbol_exposure,
             self.cash - self.collateral() - self.reserved(),
+            share_of(self.equity, self.max_sector_bps) - self.in_sector(symbol),
         )
         return min(self.rules.max_shares, *(math.floor(amount / price) for amount in amounts))
+
+    # Returns: floats, summed from the oldest to the newest
+
+    def returns(self, symbol: str) -> list[float | None]:
+        """Of the last slices; None where a bar is missing, now or just before."""
+        closes, answer = self.books[symbol].closes, []
+        for k in range(self.count - self.rules.returns_window + 1, self.count + 1):
+            both = k in closes and k - 1 in closes
+            answer.append(closes[k] / closes[k - 1] - 1.0 if both else None)
+        return answer
+
+    def known(self, symbol: str) -> list[float]:
+        return [one for one in self.returns(symbol) if one is not None]
+
+    def enough(self, symbol: str) -> bool:
+        return len(self.known(symbol)) >= self.rules.min_returns
+
+    def taken(self) -> list[tuple[str, int, Decimal]]:
+        """What is held or on order: name, side, value."""
+        answer: list[tuple[str, int, Decimal]] = []
+        for name, book in self.in_order():
+            if book.lot:
+                answer.append((name, book.lot.side, book.mark * book.lot.shares))
+            if book.entry:
+                answer.append((name, book.entry.side, book.entry.price * book.entry.quantity))
+        return answer
+
+    def mean_correlation(self, symbol: str, bar: Bar) -> float | None:
+        """Over all pairs; |Σ y|² = names + 2 Σ correlations, of series y with mean 0 and |y| = 1."""
+        series = {
+            name: self.standardised(name, side) for name, side, _ in [(symbol, bar.direction, ZERO), *self.taken()]
+        }
+        if series[symbol] is None:
+            return None
+        there = [one for one in series.values() if one is not None]
+        if len(there) < 2:
+            return None
+        total = there[0]
+        for one in there[1:]:
+            total = [a + b for a, b in zip(total, one, strict=True)]
+        square = 0.0
+        for one in total:
+            square += one * one
+        return (square - len(there)) / (len(there) * (len(there) - 1))
+
+    def standardised(self, symbol: str, side: int) -> list[float] | None:
+        if not self.enough(symbol):
+            return None
+        mean = 0.0
+        for one in self.known(symbol):
+            mean += one
+        mean /= len(self.known(symbol))
+        apart = [0.0 if one is None else side * (one - mean) for one in self.returns(symbol)]
+        square = 0.0
+        for one in apart:
+            square += one * one
+        return [one / math.sqrt(square) for one in apart] if square > 0.0 else None
+
+    def own_shortfall(self, symbol: str, bar: Bar) -> float:
+        if not self.enough(symbol):
+            return 2.0627 * bar.volatility
+        profits = [None if one is None else bar.direction * one for one in self.returns(symbol)]
+        return tail_loss(profits, profits)
+
+    def marginal_shortfall(self, symbol: str, bar: Bar) -> float:
+        value = ticks(money(bar.close) * max(self.size(symbol, bar), 1))
+        if not self.enough(symbol):
+            return 2.0627 * bar.volatility * value / ticks(self.equity)
+        part = [None if one is None else one * (bar.direction * value) for one in self.returns(symbol)]
+        whole = list(part)
+        for name, side, worth in self.taken():
+            for k, one in enumerate(self.returns(name)):
+                if one is not None and whole[k] is not None:
+                    whole[k] += side * ticks(worth) * one
+        return tail_loss(whole, part) / ticks(self.equity)
+
+    def score(self, symbol: str, bar: Bar, cvar: float) -> float:
+        wildest = self.volatility_of.get(symbol, self.rules.max_volatility)
+        day = ratio(abs(self.start_of_day - self.equity), share_of(self.equity, self.daily_loss_bps))
+        parts = (0.3 * capped(bar.volatility / wildest), 0.2 * (1.0 - bar.confidence), 0.3 * capped(cvar / 0.05))
+        return capped(parts[0] + parts[1] + parts[2] + 0.2 * capped(day))
 
     def send_bracket(self, symbol: str, bar: Bar, shares: int) -> None:
         book, price = self.books[symbol], money(bar.close)
@@ -780,6 +934,22 @@ class Account:
         assert not any(book.entry and book.lot for book in books)
         assert not any(book.lot.legs and book.lot.exit for book in books if book.lot)
         assert all(book.lot.shares > 0 for book in books if book.lot)
+
+
+def tail_loss(profits: list[float | None], parts: list[float | None]) -> float:
+    """Mean loss of the parts in the worst twentieth of the profits: at or below the 5th percentile."""
+    known = sorted(one for one in profits if one is not None)
+    edge = known[math.floor(0.05 * (len(known) - 1) + 1e-9)]
+    total, count = 0.0, 0
+    for profit, part in zip(profits, parts, strict=True):
+        if profit is not None and part is not None and profit <= edge:
+            total += part
+            count += 1
+    return -total / count
+
+
+def capped(part: float) -> float:
+    return 1.0 if math.isnan(part) else min(part, 1.0)
 
 
 def opposite(lot: Lot) -> Side:
