@@ -5,7 +5,7 @@ says it in words, `tests/reference/account.py` in slow plain Python; all three a
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from risk.returns import NORMAL_TAIL, own_shortfall
 from risk.rules import Candidate, notional, object_to, score, size, stop_for, target_for, usd
 from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
 from schemas.events import Kind, Leg, Phase, Reason
-from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame, Table
+from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
 from schemas.units import MAX_PRICE_USD, NS_PER_MINUTE, TICKS_PER_USD
+from schemas.universe import MAX_NAME
 
 FEW = 32  # candidates that an insertion sort puts in order faster than a merge sort
 EVENTS = 4_096  # rows of each table that a call starts with
@@ -40,10 +41,11 @@ def look_up(params: Params, names: bytes, width: int) -> Sheet:
 
 
 class State(NamedTuple):
-    """The book; a snapshot of it is a version and plain arrays."""
+    """The book, and the symbols' names; a snapshot of it is a version and plain arrays."""
 
     version: int
     book: Book
+    names: Names
 
 
 class Market(NamedTuple):
@@ -75,12 +77,12 @@ class Market(NamedTuple):
 
 def start(params: Params) -> State:
     """Cash, no positions. Raises ValueError for settings that do not fit whole ticks or basis points."""
-    return State(1, empty_book(convert(params)))
+    return State(2, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
 
 
 def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, LedgerFrame]:
     """Advance slice by slice; raises OverflowError before money could leave int64."""
-    book = _widened(state.book, frame.names.size)
+    book = widened(state.book, frame.names.size)
     limits, sheet = convert(params), look_up(params, frame.names.tobytes(), frame.names.itemsize)
     slices = frame.slices
     market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.order, frame.rank, frame.symbol,
@@ -95,10 +97,11 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
             raise OverflowError("the account's money no longer fits int64; lower the caps or the cash")
         if done < slices.size:
             tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))
-    return State(state.version, book), _ledger(frame, book, tape)
+    head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, _signals(frame))
+    return State(state.version, book, frame.names), answer(head, frame.rank, book, tape)
 
 
-def _widened(book: Book, symbols: int) -> Book:
+def widened(book: Book, symbols: int) -> Book:
     """A copy to write into, with rows for every symbol."""
     rows = grown(book.rows, symbols)
     rows.last_ts[book.rows.size :] = LONG_AGO
@@ -138,6 +141,7 @@ def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape
             return i
         ts, phase = market.ts[i], market.phase[i]
         funds.slices += 1
+        funds.ts = ts
         open_session(limits, funds, market.session[i])
         action = run_actions(market, book, tape, ts, i, action)
         found = look(market, book, begin, end, bar_of, candidates)
@@ -301,15 +305,14 @@ def enter(
     write_legs(tape, ts, symbol, row, shares, ts, Reason.NONE)
 
 
-def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
-    """The tables in order of `(ts, symbol name)`, and the published signals."""
+def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape) -> LedgerFrame:
+    """The tables in order of `(ts, symbol name)`, after what the frame begins with."""
     equity, *events = (rows[:n].view(np.recarray) for rows, n in zip(tape[:-1], tape.written, strict=True))
     keys = ("ts", "ts", "ts", "ts", "exit_ts")
     verdicts, orders, updates, fills, trades = (
-        _in_order(rows, rows[key], frame.rank) for rows, key in zip(events, keys, strict=True)
+        _in_order(rows, rows[key], rank) for rows, key in zip(events, keys, strict=True)
     )
-    head = (frame.slices, frame.names, frame.rows, frame.stopped, frame.refused)
-    return LedgerFrame(*head, _signals(frame), equity, verdicts, orders, updates, fills, trades, _funds(book))
+    return LedgerFrame(*head, equity, verdicts, orders, updates, fills, trades, _funds(book))
 
 
 def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:

@@ -17,9 +17,15 @@ def open_session(limits: Limits, funds: Funds, session: int) -> None:
     funds.day_trades_4, funds.day_trades_3 = funds.day_trades_3, funds.day_trades_2
     funds.day_trades_2, funds.day_trades_1, funds.day_trades = funds.day_trades_1, funds.day_trades, 0
     if funds.latched and limits.latch_resets:
-        funds.latched = False
-        funds.peak = funds.equity
-        funds.releases += 1
+        release_latch(funds)
+
+
+@kernel
+def release_latch(funds: Funds) -> None:
+    """Drawdowns are measured from here."""
+    funds.releases += funds.latched
+    funds.latched = False
+    funds.peak = funds.equity
 
 
 @kernel

@@ -70,6 +70,8 @@ class Funds(Protocol):
     high: int  # of all time: what the drawdown is reported from
     session: int
     slices: int  # counted since the log began
+    ts: int  # of the last one
+    command: int  # number of the last command
     sent_ts: int  # the last slice with entries ...
     sent: int  # ... and how many
     busy: int  # symbols with a lot or a pending entry
@@ -104,6 +106,7 @@ def start(limits: Limits) -> Book:
     for name in ("cash", "equity", "day_equity", "peak", "high"):
         funds[name] = limits.initial_cash
     funds.session = -1
+    funds.command = -1
     funds.slipped_ts = LONG_AGO
     funds.allowed_until = LONG_AGO if limits.needs_approval else FOREVER
     closes = np.full((limits.returns_window + 1, 0), np.nan)

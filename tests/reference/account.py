@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
+from risk.commands import Command
 from risk.limits import Params
 from schemas.events import Direction, Kind, Leg, Phase, Reason, Side, Status
 
@@ -59,6 +60,7 @@ class Slice:
     phase: int
     bars: dict[str, Bar]
     actions: list[Action] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)  # after it, before the next
 
 
 # --- what goes out ---------------------------------------------------------------------------------------
@@ -251,6 +253,7 @@ class Account:
         self.latched = False
         self.allowed = not halts.needs_approval
         self.allowed_until: int | None = None  # the last slice in which entries may go out
+        self.last_command = -1
         self.slip: tuple[int, float] | None = None  # when a fill was far too dear, and by how much
         self.day_trades: list[int] = []  # of each session, the last one today's
         self.latches = 0
@@ -282,6 +285,32 @@ class Account:
         self.send_entries(moment)
         self.turn_page()
         self.check()
+        for command in moment.commands:
+            self.obey(command)
+            self.turn_page()
+
+    def obey(self, command: Command) -> None:
+        """What a human tells the account, once."""
+        if command.number <= self.last_command:
+            return
+        self.last_command = command.number
+        if command.kind == "kill":
+            self.kill()
+            if self.halts.kill_flatten:
+                for symbol, book in self.in_order():
+                    if book.lot and not book.lot.exit:
+                        self.send_exit(symbol, book, Reason.KILL_SWITCH)
+        if command.kind == "resume":
+            self.killed = False
+            self.releases += self.latched
+            self.latched = False
+            self.peak = self.equity
+            self.start_of_day = self.equity
+        if command.kind == "revoke":
+            self.allowed = False
+            self.cancel_entries(Reason.REVOKED)
+        if command.kind == "approve":
+            self.allowed, self.allowed_until = True, command.until
 
     def close(self) -> Ledger:
         """The ledger with the totals after the last slice."""
@@ -542,11 +571,16 @@ class Account:
             reason = self.exit_reason(book, lot, moment, moment.bars.get(symbol))
             if reason == Reason.NONE:
                 continue
-            if lot.legs:
-                self.drop_legs(symbol, lot, Status.CANCELED, Reason.SIBLING)
-            lot.exit = Exit(self.now, Leg.EXIT, reason)
-            book.last_action = self.now
-            self.report_order(symbol, opposite(lot), lot.shares, Kind.MARKET, Leg.EXIT, lot.order_ts, reason, book.mark)
+            self.send_exit(symbol, book, reason)
+
+    def send_exit(self, symbol: str, book: Book, reason: Reason) -> None:
+        lot = book.lot
+        assert lot is not None
+        if lot.legs:
+            self.drop_legs(symbol, lot, Status.CANCELED, Reason.SIBLING)
+        lot.exit = Exit(self.now, Leg.EXIT, reason)
+        book.last_action = self.now
+        self.report_order(symbol, opposite(lot), lot.shares, Kind.MARKET, Leg.EXIT, lot.order_ts, reason, book.mark)
 
     def exit_reason(self, book: Book, lot: Lot, moment: Slice, bar: Bar | None) -> Reason:
         """The first that applies, or NONE."""
@@ -587,9 +621,7 @@ class Account:
         kills = not self.killed and loss >= share_up(self.start_of_day, self.kill_loss_bps)
         latches = not self.latched and fall >= share_up(self.peak, self.drawdown_bps)
         if kills:
-            self.killed = True
-            self.allowed = self.allowed and not self.halts.needs_approval
-            self.cancel_entries(Reason.KILL_SWITCH)
+            self.kill()
         if latches:
             self.latched = True
             self.latches += 1
@@ -599,6 +631,12 @@ class Account:
         below = ratio(self.high - self.equity, self.high)
         row = (self.now, ticks(self.equity), ticks(self.cash), ticks(exposure), below)
         self.ledger.equity.append(row)
+
+    def kill(self) -> None:
+        """The switch goes on; a leave to enter that is needed is gone."""
+        self.killed = True
+        self.allowed = self.allowed and not self.halts.needs_approval
+        self.cancel_entries(Reason.KILL_SWITCH)
 
     def drawdown(self) -> float:
         return ratio(self.peak - self.equity, self.peak)
