@@ -306,13 +306,16 @@ def enter(
 
 
 def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape) -> LedgerFrame:
-    """The tables in order of `(ts, symbol name)`, after what the frame begins with."""
+    """The tables in order of `(ts, symbol name)`, after what a ledger begins with."""
+    slices, names, bars, stopped, refused, signals = head
     equity, *events = (rows[:n].view(np.recarray) for rows, n in zip(tape[:-1], tape.written, strict=True))
     keys = ("ts", "ts", "ts", "ts", "exit_ts")
     verdicts, orders, updates, fills, trades = (
         _in_order(rows, rows[key], rank) for rows, key in zip(events, keys, strict=True)
     )
-    return LedgerFrame(*head, equity, verdicts, orders, updates, fills, trades, _funds(book))
+    return LedgerFrame(
+        slices, names, bars, stopped, refused, signals, equity, verdicts, orders, updates, fills, trades, _funds(book)
+    )
 
 
 def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:

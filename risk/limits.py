@@ -51,10 +51,16 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     cooldown_seconds: Count = 900
     day_trade_equity_usd: Usd = 25_000.0  # below it the pattern-day-trader rule holds; 0: never
     max_day_trades: Count = 3  # in five sessions, today's included
-    # Symbols with a limit of their own, and the sector of each; a symbol without one is a sector by itself.
+    # symbols with a max_volatility of their own
     volatility_of: dict[str, Volatility] = field(default_factory=lambda: {"NVDA": 0.08, "TSLA": 0.12})
+    # symbols with a max_position_pct of their own
     position_pct_of: dict[str, Share] = field(default_factory=lambda: {"NVDA": 0.015, "TSLA": 0.01})
+    # a symbol that is not listed here is a sector by itself
     sector_of: dict[str, str] = field(default_factory=lambda: dict(SECTORS))
+
+    def __post_init__(self) -> None:
+        if self.min_returns > self.returns_window:
+            raise ValueError(f"min_returns = {self.min_returns} of {self.returns_window}: want at most returns_window")
 
     def __hash__(self) -> int:
         """Of all values; the tables among them have no hash of their own."""

@@ -81,6 +81,7 @@ def chance(rng: np.random.Generator, probability: float) -> bool:
 def params(rng: np.random.Generator, scene: str) -> Params:
     """Settings under which a few slices suffice to reach the limits."""
     fields = usual(rng) | OVERRIDES[scene](rng)
+    fields["min_returns"] = min(fields["min_returns"], fields["returns_window"])
     sections = {"rules": Rules, "exits": Exits, "halts": Halts, "venue": Venue}
     return Params(
         initial_cash_usd=fields["cash"],

@@ -10,7 +10,7 @@ MINUTE = 60_000_000_000
 NEVER_SOLD_BY_RULE = Exits(take_profit_pct=0.1, stop_loss_pct=0.1, trailing_pct=1.0, max_holding_bars=0)
 PARAMS = Params(  # 10 shares of 100.00 USD; target 110.00, stop 90.00; 10 bps of slippage
     initial_cash_usd=10_000.0,
-    rules=Rules(max_position_pct=1.0, max_notional_usd=1_000.0, cooldown_seconds=0),
+    rules=Rules(max_position_pct=1.0, max_notional_usd=1_000.0, cooldown_seconds=0, max_cvar_pct=1.0),
     exits=NEVER_SOLD_BY_RULE,
     venue=Venue(slippage_bps=10),
 )

@@ -17,7 +17,7 @@ RULES = [reason for reason in Reason if Reason.KILL_SWITCH <= reason <= Reason.R
 EXITS = [reason for reason in Reason if Reason.STOP_LOSS <= reason <= Reason.SIGNAL_FLIP]
 HALTS = [Reason.KILL_SWITCH, Reason.DRAWDOWN]
 ENDS = {  # how an order may end, but for its fills
-    (Leg.ENTRY, Status.CANCELED): [*HALTS, Reason.END_OF_DAY, Reason.PARTIAL_ENTRY, Reason.SPLIT],
+    (Leg.ENTRY, Status.CANCELED): [*HALTS, Reason.END_OF_DAY, Reason.PARTIAL_ENTRY, Reason.SPLIT, Reason.REVOKED],
     (Leg.ENTRY, Status.EXPIRED): [Reason.DAY_ORDER],
     (Leg.ENTRY, Status.REJECTED): [Reason.STALE_BASE, Reason.INSUFFICIENT_CASH],
     (Leg.TAKE_PROFIT, Status.CANCELED): [Reason.SIBLING, Reason.SPLIT],

@@ -15,7 +15,7 @@ from broker.venue import fill_price, room
 from operators.kernel import table
 from risk import account, exits, fills, halts, portfolio, rules
 from risk.actions import MAX_SHARES_HELD
-from risk.limits import MAX_SHARES, MAX_USD, Exits, Halts, Limits, Params, Rules, Venue, limits
+from risk.limits import MAX_SHARES, MAX_USD, Exits, Halts, Limits, Params, Rules, Sheet, Venue, limits
 from risk.portfolio import MAX_MONEY, Book, Funds, Row
 from risk.tape import longer
 from schemas.events import Direction, Phase, Reason, Side
@@ -41,9 +41,13 @@ FREE = Params(  # nothing is refused but for money
         max_orders_per_symbol_per_day=1_000_000_000,
         max_open_orders=1_000_000_000,
         cooldown_seconds=0,
+        max_sector_pct=1.0,
+        max_correlation=1.0,
+        max_cvar_pct=1.0,
+        day_trade_equity_usd=0.0,
     ),
     exits=Exits(take_profit_pct=1.0, stop_loss_pct=0.99, trailing_pct=1.0, max_holding_bars=0, end_of_day=False),
-    halts=Halts(daily_loss_pct=1.0, kill_loss_pct=1.0, drawdown_pct=1.0),
+    halts=Halts(daily_loss_pct=1.0, kill_loss_pct=1.0, drawdown_pct=1.0, slippage_guard_minutes=0),
     venue=Venue(slippage_bps=0),
 )
 
@@ -157,13 +161,17 @@ def test_the_size_at_the_highest_caps(price: int, equity: int, cash: int, data: 
     limit: Limits = limits(FREE)
     caps = st.integers(price, max(price, MAX_USD * 10_000))
     limit = limit._replace(max_notional=data.draw(caps), max_symbol_exposure=data.draw(caps),
-                           max_position_bps=data.draw(bps))  # fmt: skip
-    funds = one_lot(1, 1).funds[0]
+                           max_sector_bps=data.draw(bps))  # fmt: skip
+    book, position = one_lot(1, 1), data.draw(bps)
+    book.funds.busy = 0
+    funds, own = book.funds[0], Sheet(np.array([0.1]), np.array([position]), np.array([-1]))
     funds.equity, funds.cash, funds.reserved = equity, cash, data.draw(st.integers(0, cash))
     funds.exposure = data.draw(st.integers(0, MAX_USD * 10_000))
-    least = min(limit.max_notional, equity * limit.max_position_bps // 10_000, limit.max_symbol_exposure,
-                limit.max_total_exposure - funds.exposure - funds.reserved, cash - funds.reserved)  # fmt: skip
-    assert rules.size(limit, funds, price) == min(int(least) // price, MAX_SHARES)
+    least = min(limit.max_notional, equity * position // 10_000, limit.max_symbol_exposure,
+                limit.max_total_exposure - funds.exposure - funds.reserved, cash - funds.reserved,
+                equity * limit.max_sector_bps // 10_000)  # fmt: skip
+    found = rules.size(limit, own, book, rules.Candidate(0, Direction.LONG, 0.9, 0.01, price))
+    assert found == min(int(least) // price, MAX_SHARES)
 
 
 def one_lot(held: int, cost: int) -> Book:
@@ -171,7 +179,7 @@ def one_lot(held: int, cost: int) -> Book:
     funds, rows = table(Funds, 1), table(Row, 1)
     funds.busy, rows.side, rows.shares, rows.bought, rows.cost, rows.paid = 1, Side.BUY, held, held, cost, cost
     rows.basis = cost / held
-    return Book(funds, rows, np.zeros(1, np.int32), np.ones(1, np.int8))
+    return Book(funds, rows, np.zeros(1, np.int32), np.ones(1, np.int8), np.full((3, 1), np.nan))
 
 
 # --- overflow is noticed ----------------------------------------------------------------------------------
@@ -203,7 +211,7 @@ def test_what_was_noticed_is_not_forgotten() -> None:
     assert book.funds[0].overflow
     portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 1, 0)
     assert book.funds[0].overflow
-    wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.ones(2, np.int8))
+    wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.ones(2, np.int8), np.zeros((3, 2)))
     wide.funds.busy, wide.rows.side, wide.rows.shares, wide.rows.mark = 2, Side.BUY, 1, [MAX_MONEY + 1, -MAX_MONEY]
     halts.value(wide)
     assert wide.funds[0].overflow
@@ -315,6 +323,7 @@ CROWDED = Params(
         **{name: getattr(FREE.rules, name) for name in FREE.rules.__struct_fields__} | {"max_notional_usd": 100.0}
     ),
     exits=Exits(take_profit_pct=0.05, stop_loss_pct=0.05, trailing_pct=1.0, max_holding_bars=0),
+    halts=Halts(slippage_guard_minutes=0),
 )
 
 
@@ -356,7 +365,7 @@ def test_orders_without_a_verdict_lengthen_the_tables_too() -> None:
     told = [Slice((k + 1) * MINUTE, k // 3, phases[k % 3], dict.fromkeys(names, quiet)) for k in range(6)]
     wanted = Bar(10.0, 10.0, 10.0, 10.0, 1e6, None, Direction.LONG, 0.9, 0.01, Reason.NONE)
     told[0] = Slice(told[0].ts, told[0].session, told[0].phase, told[0].bars | {"S0000": wanted})
-    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, FREE.exits)
+    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, FREE.exits, CROWDED.halts)
     alike(ledger(account.EVENTS, params, told, [2]), ledger(100_000, params, told, [2]))
 
 
@@ -364,7 +373,7 @@ def test_silent_symbols_write_rows_too() -> None:
     """Lots without a bar: every session their exit expires and is sent again."""
     told = crowd(40)[:2]
     told += [Slice((k + 3) * MINUTE, k, Phase.LAST, {}) for k in range(40)]
-    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, Exits(max_holding_bars=1))
+    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, Exits(max_holding_bars=1), CROWDED.halts)
     assert len(run(params, told).updates) > 1_600
     alike(ledger(8, params, told), ledger(100_000, params, told))
 
