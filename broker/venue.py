@@ -8,6 +8,7 @@ a price that has moved away is refused, as Alpaca refuses it.
 import math
 
 from operators.kernel import kernel
+from schemas.events import Side
 
 
 @kernel
@@ -23,34 +24,28 @@ def friction(raw: int, slippage_bps: int, half_spread: int) -> int:
 
 
 @kernel
-def buy_price(raw: int, slippage_bps: int, half_spread: int) -> int:
-    """Price of a market or stop purchase at `raw`."""
-    return raw + friction(raw, slippage_bps, half_spread)
-
-
-@kernel
-def sale_price(raw: int, slippage_bps: int, half_spread: int) -> int:
-    """Price of a market or stop sale at `raw`, at least one tick."""
-    return max(raw - friction(raw, slippage_bps, half_spread), 1)
+def fill_price(side: int, raw: int, slippage_bps: int, half_spread: int) -> int:
+    """Price of a market or stop order at `raw`: dearer for a buyer, cheaper for a seller, at least one tick."""
+    return max(raw + side * friction(raw, slippage_bps, half_spread), 1)
 
 
 @kernel
 def base_is_stale(open_price: int, stop: int, target: int) -> bool:
-    """Whether the market has left the bracket before its entry could be filled."""
-    return open_price <= stop or open_price >= target
+    """Whether the market has left the bracket, long or short, before its entry could be filled."""
+    return open_price <= min(stop, target) or open_price >= max(stop, target)
 
 
 @kernel
-def stop_raw(open_price: int, low: int, stop: int) -> int:
-    """Where a sell stop is triggered in this bar, or -1 if it is not; a gap triggers it at the open."""
-    if low > stop:
-        return -1
-    return min(stop, open_price)
+def stop_raw(side: int, open_price: int, high: int, low: int, stop: int) -> int:
+    """Where a lot's stop is triggered in this bar, or -1 if it is not; a gap triggers it at the open."""
+    if side == Side.BUY:
+        return min(stop, open_price) if low <= stop else -1
+    return max(stop, open_price) if high >= stop else -1
 
 
 @kernel
-def target_price(open_price: int, high: int, target: int) -> int:
-    """Where a sell limit is filled in this bar, or -1 if it is not; a gap fills it at the open."""
-    if high < target:
-        return -1
-    return max(target, open_price)
+def target_price(side: int, open_price: int, high: int, low: int, target: int) -> int:
+    """Where a lot's target, a limit, is filled in this bar, or -1 if it is not; a gap fills it at the open."""
+    if side == Side.BUY:
+        return max(target, open_price) if high >= target else -1
+    return max(min(target, open_price), 1) if low <= target else -1

@@ -452,9 +452,10 @@ def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
 
 def reconciliation(summary: Mapping[str, Any]) -> str:
     """The account's sum in one line; it holds to the tick, or the run would have failed."""
+    dividends = f" + dividends {summary['dividends']:,.2f}" if summary["dividends"] else ""
     return (
         f"initial {summary['initial_cash']:,.2f} + realised {summary['realised_pnl']:,.2f}"
-        f" + unrealised {summary['unrealised_pnl']:,.2f} - fees {summary['fees']:,.2f}"
+        f" + unrealised {summary['unrealised_pnl']:,.2f} - fees {summary['fees']:,.2f}{dividends}"
         f" = final {summary['final_equity']:,.2f} USD"
     )
 

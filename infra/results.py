@@ -55,7 +55,7 @@ _PARTS: dict[str, dict[str, str]] = {
     },
     "verdicts": {
         "ts": "i8", "symbol": "i4", "direction": "i1", "approved": "?", "reason": "i1", "measured": "f8",
-        "limit": "f8", "confidence": "f8",
+        "limit": "f8", "confidence": "f8", "cvar_95": "f8", "risk_score": "f8", "max_loss": "i8",
     },
     "orders": {
         "ts": "i8", "symbol": "i4", "side": "i1", "qty": "i8", "kind": "i1", "leg": "i1", "entry_ts": "i8",
@@ -70,7 +70,7 @@ _PARTS: dict[str, dict[str, str]] = {
         "leg": "i1", "reason": "i1", "expected": "i8",
     },
     "trades": {
-        "exit_ts": "i8", "symbol": "i4", "order_ts": "i8", "entry_ts": "i8", "qty": "i8", "cost": "i8",
+        "exit_ts": "i8", "symbol": "i4", "order_ts": "i8", "entry_ts": "i8", "side": "i1", "qty": "i8", "cost": "i8",
         "proceeds": "i8", "fees": "i8", "pnl": "i8", "reason": "i1", "mae": "f8", "mfe": "f8",
     },
     "quarantine": {
@@ -80,7 +80,7 @@ _PARTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 TABLES = tuple(_PARTS)
 _BY_SIZE = ("signals", "orders", *(name for name in TABLES if name not in ("signals", "orders")))
-_FUNDS = ("cash", "cost", "value", "realised", "fees", "positions", "pending", "drawdown_latches",
+_FUNDS = ("cash", "cost", "value", "realised", "fees", "dividends", "positions", "pending", "drawdown_latches",
           "latch_releases", "killed")  # fmt: skip
 
 # Where a row's signal may end, stage by stage; codes 10..19 are the filters'.
@@ -639,6 +639,7 @@ class _Totals:
             "realised_pnl": to_usd(funds["realised"]),
             "unrealised_pnl": to_usd(funds["value"] - funds["cost"]),
             "fees": to_usd(funds["fees"]),
+            "dividends": to_usd(funds["dividends"]),
             "return": (final - initial) / initial,
             "max_drawdown": self.worst,
             "win_rate": self.wins / trades if trades else None,
@@ -687,14 +688,14 @@ class _Totals:
         unrealised = funds["value"] - funds["cost"]
         for left, right, what in (
             (
-                funds["cash"] + funds["cost"] + funds["fees"] - funds["realised"],
+                funds["cash"] + funds["cost"] + funds["fees"] - funds["realised"] - funds["dividends"],
                 initial,
-                "cash + cost of lots + fees - realised profit, against the initial cash",
+                "cash + cost of lots + fees - realised profit - dividends, against the initial cash",
             ),
             (
-                initial + funds["realised"] + unrealised - funds["fees"],
+                initial + funds["realised"] + unrealised - funds["fees"] + funds["dividends"],
                 final,
-                "initial cash + realised + unrealised profit - fees, against the final equity",
+                "initial cash + realised + unrealised profit - fees + dividends, against the final equity",
             ),
             (self.equity, final, "the last row of the equity curve, against cash + value of lots"),
             (int(self.stopped.sum()), rows, "rows by where their signal ended, against all rows"),
@@ -837,6 +838,9 @@ def _verdicts(words: _Words, c: Columns) -> dict[str, Any]:
         "measured": c["measured"],
         "limit": c["limit"],
         "confidence": c["confidence"],
+        "cvar_95": c["cvar_95"],
+        "risk_score": c["risk_score"],
+        "max_loss": _usd(c["max_loss"]),
     }
 
 
@@ -888,6 +892,7 @@ def _trades(words: _Words, c: Columns) -> dict[str, Any]:
         "exit_ts": words.ts(c["exit_ts"]),
         "entry_price": _usd(c["cost"]) / c["qty"],
         "exit_price": _usd(c["proceeds"]) / c["qty"],
+        "side": words.code(Side, c["side"]),
         "qty": c["qty"],
         "pnl": _usd(c["pnl"]),
         "fees": _usd(c["fees"]),

@@ -445,7 +445,10 @@ def _section(key: _Key, kind: types.Type, values: dict[str, Any]) -> Iterator[st
     for name, value in values.items():
         if isinstance(value, dict):
             child = _type_at(kind, (name,))
-            yield from _section((*key, name), child or kind, value)
+            first, *rest = _section((*key, name), child or kind, value)
+            yield first
+            yield from (f"# {line}" for line in notes.get(name, []) if line)
+            yield from rest
 
 
 def _notes(cls: type) -> dict[str, list[str]]:

@@ -1,4 +1,7 @@
-"""Regime: bull, bear or sideways, from two averages and the price."""
+"""Regime: bull, bear or sideways, from two averages and the price.
+
+A change holds once it was seen in `hysteresis` bars running, so that a price on an edge does not flicker.
+"""
 
 from typing import Annotated, NamedTuple, Protocol
 
@@ -21,14 +24,18 @@ class Row(Protocol):
     origin: float  # the first close: sums are of differences to it, so a frozen price has none
     fast: float  # sum over the last `fast` closes
     slow: float
+    regime: int  # the one that holds
+    other: int  # what was seen instead ...
+    times: int  # ... in so many bars running
     closes: Annotated[Floats, RING]
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Periods of the two simple means, in bars."""
+    """Periods of the two simple means in bars, and how many bars confirm a change (1: none)."""
 
     fast: Annotated[int, Meta(ge=1, le=RING)] = 20
     slow: Annotated[int, Meta(ge=2, le=RING)] = 50
+    hysteresis: Annotated[int, Meta(ge=1, le=1_000)] = 2
 
     def __post_init__(self) -> None:
         if not self.fast < self.slow:
@@ -44,7 +51,7 @@ class State(NamedTuple):
 
 def start() -> State:
     """Nothing seen yet."""
-    return State(1, table(Row, 0))
+    return State(2, table(Row, 0))
 
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, RegimeFrame]:
@@ -52,18 +59,19 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, RegimeFr
     rows = grown(state.rows, frame.slots)
     regime = np.zeros(frame.at.size, np.int8)
     if regime.size:
-        advance(params.fast, params.slow, rows, frame.slot, frame.steady, regime)
+        advance(params.fast, params.slow, params.hysteresis, rows, frame.slot, frame.steady, regime)
     return State(state.version, rows), RegimeFrame(frame, regime)
 
 
 @kernel
-def advance(fast: int, slow: int, rows: Table, slot: Ints, close: Floats, regime: Codes) -> None:
+def advance(fast: int, slow: int, bars: int, rows: Table, slot: Ints, close: Floats, regime: Codes) -> None:
     """The loop over bars, in order."""
     for i in range(close.size):
         row = rows[slot[i]]
         slide(row, close[i], fast, slow)
         if row.seen >= slow:
-            regime[i] = classify(close[i], row.origin + row.fast / fast, row.origin + row.slow / slow)
+            confirm(row, classify(close[i], row.origin + row.fast / fast, row.origin + row.slow / slow), bars)
+            regime[i] = row.regime
 
 
 @kernel
@@ -83,6 +91,18 @@ def slide(row: Row, close: float, fast: int, slow: int) -> None:
     if row.seen % RING == 0:
         row.fast = (mean(row.closes, row.seen, fast) - row.origin) * fast
         row.slow = (mean(row.closes, row.seen, slow) - row.origin) * slow
+
+
+@kernel
+def confirm(row: Row, seen: int, bars: int) -> None:
+    """Go over to what was seen once it was seen often enough; the first time at once."""
+    if seen == row.regime:
+        row.times = 0
+        return
+    row.times = row.times + 1 if seen == row.other else 1
+    row.other = seen
+    if row.times >= bars or row.regime == Regime.UNKNOWN:
+        row.regime, row.times = seen, 0
 
 
 @kernel

@@ -1,27 +1,31 @@
 """The account: scored slices -> ledger. The one writer of cash, positions, orders and halts.
 
-Slice by slice: fills, exits, halts, then the rules for each candidate. `docs/account.md` says it in words,
-`tests/reference/account.py` in slow plain Python; all three agree.
+Slice by slice: corporate actions, fills, exits, halts, then the rules for each candidate. `docs/account.md`
+says it in words, `tests/reference/account.py` in slow plain Python; all three agree.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from operators.kernel import grown, kernel, table
+from risk.actions import MAX_RATIO, act
 from risk.exits import cancel_entries, send_exits
 from risk.fills import expire, fill, quote, ticks
 from risk.halts import open_session, trip, value
 from risk.ledger import FundsRow, LedgerFrame, SignalColumns
-from risk.limits import Limits, Params, limits
-from risk.portfolio import Book, attend, dismiss_idle
+from risk.limits import Limits, Params, Sheet, limits
+from risk.limits import sheet as sheet_of
+from risk.portfolio import LONG_AGO, Book, attend, dismiss_idle
 from risk.portfolio import start as empty_book
-from risk.rules import object_to, size, stop_for, target_for, usd
+from risk.returns import NORMAL_TAIL, own_shortfall
+from risk.rules import Candidate, notional, object_to, score, size, stop_for, target_for, usd
 from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
-from schemas.events import Direction, Kind, Leg, Phase, Reason, Side
-from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame, Table
-from schemas.units import NS_PER_MINUTE
+from schemas.events import Kind, Leg, Phase, Reason
+from schemas.frames import NO_COUNTS, Codes, Floats, Ints, Longs, Names, SliceFrame, Table
+from schemas.units import MAX_PRICE_USD, NS_PER_MINUTE, TICKS_PER_USD
+from schemas.universe import MAX_NAME
 
 FEW = 32  # candidates that an insertion sort puts in order faster than a merge sort
 EVENTS = 4_096  # rows of each table that a call starts with
@@ -30,11 +34,18 @@ UNPUBLISHED = (Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_
 convert = lru_cache(maxsize=8)(limits)
 
 
+@lru_cache(maxsize=8)
+def look_up(params: Params, names: bytes, width: int) -> Sheet:
+    """The symbols' own limits, read once for the same names."""
+    return sheet_of(params.rules, np.frombuffer(names, f"S{width}"))
+
+
 class State(NamedTuple):
-    """The book; a snapshot of it is a version and plain arrays."""
+    """The book, and the symbols' names; a snapshot of it is a version and plain arrays."""
 
     version: int
     book: Book
+    names: Names
 
 
 class Market(NamedTuple):
@@ -57,72 +68,114 @@ class Market(NamedTuple):
     direction: Codes
     confidence: Floats
     reason: Codes
+    acted_at: Ints
+    acted: Ints
+    new: Longs
+    old: Longs
+    dividend: Longs
 
 
 def start(params: Params) -> State:
     """Cash, no positions. Raises ValueError for settings that do not fit whole ticks or basis points."""
-    return State(1, empty_book(convert(params)))
+    return State(2, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
 
 
 def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, LedgerFrame]:
     """Advance slice by slice; raises OverflowError before money could leave int64."""
-    book = _widened(state.book, frame.names.size)
+    book = widened(state.book, frame.names.size)
+    limits, sheet = convert(params), look_up(params, frame.names.tobytes(), frame.names.itemsize)
     slices = frame.slices
     market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.order, frame.rank, frame.symbol,
                     frame.open, frame.high, frame.low, frame.close, frame.volume, frame.half_spread,
-                    frame.volatility, frame.direction, frame.confidence, frame.reason)  # fmt: skip
+                    frame.volatility, frame.direction, frame.confidence, frame.reason, *_actions(frame))  # fmt: skip
 
     tape = blank(slices.size, EVENTS + frame.rows // 8)
     done = 0
     while done < slices.size:
-        done = advance(convert(params), market, book, tape, done)
+        done = advance(limits, sheet, market, book, tape, done)
         if book.funds[0].overflow:
             raise OverflowError("the account's money no longer fits int64; lower the caps or the cash")
         if done < slices.size:
             tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))
-    return State(state.version, book), _ledger(frame, book, tape)
+    head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, _signals(frame))
+    return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, frame.quality)
 
 
-def _widened(book: Book, symbols: int) -> Book:
+def widened(book: Book, symbols: int) -> Book:
     """A copy to write into, with rows for every symbol."""
     rows = grown(book.rows, symbols)
-    rows.last_ts[book.rows.size :] = -(2**62)
+    rows.last_ts[book.rows.size :] = LONG_AGO
     busy = np.zeros(rows.size, np.int32)
     busy[: book.busy.size] = book.busy
     is_busy = np.zeros(rows.size, np.int8)
     is_busy[: book.is_busy.size] = book.is_busy
-    return Book(grown(book.funds, 1), rows, busy, is_busy)
+    closes = np.full((book.closes.shape[0], rows.size), np.nan)
+    closes[:, : book.closes.shape[1]] = book.closes
+    return Book(grown(book.funds, 1), rows, busy, is_busy, closes)
+
+
+def _actions(frame: SliceFrame) -> tuple[Ints, Ints, Longs, Longs, Longs]:
+    """The columns of the frame's actions; raises ValueError for what no company ever did."""
+    one = frame.actions
+    if one.at.size:
+        ratios = np.concatenate([one.new, one.old])
+        if ratios.min() < 1 or ratios.max() > MAX_RATIO:
+            raise ValueError(f"a split of {ratios.min()} or {ratios.max()} shares: want 1 to {MAX_RATIO}")
+        if one.dividend.min() < 0 or one.dividend.max() > MAX_PRICE_USD * TICKS_PER_USD:
+            raise ValueError(
+                f"a dividend of {one.dividend.min()} or {one.dividend.max()} ticks: want 0 to a share's price"
+            )
+    return one.at, one.symbol, one.new, one.old, one.dividend
 
 
 @kernel
-def advance(limits: Limits, market: Market, book: Book, tape: Tape, first: int) -> int:
+def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, first: int) -> int:
     """The loop over slices; returns the first slice for which the tables have no room."""
     bar_of = np.full(book.rows.size, -1, np.int32)
     candidates = np.empty(np.max(np.diff(market.starts)), np.int64)  # rows of one slice
     funds = book.funds[0]
+    action = 0
     for i in range(first, market.ts.size):
         begin, end = market.starts[i], market.starts[i + 1]
         if funds.overflow or not has_room(tape, end - begin + funds.busy):
             return i
         ts, phase = market.ts[i], market.phase[i]
         funds.slices += 1
+        funds.ts = ts
         open_session(limits, funds, market.session[i])
+        action = run_actions(market, book, tape, ts, i, action)
         found = look(market, book, begin, end, bar_of, candidates)
         run_fills(limits, market, book, tape, ts, phase, bar_of)
         run_exits(limits, market, book, tape, ts, phase, bar_of)
         run_halts(limits, market, book, tape, ts, phase, bar_of)
         forget(book, bar_of)
         if found > 0:
-            decide(limits, market, book, tape, ts, candidates[:found])
+            decide(limits, sheet, market, book, tape, ts, candidates[:found])
     return market.ts.size
 
 
 @kernel
+def run_actions(market: Market, book: Book, tape: Tape, ts: int, i: int, action: int) -> int:
+    """Splits and dividends that hold from this slice on; returns where those of later slices begin."""
+    while action < market.acted_at.size and market.acted_at[action] <= i:
+        if market.acted_at[action] == i:
+            act(book, tape, ts, market.acted[action], market.new[action], market.old[action], market.dividend[action])
+        action += 1
+    return action
+
+
+@kernel
 def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candidates: Longs) -> int:
-    """Note the rows of busy symbols and of candidates; returns how many these are. Idle rows cost no more."""
+    """Note all closes, the rows of busy symbols and of candidates; returns how many these are.
+
+    Idle rows cost no more than that one store.
+    """
+    closes = book.closes[book.funds[0].slices % book.closes.shape[0]]
+    closes[:] = np.nan
     found = 0
     for j in range(begin, end):
         r = market.order[j]
+        closes[market.symbol[r]] = market.close[r]
         if book.is_busy[market.symbol[r]]:
             bar_of[market.symbol[r]] = r
         if market.reason[r] == Reason.NONE:
@@ -181,16 +234,16 @@ def forget(book: Book, bar_of: Ints) -> None:
 
 
 @kernel
-def decide(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, rows: Longs) -> None:
+def decide(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, ts: int, rows: Longs) -> None:
     """Judge the candidates by falling confidence, ties by name (the order they come in)."""
     if rows.size <= FEW:
         rank_few(market.confidence, rows)
     else:
         rows = rows[np.argsort(-market.confidence[rows], kind="mergesort")]
     for r in rows:
-        held = book.rows[market.symbol[r]].shares > 0
-        if not (held and market.direction[r] == Direction.SHORT):  # that one was an exit
-            judge(limits, market, book, tape, ts, r)
+        row = book.rows[market.symbol[r]]
+        if not (row.shares > 0 and market.direction[r] == -row.side):  # that one was an exit
+            judge(limits, sheet, market, book, tape, ts, r)
 
 
 @kernel
@@ -205,36 +258,41 @@ def rank_few(confidence: Floats, rows: Longs) -> None:
 
 
 @kernel
-def judge(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, r: int) -> None:
+def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, ts: int, r: int) -> None:
     """One verdict, and the order if there is no objection."""
     funds, symbol = book.funds[0], market.symbol[r]
     row, price = book.rows[symbol], ticks(market.close[r])
-    found = object_to(limits, funds, row, ts, market.direction[r], market.confidence[r],
-                      market.volatility[r], price)  # fmt: skip
+    one = Candidate(symbol, market.direction[r], market.confidence[r], market.volatility[r], price)
+    found = object_to(limits, sheet, book, ts, one)
     verdict = tape.verdicts[tape.written[VERDICTS]]
     tape.written[VERDICTS] += 1
     verdict.ts, verdict.symbol, verdict.direction = ts, symbol, market.direction[r]
     verdict.confidence, verdict.reason = market.confidence[r], found.reason
     verdict.measured, verdict.limit = found.measured, found.limit
     verdict.approved = found.reason == Reason.NONE
+    verdict.cvar_95, verdict.max_loss = NORMAL_TAIL * one.volatility, 0
+    if verdict.approved:
+        verdict.cvar_95 = own_shortfall(book, limits.min_returns, symbol, one.direction, one.volatility)
+    verdict.risk_score = score(limits, sheet, funds, one, verdict.cvar_95)
     if not verdict.approved:
         return
-    shares = size(limits, funds, price)
-    verdict.measured, verdict.limit = usd(price * shares), usd(limits.max_notional)
+    shares = size(limits, sheet, book, one)
+    verdict.measured, verdict.limit = usd(price * shares), usd(notional(limits, one.confidence))
     if market.half_spread.size > 0:
         row.half_spread = 0
         quote(row, market.half_spread[r])
-    enter(limits, market, book, tape, ts, symbol, shares, price)
+    enter(limits, market, book, tape, ts, symbol, one.direction, shares, price)
+    verdict.max_loss = one.direction * (price - row.stop) * shares
 
 
 @kernel
 def enter(
-    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, symbol: int, shares: int, price: int
+    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, symbol: int, side: int, shares: int, price: int
 ) -> None:
     """Send a bracket: its prices are fixed now, its cash is reserved now."""
     funds, row = book.funds[0], book.rows[symbol]
-    row.entry_shares, row.entry_price, row.order_ts = shares, price, ts
-    row.stop, row.target = stop_for(limits, price), target_for(limits, price)
+    row.side, row.entry_shares, row.entry_price, row.order_ts = side, shares, price, ts
+    row.stop, row.target = stop_for(limits, side, price), target_for(limits, side, price)
     row.oco, row.legs_ts, row.last_ts = False, ts, ts
     row.orders = 1 + (row.orders if row.orders_session == funds.session else 0)
     row.orders_session = funds.session
@@ -243,20 +301,22 @@ def enter(
     funds.reserved += price * shares
     funds.pending += 1
     attend(book, market.rank, symbol)
-    write_order(tape, ts, symbol, Side.BUY, shares, Kind.MARKET, Leg.ENTRY, ts, Reason.NONE, price)
-    write_legs(tape, ts, symbol, shares, ts, row.target, row.stop, False)
+    write_order(tape, ts, symbol, side, shares, Kind.MARKET, Leg.ENTRY, ts, Reason.NONE, price)
+    write_legs(tape, ts, symbol, row, shares, ts, Reason.NONE)
 
 
-def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
-    """The tables in order of `(ts, symbol name)`, and the published signals."""
+def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape, quality: Longs = NO_COUNTS) -> LedgerFrame:
+    """The tables in order of `(ts, symbol name)`, after what a ledger begins with."""
+    slices, names, bars, stopped, refused, signals = head
     equity, *events = (rows[:n].view(np.recarray) for rows, n in zip(tape[:-1], tape.written, strict=True))
     keys = ("ts", "ts", "ts", "ts", "exit_ts")
     verdicts, orders, updates, fills, trades = (
-        _in_order(rows, rows[key], frame.rank) for rows, key in zip(events, keys, strict=True)
+        _in_order(rows, rows[key], rank) for rows, key in zip(events, keys, strict=True)
     )
-    head = (frame.slices, frame.names, frame.rows, frame.stopped, frame.refused)
-    return LedgerFrame(*head, _signals(frame), equity, verdicts, orders, updates, fills, trades, _funds(book),
-                       frame.quality)  # fmt: skip
+    return LedgerFrame(
+        slices, names, bars, stopped, refused, signals, equity, verdicts, orders, updates, fills, trades,
+        _funds(book), quality,
+    )  # fmt: skip
 
 
 def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:
@@ -284,9 +344,9 @@ def _signals(frame: SliceFrame) -> SignalColumns:
 def _funds(book: Book) -> Table:
     """The totals, for the summary."""
     funds, totals = book.funds[0], table(FundsRow, 1)
-    for name in ("cash", "realised", "fees", "pending", "killed"):
+    for name in ("cash", "value", "realised", "fees", "dividends", "pending", "killed"):
         totals[name] = funds[name]
-    totals["cost"], totals["value"] = book.rows.cost.sum(), funds.exposure
+    totals["cost"] = (book.rows.side * book.rows.cost).sum()
     totals["positions"] = np.count_nonzero(book.rows.shares)
     totals["drawdown_latches"], totals["latch_releases"] = funds.latches, funds.releases
     return totals

@@ -1,10 +1,10 @@
-"""When a lot is sold: one exit per lot, whoever asks for it first."""
+"""When a lot is closed: one exit per lot, whoever asks for it first."""
 
 from operators.kernel import kernel
 from risk.limits import Limits
 from risk.portfolio import LIVE_LEGS, NO_LEGS, TRIGGERED, Book, Funds, Row, release
 from risk.tape import Tape, end_stop, end_target, write_order, write_update
-from schemas.events import Direction, Kind, Leg, Phase, Reason, Side, Status
+from schemas.events import Kind, Leg, Phase, Reason, Status
 from schemas.frames import Codes, Ints
 from schemas.units import share_of
 
@@ -26,7 +26,7 @@ def send_exits(limits: Limits, book: Book, tape: Tape, ts: int, phase: int, bar_
         row = book.rows[symbol]
         if row.shares == 0 or row.exit_reason != Reason.NONE or row.legs == TRIGGERED:
             continue
-        flipped = bar_of[symbol] >= 0 and direction[bar_of[symbol]] == Direction.SHORT
+        flipped = bar_of[symbol] >= 0 and direction[bar_of[symbol]] == -row.side
         reason = exit_reason(limits, funds, row, phase, flipped)
         if reason != Reason.NONE:
             send_exit(row, tape, ts, symbol, reason)
@@ -35,16 +35,16 @@ def send_exits(limits: Limits, book: Book, tape: Tape, ts: int, phase: int, bar_
 @kernel
 def exit_reason(limits: Limits, funds: Funds, row: Row, phase: int, flipped: bool) -> Reason:
     """The first reason to close this lot, or NONE. While legs live at the venue, they stop and take profit."""
-    value = row.mark * row.shares
+    gain = row.side * (row.mark * row.shares - row.cost)
     if funds.killed and limits.kill_flatten:
         return Reason.KILL_SWITCH
     if funds.latched:
         return Reason.DRAWDOWN
-    if row.legs == NO_LEGS and value <= row.cost - portion_up(row.cost, limits.stop_loss_bps):
+    if row.legs == NO_LEGS and gain <= -portion_up(row.cost, limits.stop_loss_bps):
         return Reason.STOP_LOSS
-    if (row.best - row.mark) * 10_000 >= limits.trailing_bps * row.best:
+    if row.side * (row.best - row.mark) * 10_000 >= limits.trailing_bps * row.best:
         return Reason.TRAILING_STOP
-    if row.legs == NO_LEGS and value >= row.cost + portion_up(row.cost, limits.take_profit_bps):
+    if row.legs == NO_LEGS and gain >= portion_up(row.cost, limits.take_profit_bps):
         return Reason.TAKE_PROFIT
     if 0 < limits.max_holding_bars <= funds.slices - row.entry_slice:
         return Reason.TIME_EXIT
@@ -57,13 +57,13 @@ def exit_reason(limits: Limits, funds: Funds, row: Row, phase: int, flipped: boo
 
 @kernel
 def send_exit(row: Row, tape: Tape, ts: int, symbol: int, reason: Reason) -> None:
-    """Cancel the legs and sell everything at the market."""
+    """Cancel the legs and close everything at the market."""
     if row.legs == LIVE_LEGS:
         end_target(tape, ts, symbol, row, Status.CANCELED, Reason.SIBLING)
         end_stop(tape, ts, symbol, row, Status.CANCELED, Reason.SIBLING)
         row.legs = NO_LEGS
     row.exit_reason, row.exit_ts, row.last_ts = reason, ts, ts
-    write_order(tape, ts, symbol, Side.SELL, row.shares, Kind.MARKET, Leg.EXIT, row.order_ts, reason, row.mark)
+    write_order(tape, ts, symbol, -row.side, row.shares, Kind.MARKET, Leg.EXIT, row.order_ts, reason, row.mark)
 
 
 @kernel

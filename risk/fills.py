@@ -2,10 +2,21 @@
 
 import math
 
-from broker.venue import base_is_stale, buy_price, room, sale_price, stop_raw, target_price
+from broker.venue import base_is_stale, fill_price, room, stop_raw, target_price
 from operators.kernel import kernel
 from risk.limits import Limits
-from risk.portfolio import LIVE_LEGS, NO_LEGS, TRIGGERED, Book, Funds, Row, buy, release, sell
+from risk.portfolio import (
+    LIVE_LEGS,
+    NO_LEGS,
+    TRIGGERED,
+    Book,
+    Funds,
+    Row,
+    open_lot,
+    reduce_lot,
+    release,
+    widen,
+)
 from risk.tape import (
     Tape,
     end_stop,
@@ -17,7 +28,7 @@ from risk.tape import (
     write_trade,
     write_update,
 )
-from schemas.events import Leg, Reason, Side, Status
+from schemas.events import Leg, Reason, Status
 from schemas.units import TICKS_PER_USD, to_ticks
 
 ticks = kernel(to_ticks)
@@ -39,7 +50,7 @@ def fill(
     if row.shares > 0 and row.legs == LIVE_LEGS and not (row.oco and row.legs_ts == ts):
         fill_legs(limits, funds, row, tape, ts, symbol, open_price, high, low, left)
     if row.shares > 0:
-        row.best, row.worst = max(row.best, high), min(row.worst, low)
+        widen(row, high, low)
     row.mark = ticks(close_usd)
 
 
@@ -54,7 +65,7 @@ def quote(row: Row, half_spread_usd: float) -> None:
 def fill_entry(
     limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, open_price: int, left: int
 ) -> int:
-    """Buy at the open what the bar's volume allows; returns the shares bought.
+    """Buy, or sell short, at the open what the bar's volume allows; returns the shares.
 
     The venue refuses when the bracket no longer surrounds the price, or when the cash does not suffice.
     """
@@ -65,21 +76,30 @@ def fill_entry(
     shares = min(wanted, left)
     if shares <= 0:
         return 0
-    price = buy_price(open_price, limits.slippage_bps, row.half_spread)
-    if price * shares + limits.commission > funds.cash:
+    price = fill_price(row.side, open_price, limits.slippage_bps, row.half_spread)
+    if price * shares + limits.commission > funds.cash - funds.collateral:
         refuse(funds, row, tape, ts, symbol, Reason.INSUFFICIENT_CASH)
         return 0
     release(funds, row)
-    buy(funds, row, shares, price, limits.commission)
-    row.entry_ts, row.entry_slice = ts, funds.slices
-    write_fill(tape, ts, symbol, Side.BUY, shares, price, limits.commission, row.order_ts, Leg.ENTRY,
+    open_lot(funds, row, shares, price, limits.commission)
+    row.entry_ts, row.entry_slice, row.entry_session = ts, funds.slices, funds.session
+    write_fill(tape, ts, symbol, row.side, shares, price, limits.commission, row.order_ts, Leg.ENTRY,
                Reason.NONE, open_price)  # fmt: skip
+    watch(limits, funds, ts, row.side, price, open_price)
     row.legs = LIVE_LEGS
     if shares == wanted:
         write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.FILLED, shares, Reason.NONE)
     else:
         protect(row, tape, ts, symbol, shares, wanted - shares)
     return shares
+
+
+@kernel
+def watch(limits: Limits, funds: Funds, ts: int, side: int, price: int, expected: int) -> None:
+    """Remember a fill that was far dearer than expected."""
+    slip = side * (price - expected)
+    if slip * 10_000 > limits.guard_bps * max(expected, 1):
+        funds.slipped_ts, funds.slipped = ts, slip / max(expected, 1)
 
 
 @kernel
@@ -91,22 +111,22 @@ def refuse(funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, reason: Rea
 
 @kernel
 def protect(row: Row, tape: Tape, ts: int, symbol: int, shares: int, rest: int) -> None:
-    """After a partial entry: cancel the rest and send an OCO for what was bought."""
+    """After a partial entry: cancel the rest and send an OCO for what was filled."""
     write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.PARTIALLY_FILLED, shares, Reason.NONE)
     write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.CANCELED, rest, Reason.PARTIAL_ENTRY)
     row.oco, row.legs_ts = True, ts
-    write_legs(tape, ts, symbol, shares, row.order_ts, row.target, row.stop, True)
+    write_legs(tape, ts, symbol, row, shares, row.order_ts, Reason.PARTIAL_ENTRY)
 
 
 @kernel
 def fill_exit(
     limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, open_price: int, left: int
 ) -> int:
-    """Sell at the open what the bar's volume allows, for an exit order or a triggered stop."""
+    """Close at the open what the bar's volume allows, for an exit order or a triggered stop."""
     if row.legs == TRIGGERED:
-        return sell_shares(limits, funds, row, tape, ts, symbol, left, open_price, row.legs_ts, stop_leg(row),
+        return close_shares(limits, funds, row, tape, ts, symbol, left, open_price, row.legs_ts, stop_leg(row),
                            Reason.STOP_LOSS)  # fmt: skip
-    return sell_shares(limits, funds, row, tape, ts, symbol, left, open_price, row.exit_ts, Leg.EXIT,
+    return close_shares(limits, funds, row, tape, ts, symbol, left, open_price, row.exit_ts, Leg.EXIT,
                        row.exit_reason)  # fmt: skip
 
 
@@ -117,17 +137,17 @@ def fill_legs(
 ) -> None:  # fmt: skip
     """The stop first, then the target: when one bar touches both, the worse is assumed."""
     held = row.shares
-    raw = stop_raw(open_price, low, row.stop)
+    raw = stop_raw(row.side, open_price, high, low, row.stop)
     if raw >= 0:
         if left > 0:
-            sell_shares(limits, funds, row, tape, ts, symbol, left, raw, row.legs_ts, stop_leg(row),
+            close_shares(limits, funds, row, tape, ts, symbol, left, raw, row.legs_ts, stop_leg(row),
                         Reason.STOP_LOSS)  # fmt: skip
             row.legs = TRIGGERED if row.shares > 0 else NO_LEGS
             write_update(tape, ts, symbol, row.legs_ts, target_leg(row), Status.CANCELED, held, Reason.SIBLING)
         return
-    price = target_price(open_price, high, row.target)
+    price = target_price(row.side, open_price, high, low, row.target)
     if price >= 0 and left > 0:  # a limit gets its price or better, without slippage
-        book_sale(limits, funds, row, tape, ts, symbol, min(held, left), price, price, row.legs_ts,
+        book_exit(limits, funds, row, tape, ts, symbol, min(held, left), price, price, row.legs_ts,
                   target_leg(row), Reason.TAKE_PROFIT)  # fmt: skip
         if row.shares == 0:
             row.legs = NO_LEGS
@@ -135,34 +155,37 @@ def fill_legs(
 
 
 @kernel
-def sell_shares(
+def close_shares(
     limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
     left: int, raw: int, order_ts: int, leg: Leg, reason: int,
 ) -> int:  # fmt: skip
-    """Sell at `raw` less friction, as much as is left of the bar's volume; returns the shares sold."""
+    """Close at `raw`, friction against us, as much as is left of the bar's volume; returns the shares."""
     shares = min(row.shares, left)
     if shares <= 0:
         return 0
-    price = sale_price(raw, limits.slippage_bps, row.half_spread)
-    book_sale(limits, funds, row, tape, ts, symbol, shares, price, raw, order_ts, leg, reason)
+    price = fill_price(-row.side, raw, limits.slippage_bps, row.half_spread)
+    book_exit(limits, funds, row, tape, ts, symbol, shares, price, raw, order_ts, leg, reason)
     return shares
 
 
 @kernel
-def book_sale(
+def book_exit(
     limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
     shares: int, price: int, expected: int, order_ts: int, leg: Leg, reason: int,
 ) -> None:  # fmt: skip
-    """Book a sale; the last share closes the lot."""
-    sell(funds, row, shares, price, limits.commission)
-    write_fill(tape, ts, symbol, Side.SELL, shares, price, limits.commission, order_ts, leg, reason, expected)
+    """Book a fill that closes shares; the last one closes the lot."""
+    reduce_lot(funds, row, shares, price, limits.commission)
+    watch(limits, funds, ts, -row.side, price, expected)
+    write_fill(tape, ts, symbol, -row.side, shares, price, limits.commission, order_ts, leg, reason, expected)
     if row.shares > 0:
         write_update(tape, ts, symbol, order_ts, leg, Status.PARTIALLY_FILLED, shares, reason)
         return
     write_update(tape, ts, symbol, order_ts, leg, Status.FILLED, shares, reason)
-    row.best, row.worst = max(row.best, price), min(row.worst, price)
+    widen(row, price, price)
     row.exit_reason = Reason.NONE
     row.last_ts = ts
+    if row.entry_session == funds.session:
+        funds.day_trades += 1
     if row.legs == TRIGGERED:
         row.legs = NO_LEGS
     write_trade(tape, ts, symbol, row, reason)

@@ -12,7 +12,7 @@ class EquityRow(Protocol):
     ts: int
     equity: int
     cash: int
-    exposure: int
+    exposure: int  # of all lots, short ones as if they were long
     drawdown: float
 
 
@@ -27,6 +27,9 @@ class VerdictRow(Protocol):
     measured: float
     limit: float
     confidence: float
+    cvar_95: float  # of the symbol, a fraction of its price
+    risk_score: float  # 0..1
+    max_loss: int  # ticks: what the order loses at its stop
 
 
 class OrderRow(Protocol):
@@ -77,11 +80,12 @@ class TradeRow(Protocol):
     order_ts: int  # slice in which the entry was sent
     entry_ts: int
     exit_ts: int
-    qty: int
-    cost: int
-    proceeds: int
+    side: int  # of the entry
+    qty: int  # as it was entered, before any split since
+    cost: int  # what the entry bought, or sold short, for
+    proceeds: int  # what the exits sold, or bought back, for
     fees: int
-    pnl: int  # proceeds - cost - fees
+    pnl: int  # side * (proceeds - cost) - fees
     reason: int
     mae: float  # worst price against the entry, a fraction, <= 0 but for the cost of the fill
     mfe: float
@@ -91,10 +95,11 @@ class FundsRow(Protocol):
     """The account's totals, in ticks; what the summary reconciles."""
 
     cash: int
-    cost: int  # of the lots still held
-    value: int  # of the lots still held, at their marks
+    cost: int  # of the lots still held, short ones negative
+    value: int  # of the lots still held, at their marks, short ones negative
     realised: int  # before fees
     fees: int
+    dividends: int  # received less those paid on short lots
     positions: int
     pending: int
     drawdown_latches: int

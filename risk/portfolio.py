@@ -6,9 +6,12 @@ import numpy as np
 
 from operators.kernel import kernel, table
 from risk.limits import Limits
-from schemas.frames import Codes, Ints, Table
+from schemas.events import Side
+from schemas.frames import Codes, Floats, Ints, Table
 
 MAX_MONEY = 4_000_000_000_000_000_000  # beyond it the next addition might overflow int64
+
+LONG_AGO, FOREVER = -(2**62), 2**62  # UTC ns
 
 NO_LEGS, LIVE_LEGS, TRIGGERED = 0, 1, 2
 
@@ -19,17 +22,20 @@ class Row(Protocol):
     mark: int  # close of its last bar
     half_spread: int  # ticks, of its last quote; 0 without one
     # the lot
+    side: int  # Side of its entry: BUY a long lot, SELL a short one; of a pending entry too
     shares: int
-    cost: int  # of the shares still held
-    bought: int  # shares of the lot when it was bought
+    cost: int  # of the shares still held: what they were bought or sold short for
+    bought: int  # shares of the lot when it was entered, before any split
     paid: int  # their cost
-    proceeds: int  # of the shares sold so far
+    basis: float  # the price of the entry, in the shares of today
+    proceeds: int  # of the shares closed so far: what they were sold or bought back for
     fees: int
     best: int
     worst: int
     order_ts: int  # slice in which the entry was sent
     entry_ts: int  # slice of its fill
     entry_slice: int  # the same, counted
+    entry_session: int
     # open orders
     entry_shares: int  # pending entry, 0 if none
     entry_price: int  # on which it was decided: what is reserved per share
@@ -49,21 +55,34 @@ class Row(Protocol):
 class Funds(Protocol):
     """The account as a whole. Money in ticks."""
 
-    cash: int
+    cash: int  # what short sales brought is in it
     realised: int  # before fees
     fees: int
+    dividends: int  # received less those paid on short lots
+    collateral: int  # cash behind short lots: what they brought, and as much again
     reserved: int  # for pending entries
     pending: int  # entries
-    exposure: int  # of lots, at their marks
+    exposure: int  # of lots at their marks, short ones as if they were long
+    value: int  # the same, short ones negative
     equity: int
     day_equity: int  # at the start of the session
     peak: int  # since the latch was last released: what the latch measures from
     high: int  # of all time: what the drawdown is reported from
     session: int
     slices: int  # counted since the log began
+    ts: int  # of the last one
+    command: int  # number of the last command
     sent_ts: int  # the last slice with entries ...
     sent: int  # ... and how many
     busy: int  # symbols with a lot or a pending entry
+    day_trades: int  # lots opened and closed today ...
+    day_trades_1: int  # ... one session ago
+    day_trades_2: int
+    day_trades_3: int
+    day_trades_4: int
+    slipped_ts: int  # the last fill that was far too dear ...
+    slipped: float  # ... by so much, a fraction
+    allowed_until: int  # entries may go out up to this slice, UTC ns
     killed: bool
     latched: bool
     latches: int
@@ -78,6 +97,7 @@ class Book(NamedTuple):
     rows: Table  # by symbol id
     busy: Ints  # ids of busy symbols, in alphabetical order; the first `funds.busy` count
     is_busy: Codes  # by symbol id
+    closes: Floats  # [slices counted, symbol id]: a ring of the last closes, NaN without a bar
 
 
 def start(limits: Limits) -> Book:
@@ -86,7 +106,11 @@ def start(limits: Limits) -> Book:
     for name in ("cash", "equity", "day_equity", "peak", "high"):
         funds[name] = limits.initial_cash
     funds.session = -1
-    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))
+    funds.command = -1
+    funds.slipped_ts = LONG_AGO
+    funds.allowed_until = LONG_AGO if limits.needs_approval else FOREVER
+    closes = np.full((limits.returns_window + 1, 0), np.nan)
+    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8), closes)
 
 
 @kernel
@@ -119,31 +143,62 @@ def dismiss_idle(book: Book) -> None:
 
 
 @kernel
-def buy(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
+def part_of(amount: int, part: int, whole: int) -> int:
+    """`amount * part / whole`, rounded down, without overflow for any money."""
+    return amount // whole * part + amount % whole * part // whole
+
+
+@kernel
+def open_lot(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
     """Book the fill of an entry: the lot begins."""
     cost = price * shares
-    funds.cash -= cost + commission
+    funds.cash -= row.side * cost + commission
     funds.fees += commission
+    if row.side == Side.SELL:
+        funds.collateral += 2 * cost
     row.shares = row.bought = shares
     row.cost = row.paid = cost
+    row.basis = cost / shares
     row.proceeds = 0
     row.fees = commission
     row.best = row.worst = price
 
 
 @kernel
-def sell(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
-    """Book the sale of some or all shares of a lot; their cost is in proportion, rounded down."""
-    proceeds = price * shares
-    cost = row.cost // row.shares * shares + row.cost % row.shares * shares // row.shares
-    funds.cash += proceeds - commission
+def reduce_lot(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
+    """Book the fill of an order that closes some or all shares of a lot."""
+    take_out(funds, row, price * shares, part_of(row.cost, shares, row.shares))
+    funds.cash -= commission
     funds.fees += commission
-    funds.realised += proceeds - cost
-    funds.overflow = funds.overflow or funds.cash > MAX_MONEY
+    funds.overflow = funds.overflow or funds.cash > MAX_MONEY or funds.cash < -MAX_MONEY
     row.shares -= shares
-    row.cost -= cost
-    row.proceeds += proceeds
     row.fees += commission
+
+
+@kernel
+def take_out(funds: Funds, row: Row, amount: int, cost: int) -> None:
+    """A part of a lot that had cost `cost` is gone, for `amount`."""
+    funds.cash += row.side * amount
+    funds.realised += row.side * (amount - cost)
+    if row.side == Side.SELL:
+        funds.collateral -= 2 * cost
+    row.cost -= cost
+    row.proceeds += amount
+
+
+@kernel
+def widen(row: Row, high: int, low: int) -> None:
+    """Best and worst price of a lot, after these were seen."""
+    if row.side == Side.BUY:
+        row.best, row.worst = max(row.best, high), min(row.worst, low)
+    else:
+        row.best, row.worst = min(row.best, low), max(row.worst, high)
+
+
+@kernel
+def power(funds: Funds) -> int:
+    """Cash that an entry may use."""
+    return funds.cash - funds.collateral - funds.reserved
 
 
 @kernel

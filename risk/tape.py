@@ -7,7 +7,7 @@ import numpy as np
 from operators.kernel import dtype_of, kernel
 from risk.ledger import EquityRow, FillRow, OrderRow, TradeRow, UpdateRow, VerdictRow
 from risk.portfolio import Row
-from schemas.events import Kind, Leg, Reason, Side, Status
+from schemas.events import Kind, Leg, Reason, Status
 from schemas.frames import Longs, Table
 
 EQUITY, VERDICTS, ORDERS, UPDATES, FILLS, TRADES = range(6)
@@ -98,25 +98,16 @@ def write_trade(tape: Tape, ts: int, symbol: int, lot: Row, reason: int) -> None
     row = tape.trades[tape.written[TRADES]]
     tape.written[TRADES] += 1
     row.symbol, row.order_ts, row.entry_ts, row.exit_ts = symbol, lot.order_ts, lot.entry_ts, ts
-    row.qty, row.cost, row.proceeds, row.fees = lot.bought, lot.paid, lot.proceeds, lot.fees
-    row.pnl, row.reason = lot.proceeds - lot.paid - lot.fees, reason
-    entry = lot.paid / lot.bought
-    row.mae, row.mfe = lot.worst / entry - 1.0, lot.best / entry - 1.0
+    row.side, row.qty, row.cost, row.proceeds, row.fees = lot.side, lot.bought, lot.paid, lot.proceeds, lot.fees
+    row.pnl, row.reason = lot.side * (lot.proceeds - lot.paid) - lot.fees, reason
+    row.mae, row.mfe = lot.side * (lot.worst / lot.basis - 1.0), lot.side * (lot.best / lot.basis - 1.0)
 
 
 @kernel
-def write_legs(tape: Tape, ts: int, symbol: int, shares: int, entry_ts: int, target: int, stop: int, oco: bool) -> None:
-    """Both legs that protect a lot were sent."""
-    if oco:
-        write_order(tape, ts, symbol, Side.SELL, shares, Kind.LIMIT, Leg.OCO_TAKE_PROFIT, entry_ts,
-                    Reason.PARTIAL_ENTRY, target)  # fmt: skip
-        write_order(tape, ts, symbol, Side.SELL, shares, Kind.STOP, Leg.OCO_STOP_LOSS, entry_ts,
-                    Reason.PARTIAL_ENTRY, stop)  # fmt: skip
-    else:
-        write_order(tape, ts, symbol, Side.SELL, shares, Kind.LIMIT, Leg.TAKE_PROFIT, entry_ts,
-                    Reason.NONE, target)  # fmt: skip
-        write_order(tape, ts, symbol, Side.SELL, shares, Kind.STOP, Leg.STOP_LOSS, entry_ts,
-                    Reason.NONE, stop)  # fmt: skip
+def write_legs(tape: Tape, ts: int, symbol: int, lot: Row, shares: int, entry_ts: int, reason: Reason) -> None:
+    """Both legs that protect a lot, or will protect it once it is filled, were sent."""
+    write_order(tape, ts, symbol, -lot.side, shares, Kind.LIMIT, target_leg(lot), entry_ts, reason, lot.target)
+    write_order(tape, ts, symbol, -lot.side, shares, Kind.STOP, stop_leg(lot), entry_ts, reason, lot.stop)
 
 
 @kernel

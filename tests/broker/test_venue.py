@@ -7,13 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.venue import base_is_stale, buy_price, friction, room, sale_price, stop_raw, target_price
+from broker.venue import base_is_stale, fill_price, friction, room, stop_raw, target_price
+from schemas.events import Side
 
 MAX_PRICE = 10_000_000 * 10_000
 prices = st.integers(1, MAX_PRICE) | st.integers(1, 30_000)
 slippages = st.integers(0, 1_000)
 halves = st.integers(0, 10_000)
 USD = 10_000
+LONG, SHORT = Side.BUY, Side.SELL
+
+
+def buy_price(raw, bps, half):
+    return fill_price(Side.BUY, raw, bps, half)
+
+
+def sale_price(raw, bps, half):
+    return fill_price(Side.SELL, raw, bps, half)
 
 
 def test_friction_by_hand():
@@ -97,30 +107,50 @@ def test_a_bracket_is_stale_at_either_leg():
         *(True, True, False),
         *(False, True, True),
     ]
+    assert [base_is_stale(price, 110, 90) for price in (89, 90, 91, 109, 110, 111)] == [
+        *(True, True, False),
+        *(False, True, True),
+    ]
 
 
 def test_a_stop_is_touched_at_its_price_and_filled_there_or_at_the_gap():
-    assert stop_raw(100, 91, 90) == -1
-    assert stop_raw(100, 90, 90) == 90
-    assert stop_raw(100, 80, 90) == 90
-    assert stop_raw(90, 80, 90) == 90
-    assert stop_raw(85, 80, 90) == 85
-    assert stop_raw(0, 0, 90) == 0  # an open below half a tick
+    assert stop_raw(LONG, 100, 120, 91, 90) == -1
+    assert stop_raw(LONG, 100, 120, 90, 90) == 90
+    assert stop_raw(LONG, 100, 120, 80, 90) == 90
+    assert stop_raw(LONG, 90, 120, 80, 90) == 90
+    assert stop_raw(LONG, 85, 120, 80, 90) == 85
+    assert stop_raw(LONG, 0, 120, 0, 90) == 0  # an open below half a tick
+    assert stop_raw(SHORT, 100, 109, 80, 110) == -1
+    assert stop_raw(SHORT, 100, 110, 80, 110) == 110
+    assert stop_raw(SHORT, 100, 120, 80, 110) == 110
+    assert stop_raw(SHORT, 110, 120, 80, 110) == 110
+    assert stop_raw(SHORT, 115, 120, 80, 110) == 115
 
 
 def test_a_target_is_touched_at_its_price_and_filled_there_or_at_the_gap():
-    assert target_price(100, 109, 110) == -1
-    assert target_price(100, 110, 110) == 110
-    assert target_price(100, 120, 110) == 110
-    assert target_price(110, 120, 110) == 110
-    assert target_price(115, 120, 110) == 115
+    assert target_price(LONG, 100, 109, 80, 110) == -1
+    assert target_price(LONG, 100, 110, 80, 110) == 110
+    assert target_price(LONG, 100, 120, 80, 110) == 110
+    assert target_price(LONG, 110, 120, 80, 110) == 110
+    assert target_price(LONG, 115, 120, 80, 110) == 115
+    assert target_price(SHORT, 100, 120, 91, 90) == -1
+    assert target_price(SHORT, 100, 120, 90, 90) == 90
+    assert target_price(SHORT, 100, 120, 80, 90) == 90
+    assert target_price(SHORT, 90, 120, 80, 90) == 90
+    assert target_price(SHORT, 85, 120, 80, 90) == 85
+    assert target_price(SHORT, 0, 120, 0, 90) == 1  # an open below half a tick: never for nothing
 
 
 @given(prices, prices, prices, prices)
 def test_legs_are_filled_within_the_bar(low, open_price, high, leg):
     low, open_price, high = sorted((low, open_price, high))
-    raw, price = stop_raw(open_price, low, leg), target_price(open_price, high, leg)
+    raw, price = (act(LONG, open_price, high, low, leg) for act in (stop_raw, target_price))
     assert raw == (min(leg, open_price) if low <= leg else -1)
     assert price == (max(leg, open_price) if high >= leg else -1)
     assert raw == -1 or low <= raw <= open_price  # a stop never sells above the open, nor below the low
     assert price == -1 or open_price <= price <= high
+    raw, price = (act(SHORT, open_price, high, low, leg) for act in (stop_raw, target_price))
+    assert raw == (max(leg, open_price) if high >= leg else -1)
+    assert price == (min(leg, open_price) if low <= leg else -1)
+    assert raw == -1 or open_price <= raw <= high
+    assert price == -1 or low <= price <= open_price

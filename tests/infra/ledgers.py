@@ -107,7 +107,7 @@ def story(seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, 
 
     def verdict(t, s, approved, reason):
         candidates[t] += 1
-        out["verdicts"].append((ts[t], s, Direction.LONG, approved, reason, 1.5, 1.0, 0.7))
+        out["verdicts"].append((ts[t], s, Direction.LONG, approved, reason, 1.5, 1.0, 0.7, 0.02, 0.3, 1_000))
 
     def round_trip(s, t, end):
         """Decided at t, filled at t + 1, closed at end."""
@@ -153,6 +153,7 @@ def story(seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, 
                 ts[t],
                 ts[t + 1],
                 ts[end],
+                Side.BUY,
                 10,
                 paid * 10,
                 got * 10,
@@ -182,7 +183,7 @@ def story(seed: int = 0, symbols: int = 5, slices: int = 200, trades: int = 20, 
     out["equity"] = list(zip(ts, equity, CASH + cash, exposure, (peak - equity) / peak, strict=True))
     zeros = np.zeros(slices, np.int64)
     funds = np.rec.fromarrays(
-        [CASH + cash, cost, exposure, realised, fees, positions, pending, zeros, zeros, zeros.astype(bool)],
+        [CASH + cash, cost, exposure, realised, fees, zeros, positions, pending, zeros, zeros, zeros.astype(bool)],
         dtype=dtype_of(ledger.FundsRow),
     )
     stopped = np.zeros((slices, 88), np.int64)

@@ -47,8 +47,18 @@ def walk(seed, size):
     return rng.uniform(5, 500) * np.exp(np.cumsum(rng.normal(0, 0.01, size)))
 
 
-def slow_model(closes, fast, slow):
-    """Section 8.2, exact."""
+def slow_model(closes, fast, slow, hysteresis=2):
+    """Section 8.2, exact; then a change that was not seen in so many bars running is taken back."""
+    raw = seen(closes, fast, slow)
+    answer = raw[:slow]
+    for i in range(slow, len(raw)):
+        last = raw[i - hysteresis + 1 : i + 1]
+        answer.append(raw[i] if len(set(last)) == 1 and UNKNOWN not in last else answer[-1])
+    return answer
+
+
+def seen(closes, fast, slow):
+    """The regime that each bar shows by itself."""
     exact = [Fraction(close) for close in closes.tolist()]
     answer = [UNKNOWN] * min(slow - 1, len(exact))
     for i in range(slow, len(exact) + 1):
@@ -70,7 +80,18 @@ PERIODS = pytest.mark.parametrize(("fast", "slow"), [(20, 50), (2, 3), (1, 2), (
 @given(seed=st.integers(0, 2**32))
 def test_agrees_with_its_slow_model(fast, slow, seed):
     closes = walk(seed, 220)
-    assert regimes(closes, fast=fast, slow=slow) == slow_model(closes, fast, slow)
+    for times in (1, 2, 5):
+        answer = regimes(closes, fast=fast, slow=slow, hysteresis=times)
+        assert answer == slow_model(closes, fast, slow, times)
+
+
+def test_a_change_must_be_seen_twice_running():
+    """The fall from 5 to 1 shows a bear market for one bar, the one at the end for two."""
+    closes = [1, 2, 4, 5, 1, 6, 1, 0.5, 0.4]
+    assert seen(np.array(closes), 2, 3)[2:] == [BULL, BULL, BEAR, SIDEWAYS, SIDEWAYS, BEAR, BEAR]
+    assert regimes(closes, fast=2, slow=3)[2:] == [BULL, BULL, BULL, BULL, SIDEWAYS, SIDEWAYS, BEAR]
+    assert regimes(closes, fast=2, slow=3, hysteresis=1)[2:] == seen(np.array(closes), 2, 3)[2:]
+    assert regimes(closes, fast=2, slow=3, hysteresis=3)[2:] == [BULL] * 7
 
 
 def test_the_walks_reach_every_regime():

@@ -9,13 +9,15 @@ brackets that may be open, and in the scene `exact` the marks at which an exit o
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 from hypothesis import strategies as st
 
+from risk.commands import Command
 from risk.limits import Exits, Halts, Params, Rules, Venue
 from schemas.events import Direction, Phase, Reason
-from tests.reference.account import Bar, Slice
+from tests.reference.account import TICK, Action, Bar, Slice
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
@@ -79,6 +81,7 @@ def chance(rng: np.random.Generator, probability: float) -> bool:
 def params(rng: np.random.Generator, scene: str) -> Params:
     """Settings under which a few slices suffice to reach the limits."""
     fields = usual(rng) | OVERRIDES[scene](rng)
+    fields["min_returns"] = min(fields["min_returns"], fields["returns_window"])
     sections = {"rules": Rules, "exits": Exits, "halts": Halts, "venue": Venue}
     return Params(
         initial_cash_usd=fields["cash"],
@@ -90,6 +93,7 @@ def usual(rng: np.random.Generator) -> dict[str, object]:
     """Each setting near or far from where it matters; the cash, and the fields of all sections."""
     return {
         "cash": pick(rng, (1_000.0, 10_000.0, 100_000.0)),
+        "allow_short": chance(rng, 0.5),
         "min_confidence": pick(rng, (0.5, 0.5, 0.55, 0.6)),
         "max_volatility": pick(rng, (0.02, 0.05, 0.1)),
         "max_position_pct": pick(rng, (0.05, 0.2, 0.5, 1.0, 1.0)),
@@ -97,6 +101,17 @@ def usual(rng: np.random.Generator) -> dict[str, object]:
         "max_shares": pick(rng, (1, 3, 10, 100, 100, 1_000)),
         "max_total_exposure_usd": pick(rng, (1_000.0, 50_000.0, 1e6, 1e6)),
         "max_symbol_exposure_usd": pick(rng, (200.0, 10_000.0, 1e6, 1e6)),
+        "max_sector_pct": pick(rng, (0.1, 0.5, 1.0, 1.0, 1.0)),
+        "max_correlation": pick(rng, (0.5, 0.95, 1.0, 1.0)),
+        "max_cvar_pct": pick(rng, (0.001, 0.01, 0.04, 1.0, 1.0, 1.0)),
+        "returns_window": pick(rng, (2, 4, 9, 22)),
+        "min_returns": pick(rng, (2, 3, 5, 30)),
+        "weight_by_confidence": chance(rng, 0.3),
+        "day_trade_equity_usd": pick(rng, (0.0, 0.0, 0.0, 0.0, 500.0, 1e6)),
+        "max_day_trades": pick(rng, (0, 1, 1, 3)),
+        "volatility_of": {"B": 0.03, "c": 0.2} if chance(rng, 0.3) else {},
+        "position_pct_of": {"AA": 0.1, "DD": 0.3} if chance(rng, 0.3) else {},
+        "sector_of": pick(rng, ({}, {"AA": "x", "B": "x", "C": "y", "e": "y"})),
         "max_orders_per_minute": pick(rng, (1, 2, 5, 100, 100)),
         "max_orders_per_symbol_per_day": pick(rng, (1, 2, 3, 100)),
         "max_open_orders": pick(rng, (1, 2, 20, 20)),
@@ -111,11 +126,27 @@ def usual(rng: np.random.Generator) -> dict[str, object]:
         "kill_flatten": chance(rng, 0.7),
         "drawdown_pct": pick(rng, (0.002, 0.01, 0.1, 1.0, 1.0)),
         "latch_reset": pick(rng, ("never", "next_session", "next_session")),
+        "slippage_guard_pct": pick(rng, (0.0005, 0.0015, 0.01)),
+        "slippage_guard_minutes": pick(rng, (0, 0, 0, 1, 2, 30)),
+        "needs_approval": chance(rng, 0.05),
         "slippage_bps": pick(rng, (0, 1, 5, 5, 50)),
         "commission_usd": pick(rng, (0.0, 0.0, 0.35, 1.0)),
         "max_volume_share": pick(rng, (0.0001, 0.1, 0.333, 1.0, 1.0)),
         "time_in_force": pick(rng, ("day", "gtc")),
     }
+
+
+# The rules beside the scene's own point: they do not object.
+AT_EASE = {
+    "max_sector_pct": 1.0,
+    "max_correlation": 1.0,
+    "max_cvar_pct": 1.0,
+    "day_trade_equity_usd": 0.0,
+    "slippage_guard_minutes": 0,
+    "needs_approval": False,
+    "weight_by_confidence": False,
+    "position_pct_of": {},
+}
 
 
 def plain(rng: np.random.Generator) -> dict[str, object]:
@@ -124,7 +155,7 @@ def plain(rng: np.random.Generator) -> dict[str, object]:
 
 def thin(rng: np.random.Generator) -> dict[str, object]:
     """Orders larger than the bars' volume."""
-    return {
+    return AT_EASE | {
         "cash": 100_000.0,
         "max_notional_usd": 50_000.0,
         "max_shares": 100,
@@ -135,7 +166,7 @@ def thin(rng: np.random.Generator) -> dict[str, object]:
 
 def poor(rng: np.random.Generator) -> dict[str, object]:
     """All the cash in one order or two, and fills that cost more than was reserved."""
-    return {
+    return AT_EASE | {
         "cash": pick(rng, (60.0, 200.0, 333.3333, 1_000.0)),
         "max_position_pct": pick(rng, (0.4, 0.5, 1.0, 1.0)),
         "max_notional_usd": 50_000.0,
@@ -146,7 +177,7 @@ def poor(rng: np.random.Generator) -> dict[str, object]:
 
 def wild(rng: np.random.Generator) -> dict[str, object]:
     """Large positions with wide legs, and halts that are soon reached."""
-    return {
+    return AT_EASE | {
         "cash": pick(rng, (10_000.0, 100_000.0)),
         "max_position_pct": 1.0,
         "max_notional_usd": pick(rng, (3_000.0, 20_000.0, 1e6)),
@@ -169,7 +200,7 @@ def wild(rng: np.random.Generator) -> dict[str, object]:
 
 def even(rng: np.random.Generator) -> dict[str, object]:
     """Round prices, round limits, no costs: sums that end exactly at a limit."""
-    return {
+    return AT_EASE | {
         "cash": pick(rng, (100.0, 200.0, 500.0, 1_000.0)),
         "max_position_pct": pick(rng, (0.1, 0.25, 0.5, 1.0)),
         "max_notional_usd": pick(rng, (40.0, 50.0, 100.0, 1_000.0)),
@@ -192,7 +223,7 @@ def exact(rng: np.random.Generator) -> dict[str, object]:
     """Lots of a share or two, no costs, odd amounts: which way a division rounds decides."""
     cash = pick(rng, (111.1111, 333.3333, 777.7777))
     limits = (cash, 1_000.0, 1_000.0)
-    return {
+    return AT_EASE | {
         "cash": cash,
         "max_position_pct": pick(rng, (0.3333, 1.0, 1.0)),
         "max_notional_usd": pick(rng, limits),
@@ -240,7 +271,7 @@ def crowd(rng: np.random.Generator) -> dict[str, object]:
 
 def trail(rng: np.random.Generator) -> dict[str, object]:
     """Legs too wide to be reached."""
-    return {
+    return AT_EASE | {
         "take_profit_pct": 0.1,
         "stop_loss_pct": 0.05,
         "trailing_pct": pick(rng, (0.003, 0.01)),
@@ -251,13 +282,46 @@ def trail(rng: np.random.Generator) -> dict[str, object]:
     }
 
 
+def together(rng: np.random.Generator) -> dict[str, object]:
+    """Few returns, which easily agree, and little shortfall to spare."""
+    return {
+        "cash": 100_000.0,
+        "max_position_pct": pick(rng, (0.2, 0.5)),
+        "max_notional_usd": 50_000.0,
+        "max_shares": 1_000,
+        "max_total_exposure_usd": 1e6,
+        "max_symbol_exposure_usd": 1e6,
+        "max_sector_pct": pick(rng, (0.2, 0.5, 1.0)),
+        "sector_of": {"AA": "x", "B": "x", "c": "x"},
+        "max_correlation": pick(rng, (0.0, 0.3, 0.8, 1.0)),
+        "max_cvar_pct": pick(rng, (0.0005, 0.002, 0.01)),
+        "returns_window": pick(rng, (3, 5, 9)),
+        "min_returns": pick(rng, (2, 3)),
+        "max_orders_per_minute": 100,
+        "max_orders_per_symbol_per_day": 100,
+        "cooldown_seconds": 0,
+        "take_profit_pct": 0.1,
+        "stop_loss_pct": 0.05,
+        "max_holding_bars": 0,
+        "end_of_day": False,
+        "kill_loss_pct": 1.0,
+        "drawdown_pct": 1.0,
+        "daily_loss_pct": 0.5,
+        "day_trade_equity_usd": 0.0,
+        "slippage_guard_minutes": 0,
+        "needs_approval": False,
+    }
+
+
 def outlive(rng: np.random.Generator) -> dict[str, object]:
     """Lots that are held after their legs have expired."""
     legs = {"take_profit_pct": 0.01, "stop_loss_pct": 0.01, "trailing_pct": 1.0}
     return trail(rng) | legs | {"time_in_force": "day"}
 
 
-OVERRIDES = {scene.__name__: scene for scene in (plain, thin, poor, wild, even, exact, penny, crowd, trail, outlive)}
+OVERRIDES = {
+    scene.__name__: scene for scene in (plain, thin, poor, wild, even, exact, penny, crowd, trail, outlive, together)
+}
 SCENES = (*OVERRIDES, "thin", "wild", "even", "exact")  # these oftener
 
 
@@ -273,6 +337,9 @@ def slices(
     presence = pick(rng, (0.5, 0.7, 0.9) if scene == "wild" else (0.6, 0.9, 1.0))  # of bars that come
     quotes = 0.0 if scene in ("even", "exact") else pick(rng, (0.0, 0.5, 1.0))  # share of bars with a quote
     dust = 0.03 if chance(rng, 0.2) else 0.0  # share of closes near one tick
+    eventful = pick(rng, (0.0, 0.0, 0.02, 0.1))  # splits and dividends by symbol and slice
+    told = 0  # commands so far
+    talkative = pick(rng, (0.0, 0.0, 0.0, 0.0, 0.1, 0.3))  # commands by slice
     fresh = True
     history = []
     for day in range(days):
@@ -281,6 +348,7 @@ def slices(
         for k in range(length):
             left = length - 1 - k
             phase = (Phase.LAST, Phase.EVE, Phase.MIDDLE)[min(left, 2)]
+            actions = [action(rng, name, walks[name]) for name in names if chance(rng, eventful)]
             bars = {}
             for name in names:
                 if not chance(rng, presence):
@@ -293,12 +361,36 @@ def slices(
                 if chance(rng, quotes):
                     bar.half_spread = half_spread(rng)
                 opinion(rng, settings, bar, eagerness)
-                if bar.reason == Reason.NONE and bar.direction == Direction.LONG:
-                    attract(walks[name], scene, settings, bar.close)
+                if bar.reason == Reason.NONE and (bar.direction == Direction.LONG or settings.rules.allow_short):
+                    attract(walks[name], scene, settings, bar.close, bar.direction)
                 bars[name] = bar
-            history.append(Slice(session * DAY + OPENING + (k + 1) * spacing * SECOND, session, phase, bars))
+            ts = session * DAY + OPENING + (k + 1) * spacing * SECOND
+            commands = []
+            while chance(rng, talkative):
+                told += chance(rng, 0.8)  # else it is repeated, or another says the same number
+                commands.append(command(rng, told, ts, spacing))
+            history.append(Slice(ts, session, phase, bars, actions, commands))
             fresh = False
     return history
+
+
+def action(rng: np.random.Generator, name: str, at: Walk) -> Action:
+    """A split, a dividend or both; the prices that follow know of it."""
+    new, old = pick(
+        rng, ((1, 1), (1, 1), (2, 1), (4, 1), (3, 2), (1, 2), (1, 8), (7, 3), (1_000, 1_001), (1, 50), (1, 500))
+    )
+    dividend = pick(rng, ("0", "0.01", "0.2375", "3"))
+    if new != old:
+        at.price = min(500.0, max(0.5, snap(at.price * old / new, at.grid)))
+        at.magnets = [round(magnet * old / new, 4) for magnet in at.magnets]
+    return Action(name, new, old, Decimal(dividend).quantize(TICK))
+
+
+def command(rng: np.random.Generator, number: int, ts: int, spacing: int) -> Command:
+    """What a human says after a slice."""
+    kind = pick(rng, ("kill", "resume", "resume", "revoke", "approve", "approve"))
+    until = pick(rng, (None, None, ts, ts + spacing * SECOND, ts + 2 * spacing * SECOND))
+    return Command(number, kind, until if kind == "approve" else None)
 
 
 def walk(rng: np.random.Generator, scene: str, settings: Params) -> Walk:
@@ -326,15 +418,15 @@ def snap(price: float, grid: float) -> float:
     return round(round(price / grid) * grid, 4)
 
 
-def attract(at: Walk, scene: str, settings: Params, close: float) -> None:
+def attract(at: Walk, scene: str, settings: Params, close: float, side: int) -> None:
     """Remember the legs that a bracket decided on this close would have, and where a halt would be near."""
     exits, halts = settings.exits, settings.halts
-    down, up = close * (1.0 - exits.stop_loss_pct), close * (1.0 + exits.take_profit_pct)
+    down, up = close * (1.0 - side * exits.stop_loss_pct), close * (1.0 + side * exits.take_profit_pct)
     magnets = [math.floor(edge * 100.0 + 0.5) / 100.0 for edge in (down, up)]
     if scene == "exact":
         shares = (halts.daily_loss_pct, halts.kill_loss_pct, halts.drawdown_pct)
-        edges = [close - settings.initial_cash_usd * share for share in shares]
-        edges += [down, up, close * (1.0 - exits.trailing_pct)]
+        edges = [close - side * settings.initial_cash_usd * share for share in shares]
+        edges += [down, up, close * (1.0 - side * exits.trailing_pct)]
         magnets += [rounded(edge * 10_000.0) / 10_000.0 for edge in edges for rounded in (math.floor, math.ceil)]
     at.magnets = [*at.magnets, *magnets][-2 * len(magnets) :]
 
@@ -380,6 +472,6 @@ def opinion(rng: np.random.Generator, settings: Params, bar: Bar, eagerness: flo
     bar.volatility = pick(rng, (*usual, rules.max_volatility, rules.max_volatility + 0.001, NAN))
     candidate = chance(rng, eagerness)
     bar.reason = Reason.NONE if candidate else pick(rng, (Reason.NEUTRAL, Reason.BELOW_DECISION_GATE))
-    bar.direction = Direction.SHORT if chance(rng, 0.12) else Direction.LONG
+    bar.direction = Direction.SHORT if chance(rng, 0.45 if rules.allow_short else 0.12) else Direction.LONG
     if bar.reason == Reason.NEUTRAL:
         bar.direction = Direction.FLAT

@@ -3,14 +3,14 @@
 import pytest
 
 from risk.limits import Exits, Params, Rules, Venue
-from schemas.events import Direction, Leg, Phase, Reason, Status
+from schemas.events import Direction, Leg, Phase, Reason, Side, Status
 from tests.reference.account import Bar, Slice, run
 
 MINUTE = 60_000_000_000
 NEVER_SOLD_BY_RULE = Exits(take_profit_pct=0.1, stop_loss_pct=0.1, trailing_pct=1.0, max_holding_bars=0)
 PARAMS = Params(  # 10 shares of 100.00 USD; target 110.00, stop 90.00; 10 bps of slippage
     initial_cash_usd=10_000.0,
-    rules=Rules(max_position_pct=1.0, max_notional_usd=1_000.0, cooldown_seconds=0),
+    rules=Rules(max_position_pct=1.0, max_notional_usd=1_000.0, cooldown_seconds=0, max_cvar_pct=1.0),
     exits=NEVER_SOLD_BY_RULE,
     venue=Venue(slippage_bps=10),
 )
@@ -44,11 +44,11 @@ def test_a_bracket_that_reaches_its_target():
     ]
     assert sold(ledger) == [(Leg.TAKE_PROFIT, 110_0000, 110_0000)]
     (trade,) = ledger.trades
-    assert trade[:10] == (
-        *("A", MINUTE, 2 * MINUTE, 3 * MINUTE, 10, 10 * 100_1000, 10 * 110_0000, 0, 10 * 9_9000),
+    assert trade[:11] == (
+        *("A", MINUTE, 2 * MINUTE, 3 * MINUTE, Side.BUY, 10, 10 * 100_1000, 10 * 110_0000, 0, 10 * 9_9000),
         Reason.TAKE_PROFIT,
     )
-    assert trade[10:] == pytest.approx((99.0 / 100.1 - 1.0, 110.0 / 100.1 - 1.0))
+    assert trade[11:] == pytest.approx((99.0 / 100.1 - 1.0, 110.0 / 100.1 - 1.0))
     assert ledger.funds["cash"] == 10_099_0000
     assert [row[3:] for row in ledger.updates] == [
         (Leg.ENTRY, Status.FILLED, 10, Reason.NONE),

@@ -6,29 +6,30 @@ import pytest
 from hypothesis import given, settings
 
 from risk.limits import Params
-from schemas.events import Leg, Reason, Status
+from schemas.events import Leg, Reason, Side, Status
 from tests.reference.account import Ledger, Slice, run
 from tests.reference.audit import audit
 from tests.reference.histories import histories, history
 
 SEEDS = range(2_000)
 
-RULES = [reason for reason in Reason if Reason.KILL_SWITCH <= reason <= Reason.BRACKET_UNPLACEABLE]
+RULES = [reason for reason in Reason if Reason.KILL_SWITCH <= reason <= Reason.REVOKED]
 EXITS = [reason for reason in Reason if Reason.STOP_LOSS <= reason <= Reason.SIGNAL_FLIP]
 HALTS = [Reason.KILL_SWITCH, Reason.DRAWDOWN]
 ENDS = {  # how an order may end, but for its fills
-    (Leg.ENTRY, Status.CANCELED): [*HALTS, Reason.END_OF_DAY, Reason.PARTIAL_ENTRY],
+    (Leg.ENTRY, Status.CANCELED): [*HALTS, Reason.END_OF_DAY, Reason.PARTIAL_ENTRY, Reason.SPLIT, Reason.REVOKED],
     (Leg.ENTRY, Status.EXPIRED): [Reason.DAY_ORDER],
     (Leg.ENTRY, Status.REJECTED): [Reason.STALE_BASE, Reason.INSUFFICIENT_CASH],
-    (Leg.TAKE_PROFIT, Status.CANCELED): [Reason.SIBLING],
+    (Leg.TAKE_PROFIT, Status.CANCELED): [Reason.SIBLING, Reason.SPLIT],
     (Leg.TAKE_PROFIT, Status.EXPIRED): [Reason.DAY_ORDER],
-    (Leg.STOP_LOSS, Status.CANCELED): [Reason.SIBLING],
+    (Leg.STOP_LOSS, Status.CANCELED): [Reason.SIBLING, Reason.SPLIT],
     (Leg.STOP_LOSS, Status.EXPIRED): [Reason.DAY_ORDER],
-    (Leg.OCO_TAKE_PROFIT, Status.CANCELED): [Reason.SIBLING],
+    (Leg.OCO_TAKE_PROFIT, Status.CANCELED): [Reason.SIBLING, Reason.SPLIT],
     (Leg.OCO_TAKE_PROFIT, Status.EXPIRED): [Reason.DAY_ORDER],
-    (Leg.OCO_STOP_LOSS, Status.CANCELED): [Reason.SIBLING],
+    (Leg.OCO_STOP_LOSS, Status.CANCELED): [Reason.SIBLING, Reason.SPLIT],
     (Leg.OCO_STOP_LOSS, Status.EXPIRED): [Reason.DAY_ORDER],
     (Leg.EXIT, Status.EXPIRED): [Reason.DAY_ORDER],
+    (Leg.EXIT, Status.CANCELED): [Reason.SPLIT],
 }
 
 
@@ -89,6 +90,29 @@ def test_triggered_stops_sell_on_and_expire(runs):
                 begun.add(key)
     assert after >= 20
     assert expired >= 5
+
+
+def test_both_sides_and_both_outcomes(runs):
+    trades = Counter((row[4], row[9] > 0, row[10]) for _, _, ledger in runs for row in ledger.trades)
+    reasons = [*EXITS, *HALTS]
+    assert not seldom(
+        Counter((side, reason) for side, _, reason in trades.elements()),
+        [(side, reason) for side in Side for reason in reasons],
+        10,
+    )
+    assert not seldom(
+        Counter((side, won) for side, won, _ in trades.elements()),
+        [(side, won) for side in Side for won in (True, False)],
+        50,
+    )
+
+
+def test_splits_and_dividends_meet_lots(runs):
+    held = sum(row[10] == Reason.SPLIT for _, _, ledger in runs for row in ledger.trades)
+    paid = [ledger.funds["dividends"] for _, _, ledger in runs]
+    assert held >= 5
+    assert sum(amount > 0 for amount in paid) >= 20
+    assert sum(amount < 0 for amount in paid) >= 10
 
 
 def test_halts_come_and_go(runs):

@@ -1,7 +1,6 @@
 """The compiled account against the slow, obvious one, on generated histories."""
 
 import itertools
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.drive import replay
-from risk import account
+from risk import account, commands
 from risk.limits import Params
-from schemas.frames import Refused, SliceFrame, Slices
+from schemas.frames import Actions, Refused, SliceFrame, Slices
 from tests.reference import account as reference
 from tests.reference import audit
 from tests.reference.histories import histories, history
@@ -22,7 +20,7 @@ TABLES = ("equity", "verdicts", "orders", "updates", "fills", "trades")
 
 def frames(told: list[reference.Slice], cuts: list[int]) -> list[SliceFrame]:
     """The same history as the account gets it; ids are given in an order that is not alphabetical."""
-    names = sorted({name for one in told for name in one.bars})
+    names = sorted({name for one in told for name in (*one.bars, *(action.symbol for action in one.actions))})
     ids = {name: len(names) - 1 - k for k, name in enumerate(names)}
     by_id = np.array(names[::-1], "S24")
     rank = np.array([names.index(name.decode()) for name in by_id], np.int32)
@@ -43,6 +41,12 @@ def frame(told: list[reference.Slice], ids: dict[str, int], names: Any, rank: An
         np.zeros(size, np.int32), np.zeros(size, np.int32), np.array([s.phase for s in told], np.int8),
     )  # fmt: skip
     nothing = np.zeros(0)
+    acts = [(k, one) for k, s in enumerate(told) for one in sorted(s.actions, key=lambda action: action.symbol)]
+    actions = Actions(
+        np.array([k for k, _ in acts], np.int32), np.array([ids[one.symbol] for _, one in acts], np.int32),
+        *(np.array([int(getattr(one, field) * scale) for _, one in acts], np.int64)
+          for field, scale in (("new", 1), ("old", 1), ("dividend", 10_000))),
+    )  # fmt: skip
     spreads = np.array([np.nan if b.half_spread is None else b.half_spread for b in bars])
     column = {n: np.array([getattr(b, n) for b in bars], np.float64)
               for n in ("open", "high", "low", "close", "volume", "volatility", "confidence")}  # fmt: skip
@@ -53,13 +57,21 @@ def frame(told: list[reference.Slice], ids: dict[str, int], names: Any, rank: An
         refused=Refused(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing),
         rows=len(rows), stopped=np.zeros(100, np.int64), symbol=np.array([i for i, _ in rows], np.int32),
         half_spread=spreads, score=np.zeros(len(rows)), regime=np.zeros(len(rows), np.int8),
-        views=np.zeros(len(rows), np.int32), **column, **code,
+        views=np.zeros(len(rows), np.int32), actions=actions, **column, **code,
     )  # fmt: skip
 
 
 def run(params: Params, told: list[reference.Slice], cuts: list[int] = ()) -> reference.Ledger:
     """The compiled account's ledger, as the reference writes its own."""
-    ledgers = list(replay(account.start(params), partial(account.step, params), frames(told, list(cuts))))
+    spoken = [k for k, one in enumerate(told) if one.commands]  # a frame ends before each
+    state, ledgers = account.start(params), []
+    for whole in frames(told, [*cuts, *(k + 1 for k in spoken)]):
+        state, ledger = account.step(params, state, whole)
+        ledgers.append(ledger)
+        for one in told:
+            for command in one.commands if one.ts == whole.slices.ts[-1] else ():
+                state, ledger = commands.obey(params, state, command)
+                ledgers.append(ledger)
     found = reference.Ledger()
     for ledger in ledgers:
         names = [name.decode() for name in ledger.names]

@@ -23,6 +23,9 @@ RULES = {
     "max_notional_usd": 1_000.0,
     "max_orders_per_minute": 100,
     "cooldown_seconds": 0,
+    "max_sector_pct": 1.0,
+    "max_cvar_pct": 1.0,
+    "day_trade_equity_usd": 0.0,
 }
 EXITS = Exits(take_profit_pct=0.1, stop_loss_pct=0.1, trailing_pct=1.0, max_holding_bars=0, end_of_day=False)
 
@@ -30,7 +33,8 @@ EXITS = Exits(take_profit_pct=0.1, stop_loss_pct=0.1, trailing_pct=1.0, max_hold
 def params(cash: float = 10_000.0, slippage_bps: int = 0, commission_usd: float = 0.0, **rules: object) -> Params:
     """10 shares of 100.00 USD at most; target 110.00, stop 90.00; no costs unless they are named."""
     venue = Venue(slippage_bps=slippage_bps, commission_usd=commission_usd)
-    return Params("x", cash, Rules(**RULES | rules), EXITS, Halts(drawdown_pct=1.0, kill_loss_pct=1.0), venue)
+    halts = Halts(drawdown_pct=1.0, kill_loss_pct=1.0, slippage_guard_minutes=0)
+    return Params("x", cash, Rules(**RULES | rules), EXITS, halts, venue)
 
 
 def ledger(settings: Params, *bars: Bar | dict[str, Bar]) -> Ledger:
@@ -145,7 +149,7 @@ def test_who_never_traded_need_not_rest() -> None:
 @given(st.permutations(range(6)), st.permutations(range(6)), st.sets(st.integers(0, 5)))
 def test_busy_symbols_stand_in_order_of_their_names(order: list[int], ranks: list[int], leaving: set[int]) -> None:
     """Whoever comes first, and whatever stands behind the end of the list."""
-    book = Book(table(Funds, 1), table(Row, 6), np.zeros(6, np.int32), np.zeros(6, np.int8))
+    book = Book(table(Funds, 1), table(Row, 6), np.zeros(6, np.int32), np.zeros(6, np.int8), np.zeros((3, 6)))
     rank = np.array(ranks, np.int32)
     for symbol in order:
         attend(book, rank, symbol)

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.venue import buy_price, room, sale_price
+from broker.venue import fill_price, room
 from operators.kernel import table
 from risk import account, exits, fills, halts, portfolio, rules
-from risk.limits import MAX_SHARES, MAX_USD, Exits, Halts, Limits, Params, Rules, Venue, limits
+from risk.actions import MAX_SHARES_HELD
+from risk.limits import MAX_SHARES, MAX_USD, Exits, Halts, Limits, Params, Rules, Sheet, Venue, limits
 from risk.portfolio import MAX_MONEY, Book, Funds, Row
 from risk.tape import longer
-from schemas.events import Direction, Phase, Reason
+from schemas.events import Direction, Phase, Reason, Side
 from schemas.frames import Table
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD, to_cents, to_ticks, to_usd
 from tests.reference import account as reference
@@ -40,9 +41,13 @@ FREE = Params(  # nothing is refused but for money
         max_orders_per_symbol_per_day=1_000_000_000,
         max_open_orders=1_000_000_000,
         cooldown_seconds=0,
+        max_sector_pct=1.0,
+        max_correlation=1.0,
+        max_cvar_pct=1.0,
+        day_trade_equity_usd=0.0,
     ),
     exits=Exits(take_profit_pct=1.0, stop_loss_pct=0.99, trailing_pct=1.0, max_holding_bars=0, end_of_day=False),
-    halts=Halts(daily_loss_pct=1.0, kill_loss_pct=1.0, drawdown_pct=1.0),
+    halts=Halts(daily_loss_pct=1.0, kill_loss_pct=1.0, drawdown_pct=1.0, slippage_guard_minutes=0),
     venue=Venue(slippage_bps=0),
 )
 
@@ -64,9 +69,9 @@ def test_a_portion_of_any_amount(amount: int, share: int) -> None:
 @given(st.integers(0, MAX_PRICE), st.integers(0, 1_000), st.integers(0, MAX_PRICE // 2))
 def test_the_venue_at_the_highest_prices(raw: int, slippage: int, half: int) -> None:
     friction = -(-raw * slippage // 10_000) + half
-    assert buy_price(raw, slippage, half) == raw + friction
-    assert sale_price(raw, slippage, half) == max(raw - friction, 1)
-    assert buy_price(MAX_PRICE, 1_000, MAX_PRICE // 2) * MAX_SHARES < MAX_MONEY
+    assert fill_price(Side.BUY, raw, slippage, half) == max(raw + friction, 1)
+    assert fill_price(Side.SELL, raw, slippage, half) == max(raw - friction, 1)
+    assert fill_price(Side.BUY, MAX_PRICE, 1_000, MAX_PRICE // 2) * MAX_SHARES_HELD < MAX_MONEY
 
 
 @given(st.integers(0, int(2 * MAX_VOLUME)).map(lambda halves: halves / 2), bps)
@@ -100,7 +105,7 @@ def test_a_sale_takes_its_part_of_any_cost(
     sold, cost = min(held, sold), each * held + odd % held
     book = one_lot(held, cost)
     funds, row = book.funds[0], book.rows[0]
-    portfolio.sell(funds, row, sold, price, commission)
+    portfolio.reduce_lot(funds, row, sold, price, commission)
     taken = cost * sold // held
     assert (row.shares, row.cost, row.proceeds) == (held - sold, cost - taken, price * sold)
     assert (funds.cash, funds.realised) == (price * sold - commission, price * sold - taken)
@@ -146,8 +151,9 @@ def test_halts_at_the_highest_values(equity: int, day: int, peak: int, fall: int
 @given(prices, st.integers(1, 10_000), st.integers(1, 9_999))
 def test_legs_of_the_highest_prices(price: int, target: int, stop: int) -> None:
     limit = limits(FREE)._replace(take_profit_bps=target, stop_loss_bps=stop)
-    assert rules.target_for(limit, price) == (price + price * target // 10_000 + 50) // 100 * 100
-    assert rules.stop_for(limit, price) == (price - price * stop // 10_000 + 50) // 100 * 100
+    for side in Side:
+        assert rules.target_for(limit, side, price) == (price + side * (price * target // 10_000) + 50) // 100 * 100
+        assert rules.stop_for(limit, side, price) == (price - side * (price * stop // 10_000) + 50) // 100 * 100
 
 
 @given(prices, st.integers(0, MAX_MONEY), st.integers(0, MAX_USD * 10_000), st.data())
@@ -155,20 +161,25 @@ def test_the_size_at_the_highest_caps(price: int, equity: int, cash: int, data: 
     limit: Limits = limits(FREE)
     caps = st.integers(price, max(price, MAX_USD * 10_000))
     limit = limit._replace(max_notional=data.draw(caps), max_symbol_exposure=data.draw(caps),
-                           max_position_bps=data.draw(bps))  # fmt: skip
-    funds = one_lot(1, 1).funds[0]
+                           max_sector_bps=data.draw(bps))  # fmt: skip
+    book, position = one_lot(1, 1), data.draw(bps)
+    book.funds.busy = 0
+    funds, own = book.funds[0], Sheet(np.array([0.1]), np.array([position]), np.array([-1]))
     funds.equity, funds.cash, funds.reserved = equity, cash, data.draw(st.integers(0, cash))
     funds.exposure = data.draw(st.integers(0, MAX_USD * 10_000))
-    least = min(limit.max_notional, equity * limit.max_position_bps // 10_000, limit.max_symbol_exposure,
-                limit.max_total_exposure - funds.exposure - funds.reserved, cash - funds.reserved)  # fmt: skip
-    assert rules.size(limit, funds, price) == min(int(least) // price, MAX_SHARES)
+    least = min(limit.max_notional, equity * position // 10_000, limit.max_symbol_exposure,
+                limit.max_total_exposure - funds.exposure - funds.reserved, cash - funds.reserved,
+                equity * limit.max_sector_bps // 10_000)  # fmt: skip
+    found = rules.size(limit, own, book, rules.Candidate(0, Direction.LONG, 0.9, 0.01, price))
+    assert found == min(int(least) // price, MAX_SHARES)
 
 
 def one_lot(held: int, cost: int) -> Book:
     """A book with a lot of one symbol and no cash."""
     funds, rows = table(Funds, 1), table(Row, 1)
-    funds.busy, rows.shares, rows.bought, rows.cost, rows.paid = 1, held, held, cost, cost
-    return Book(funds, rows, np.zeros(1, np.int32), np.ones(1, np.int8))
+    funds.busy, rows.side, rows.shares, rows.bought, rows.cost, rows.paid = 1, Side.BUY, held, held, cost, cost
+    rows.basis = cost / held
+    return Book(funds, rows, np.zeros(1, np.int32), np.ones(1, np.int8), np.full((3, 1), np.nan))
 
 
 # --- overflow is noticed ----------------------------------------------------------------------------------
@@ -198,10 +209,10 @@ def test_what_was_noticed_is_not_forgotten() -> None:
     book.funds.overflow, book.rows.mark = True, 1
     halts.value(book)
     assert book.funds[0].overflow
-    portfolio.sell(book.funds[0], book.rows[0], 1, 1, 0)
+    portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 1, 0)
     assert book.funds[0].overflow
-    wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.ones(2, np.int8))
-    wide.funds.busy, wide.rows.shares, wide.rows.mark = 2, 1, [MAX_MONEY + 1, -MAX_MONEY]
+    wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.ones(2, np.int8), np.zeros((3, 2)))
+    wide.funds.busy, wide.rows.side, wide.rows.shares, wide.rows.mark = 2, Side.BUY, 1, [MAX_MONEY + 1, -MAX_MONEY]
     halts.value(wide)
     assert wide.funds[0].overflow
 
@@ -210,7 +221,7 @@ def test_what_was_noticed_is_not_forgotten() -> None:
 def test_cash_is_bounded(cash: int, seen: bool) -> None:
     book = one_lot(1, 1)
     book.funds.cash = cash
-    portfolio.sell(book.funds[0], book.rows[0], 1, 10, 0)
+    portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 10, 0)
     assert book.funds[0].overflow == seen
     assert book.funds[0].cash == cash + 10
 
@@ -312,6 +323,7 @@ CROWDED = Params(
         **{name: getattr(FREE.rules, name) for name in FREE.rules.__struct_fields__} | {"max_notional_usd": 100.0}
     ),
     exits=Exits(take_profit_pct=0.05, stop_loss_pct=0.05, trailing_pct=1.0, max_holding_bars=0),
+    halts=Halts(slippage_guard_minutes=0),
 )
 
 
@@ -353,7 +365,7 @@ def test_orders_without_a_verdict_lengthen_the_tables_too() -> None:
     told = [Slice((k + 1) * MINUTE, k // 3, phases[k % 3], dict.fromkeys(names, quiet)) for k in range(6)]
     wanted = Bar(10.0, 10.0, 10.0, 10.0, 1e6, None, Direction.LONG, 0.9, 0.01, Reason.NONE)
     told[0] = Slice(told[0].ts, told[0].session, told[0].phase, told[0].bars | {"S0000": wanted})
-    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, FREE.exits)
+    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, FREE.exits, CROWDED.halts)
     alike(ledger(account.EVENTS, params, told, [2]), ledger(100_000, params, told, [2]))
 
 
@@ -361,7 +373,7 @@ def test_silent_symbols_write_rows_too() -> None:
     """Lots without a bar: every session their exit expires and is sent again."""
     told = crowd(40)[:2]
     told += [Slice((k + 3) * MINUTE, k, Phase.LAST, {}) for k in range(40)]
-    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, Exits(max_holding_bars=1))
+    params = Params(CROWDED.name, MAX_USD, CROWDED.rules, Exits(max_holding_bars=1), CROWDED.halts)
     assert len(run(params, told).updates) > 1_600
     alike(ledger(8, params, told), ledger(100_000, params, told))
 
