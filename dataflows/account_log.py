@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from infra.abreast import SLICE
+from infra.dead_letters import Letter, letter
 from infra.gated_sink import Record
 from infra.kafka import SCHEMA
 from infra.ranges import Messages
 from risk import account
+from risk.commands import Command, obey
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
 from schemas import codec
 from schemas.calendar import Calendar
 from schemas.frames import SliceFrame
+from schemas.identity import nanos
+from schemas.records import Command as CommandRecord
 from schemas.records import LogEntry, LogKind, ScoredSlice
 from schemas.scored_columns import pack, unpack
 
@@ -28,7 +32,7 @@ class Entry(NamedTuple):
 
     offset: int
     written: int  # when it was appended, UTC ms
-    frame: SliceFrame
+    acts: SliceFrame | Command
 
 
 class Logged(NamedTuple):
@@ -53,6 +57,26 @@ def _record(name: str, frame: SliceFrame) -> Record:
     return Record(f"{SLICE}{slices.upto}", slices.upto, KEY.encode(), codec.encode(entry), (mark,))
 
 
+def command_records(name: str, messages: Messages) -> tuple[list[Record], list[Letter]]:
+    """Commands to this account, as its log has them; letters for what is no command."""
+    found, letters = [], []
+    for at, offset in enumerate(messages.offsets):
+        try:
+            command = codec.decode(CommandRecord, messages.values[at], dict(messages.headers[at]).get(SCHEMA))
+            ts = nanos(command.ts)
+        except ValueError as error:
+            letters.append(letter(messages, at, "undecodable", str(error)))
+            continue
+        if command.account == name:
+            entry = LogEntry(
+                kind=LogKind.COMMAND, account=name, ts=ts, source_topic=messages.topic,
+                source_partition=messages.partition, source_offset=offset, command=command,
+            )  # fmt: skip
+            mark = (SCHEMA, codec.mark(LogEntry))
+            found.append(Record(f"command:{offset}", ts, KEY.encode(), codec.encode(entry), (mark,)))
+    return found, letters
+
+
 def entries(calendar: Calendar, messages: Messages) -> Iterator[tuple[str, Entry]]:
     """What the records say. Raises where one cannot be read: only we write here."""
     for at, (offset, value, written) in enumerate(
@@ -68,7 +92,12 @@ def _frame(calendar: Calendar, one: ScoredSlice) -> SliceFrame:
     return unpack(one.columns, calendar.slices(index, index + 1, one.after, one.upto))
 
 
+def _command(number: int, one: CommandRecord) -> Command:
+    return Command(number=number, kind=one.kind.value, until=one.until, issuer=one.issuer, reason=one.reason)
+
+
 def step(params: Account, state: account.State, entry: Entry) -> tuple[account.State, Logged]:
     """One record acts."""
-    state, ledger = account.step(params, state, entry.frame)
+    act = account.step if isinstance(entry.acts, SliceFrame) else obey
+    state, ledger = act(params, state, entry.acts)  # type: ignore[arg-type]
     return state, Logged(entry, ledger)

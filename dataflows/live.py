@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dataflows import account_log, intake, pipeline
+from dataflows.account_events import Writer
 from dataflows.ingest import SETTINGS, grid
 from infra.abreast import AbreastSource
 from infra.day_results import DayResults
 from infra.dead_letters import TOPIC as LETTERS
+from infra.dead_letters import Letter
 from infra.dead_letters import record as letter_record
 from infra.gated_sink import GatedSink, Record
 from infra.kafka import Cluster, cluster
@@ -33,9 +35,8 @@ from infra.topics import create_topics
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
-from schemas.calendar import Calendar
 from schemas.events import Phase
-from schemas.frames import RawFrame, Slices
+from schemas.frames import RawFrame, SliceFrame, Slices
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
@@ -80,7 +81,15 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     one = op.map("one", decided, lambda item: (account_log.KEY, item[1]))
     whole = scan("barrier", one, barrier.start(), barrier.step_singly, barrier.restore)
     logged = op.map("logged", whole, lambda item: account_log.records(settings.run.account, item[1]))
-    op.output("log", logged, GatedSink(where, "account.log", "recorder", _first, linger_ms=0))
+    told = op.map("told", op.input("commands", graph, TailSource(where, "account.commands")),
+                  partial(account_log.command_records, settings.run.account))  # fmt: skip
+    commands = op.flat_map("command", told, lambda both: [(account_log.KEY, both[0])] if both[0] else [])
+    op.output("log", op.merge("in_order", logged, commands),
+              GatedSink(where, "account.log", "recorder", _first, linger_ms=0))  # fmt: skip
+    refused = op.flat_map(
+        "no_command", told, lambda both: [(account_log.KEY, letter_records(both[1]))] if both[1] else []
+    )
+    op.output("command_letters", refused, GatedSink(where, LETTERS, "commands", _first))
 
 
 def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
@@ -92,8 +101,16 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     log = op.flat_map("entries", op.input("account_log", graph, TailSource(where, "account.log")), entries)
     start = account.start(settings.account)
     done = scan("account", log, start, partial(account_log.step, settings.account), keep=keeper.account)
+    writer = Writer(settings.run.account, settings.live.timeframe, settings.ensemble.voters,
+                    msgspec.to_builtins(settings.rules))  # fmt: skip
+    for topic, make in writer.outputs().items():
+        name = topic.replace(".", "_")
+        made = op.flat_map(f"{name}_record", done, partial(writer.batch, make))
+        op.output(
+            name, made, GatedSink(where, topic, "account", _first, linger_ms=0 if topic == "account.orders" else 10)
+        )
     ledger = op.map("ledger", done, lambda item: (item[0], item[1].ledger))
-    op.output("results", ledger, DayResults(_results(settings), partial(_header, settings, calendar), _close(calendar)))
+    op.output("results", ledger, DayResults(_results(settings), partial(_header, settings), calendar))
 
 
 def _by_shard(messages: Messages) -> tuple[str, Messages]:
@@ -114,7 +131,12 @@ def _frames(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, RawFrame]]:
 def _letters(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, list[Record]]]:
     key, answer = item
     if answer.letters:
-        yield key, [letter_record(one, "live") for one in answer.letters]
+        yield key, letter_records(answer.letters)
+
+
+def letter_records(letters: Sequence[Letter]) -> list[Record]:
+    """Dead letters of this flow."""
+    return [letter_record(one, "live") for one in letters]
 
 
 def identity(settings: Settings) -> str:
@@ -137,8 +159,8 @@ class Keeper:
 
     def account(self, entry: account_log.Entry, state: account.State) -> None:
         """The state of the account, after the session's last slice."""
-        if _closes(entry.frame.slices):
-            self._write(entry.frame.slices, "account", state)
+        if isinstance(entry.acts, SliceFrame) and _closes(entry.acts.slices):
+            self._write(entry.acts.slices, "account", state)
 
     def _write(self, slices: Slices, key: str, state: Any) -> None:
         write(self._folder, int(slices.session[-1]), key, Snapshot(slices.upto, self._identity, flat(state)))
@@ -152,15 +174,9 @@ def _results(settings: Settings) -> Path:
     return Path(settings.live.folder) / "results" / settings.run.account
 
 
-def _header(settings: Settings, calendar: Calendar, after: int, upto: int) -> Header:
+def _header(settings: Settings, after: int, upto: int) -> Header:
     """What a session's results say of themselves."""
     bars = {"source": "market.slices", "label": "market.slices", "fingerprint": "", "rows": 0, "symbols": [],
             "first_ts": after, "last_ts": upto}  # fmt: skip
     return header(settings, alphas=settings.ensemble.voters, bars=bars, synthetic=False,
                   timeframe=settings.live.timeframe, after=after, upto=upto)  # fmt: skip
-
-
-def _close(calendar: Calendar) -> Callable[[int], int]:
-    """Session (days since 1970-01-01) -> its close, UTC ns."""
-    closes = dict(zip(calendar.sessions.tolist(), calendar.closes.tolist(), strict=True))
-    return closes.__getitem__

@@ -12,6 +12,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from infra.results import Header, LedgerError, Recorder
 from infra.snapshots import session_name
 from risk.ledger import LedgerFrame
+from schemas.calendar import Calendar
 
 PART = "results"
 
@@ -21,8 +22,8 @@ State = tuple[int, Header, dict[str, Any]]  # session, its header, what its reco
 class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
     """Writes ledger frames that hold slices of one session each; `header(after, upto)` describes a session's run."""
 
-    def __init__(self, folder: Path, header: Callable[[int, int], Header], close_of: Callable[[int], int]):
-        self._folder, self._header, self._close_of = folder, header, close_of
+    def __init__(self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar):
+        self._folder, self._header, self._calendar = folder, header, calendar
 
     def list_parts(self) -> list[str]:
         """One part, wherever it is placed."""
@@ -30,7 +31,7 @@ class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> "Part":
         """Start anew, or go on in the session of the snapshot."""
-        part = Part(self._folder, self._header, self._close_of)
+        part = Part(self._folder, self._header, self._calendar)
         if resume_state is not None:
             session, header, state = resume_state
             part.day = session, Recorder.resume(self._folder / session_name(session), header, state)
@@ -40,29 +41,34 @@ class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
 class Part(StatefulSinkPartition[LedgerFrame, State | None]):
     """The session that is being recorded, if one is."""
 
-    def __init__(self, folder: Path, header: Callable[[int, int], Header], close_of: Callable[[int], int]):
-        self._folder, self._header, self._close_of = folder, header, close_of
+    def __init__(self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar):
+        self._folder, self._header, self._calendar = folder, header, calendar
         self.day: tuple[int, Recorder] | None = None
 
     def write_batch(self, values: list[LedgerFrame]) -> None:
-        """Each frame into its session's folder; one without slices says nothing."""
+        """Each frame into its session's folder; before the first slice nothing can have happened."""
         for frame in values:
-            if frame.slices.size:
+            if frame.slices.size or self.day is not None:
                 self._add(frame)
 
     def _add(self, frame: LedgerFrame) -> None:
-        first, last = int(frame.slices.session[0]), int(frame.slices.session[-1])
-        if first != last:
-            raise LedgerError(f"results: a frame of the sessions {session_name(first)} and {session_name(last)}")
-        if self.day is not None and self.day[0] == first and self.day[1].finished:
-            raise LedgerError(f"results: session {session_name(first)} is closed, and a frame of it follows")
-        if self.day is None or self.day[0] != first:
-            header = self._header(frame.slices.after, self._close_of(first))
-            self.day = first, Recorder(self._folder / session_name(first), header)
+        session = self._session_of(frame)
+        if self.day is None or self.day[0] != session:
+            header = self._header(frame.slices.after, self._calendar.close_of(session))
+            self.day = session, Recorder(self._folder / session_name(session), header)
         recorder = self.day[1]
         recorder.add(frame)
         if recorder.complete:
             recorder.finish()
+
+    def _session_of(self, frame: LedgerFrame) -> int:
+        """The session of its slices; what a command did after a close belongs to the next one."""
+        if frame.slices.size:
+            first, last = int(frame.slices.session[0]), int(frame.slices.session[-1])
+            if first != last:
+                raise LedgerError(f"results: a frame of the sessions {session_name(first)} and {session_name(last)}")
+            return first
+        return self._calendar.session_of(frame.slices.upto + 1)
 
     def snapshot(self) -> State | None:
         """The open session; a closed one needs nothing any more but must be known for what it is."""

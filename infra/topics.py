@@ -1,6 +1,7 @@
 """The topics of the platform: how many partitions, and how long they are kept.
 
-Symbols and shards have 16 partitions, one per shard, so that a partition holds whole symbols in order.
+Symbols and shards have 16 partitions, one per shard, so that a partition holds whole symbols in order. What one
+account writes has one partition: it has one writer, and every consumer sees its one order.
 What decisions are made from, or were, is kept for ever (`retention.ms=-1`): a replay needs it.
 """
 
@@ -30,12 +31,12 @@ TOPICS = (
     Topic("market.engineered", SHARDS, 3 * DAY_MS),
     Topic("predictions.tft"),  # a replay reads the recorded forecasts
     Topic("alpha.signals", SHARDS, 3 * DAY_MS),
-    Topic("signals.scored", SHARDS, 30 * DAY_MS),
-    Topic("risk.approved"),
-    Topic("risk.rejected", SHARDS, 30 * DAY_MS),
-    Topic("execution.completed"),
-    Topic("execution.blocked"),
-    Topic("exit.signals"),
+    Topic("signals.scored", 1, 30 * DAY_MS),
+    Topic("risk.approved", 1),
+    Topic("risk.rejected", 1, 30 * DAY_MS),
+    Topic("execution.completed", 1),
+    Topic("execution.blocked", 1),
+    Topic("exit.signals", 1),
     Topic("trade.decisions", SHARDS, 30 * DAY_MS),
     Topic("account.commands", 1),
     Topic("execution.reports", 1),

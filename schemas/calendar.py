@@ -82,6 +82,13 @@ class Calendar:
         """The session that an instant belongs to, days since 1970-01-01; between two sessions the coming one."""
         return int(self.sessions[np.searchsorted(self.closes, ts, side="left")])
 
+    def close_of(self, session: int) -> int:
+        """The close of a session (days since 1970-01-01), UTC ns. Raises KeyError where there is none."""
+        at = int(np.searchsorted(self.sessions, session))
+        if at == self.sessions.size or self.sessions[at] != session:
+            raise KeyError(session)
+        return int(self.closes[at])
+
     def slices(self, first: int, last: int, after: int, upto: int) -> Slices:
         """The slices `first <= index < last`, promising the range `after < ts <= upto`."""
         index = np.arange(first, last + 1)

@@ -1,0 +1,158 @@
+"""What the account did -> events for others: orders for the venue, verdicts, executions, exits, scored signals.
+
+Only rows that carry news become Python objects. Ids are functions of account, symbol, slice and leg, so a record that
+is made again after a crash is the same record.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from dataflows.account_log import Logged
+from infra.gated_sink import Record
+from infra.kafka import SCHEMA
+from risk.ledger import LedgerFrame
+from schemas import codec
+from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
+from schemas.identity import correlation_id, envelope, iso, moment_key
+from schemas.records import Execution, ExitSignal, Order, Risk, ScoredSignal
+from schemas.units import to_usd
+
+ENTRY_LEGS = (Leg.TAKE_PROFIT, Leg.STOP_LOSS)
+DIRECTIONS = {Direction.LONG: "long", Direction.SHORT: "short", Direction.FLAT: "neutral"}
+
+
+class Writer:
+    """Makes the records of one account."""
+
+    def __init__(self, account: str, timeframe: str, alphas: list[str], limits: dict[str, float]):
+        self._account, self._timeframe, self._alphas, self._limits = account, timeframe, alphas, limits
+
+    def outputs(self) -> dict[str, Callable[[LedgerFrame], Iterator[Record]]]:
+        """By topic, what is written there."""
+        return {
+            "account.orders": self.orders,
+            "risk.approved": lambda frame: self.verdicts(frame, True),
+            "risk.rejected": lambda frame: self.verdicts(frame, False),
+            "execution.completed": self.fills,
+            "execution.blocked": self.unfilled,
+            "exit.signals": self.exits,
+            "signals.scored": self.signals,
+        }
+
+    def batch(self, make: Callable[[LedgerFrame], Iterator[Record]], item: tuple[str, Logged]) -> Iterator[Any]:
+        """The records of one frame, for a gated sink."""
+        records = list(make(item[1].ledger))
+        if records:
+            yield item[0], records
+
+    def orders(self, frame: LedgerFrame) -> Iterator[Record]:
+        """One record per order that was sent, the entry's with the prices of its bracket; and per cancel."""
+        names = frame.names
+        prices = {(row.symbol, row.ts, row.leg): int(row.price) for row in frame.orders if row.leg in ENTRY_LEGS}
+        for row in frame.orders:
+            name, leg, ts = names[row.symbol].decode(), Leg(row.leg), int(row.ts)
+            one = self._id(name, ts, leg)
+            parent = None if leg == Leg.ENTRY else self._id(name, int(row.entry_ts), Leg.ENTRY)
+            price, kind = int(row.price), Kind(row.kind)
+            bracket = [
+                prices.get((row.symbol, row.ts, one_leg)) if leg == Leg.ENTRY else None for one_leg in ENTRY_LEGS
+            ]
+            event = Order(
+                **self._envelope("account.orders", one, name, ts), account=self._account, order_id=one, action="submit",
+                side=word(Side(row.side)), kind=word(kind), leg=word(leg), parent_id=parent, quantity=int(row.qty),
+                limit=price if kind == Kind.LIMIT else None, stop=price if kind == Kind.STOP else None,
+                take_profit=bracket[0], stop_loss=bracket[1], reason=word(Reason(row.reason)), slice_ts=ts,
+            )  # fmt: skip
+            yield self._record(one, ts, name, event)
+        for row in frame.updates:
+            if row.status == Status.CANCELED:
+                name, leg, ts = names[row.symbol].decode(), Leg(row.leg), int(row.ts)
+                one = self._id(name, int(row.order_ts), leg)
+                key = f"{one}|cancel"
+                event = Order(
+                    **self._envelope("account.orders", key, name, ts), account=self._account, order_id=one,
+                    action="cancel", side="", kind="", leg=word(leg), quantity=int(row.qty),
+                    reason=word(Reason(row.reason)), slice_ts=ts,
+                )  # fmt: skip
+                yield self._record(key, ts, name, event)
+
+    def verdicts(self, frame: LedgerFrame, approved: bool) -> Iterator[Record]:
+        """What the rules said of candidates."""
+        topic = "risk.approved" if approved else "risk.rejected"
+        for row in frame.verdicts[frame.verdicts["approved"] == approved]:
+            name, ts = frame.names[row.symbol].decode(), int(row.ts)
+            key = moment_key(f"verdict:{self._account}", name, ts)
+            event = Risk(
+                **self._envelope(topic, key, name, ts), approved=approved, reason=word(Reason(row.reason)),
+                risk_score=float(row.risk_score), max_position=self._limits["max_position_pct"],
+                max_notional=self._limits["max_notional_usd"], min_confidence=self._limits["min_confidence"],
+                cvar_95=float(row.cvar_95), max_loss=to_usd(int(row.max_loss)), direction=DIRECTIONS[row.direction],
+            )  # fmt: skip
+            yield self._record(key, ts, name, event)
+
+    def fills(self, frame: LedgerFrame) -> Iterator[Record]:
+        """Shares that changed hands."""
+        for row in frame.fills:
+            name, ts = frame.names[row.symbol].decode(), int(row.ts)
+            one = self._id(name, int(row.order_ts), Leg(row.leg))
+            yield self._execution(
+                "execution.completed", f"{one}|fill|{iso(ts)}", name, ts, "filled", row, int(row.price)
+            )
+
+    def unfilled(self, frame: LedgerFrame) -> Iterator[Record]:
+        """Orders that the venue refused or let expire."""
+        for row in frame.updates:
+            if row.status in (Status.REJECTED, Status.EXPIRED):
+                name, ts = frame.names[row.symbol].decode(), int(row.ts)
+                one = self._id(name, int(row.order_ts), Leg(row.leg))
+                status = word(Status(row.status))
+                key = f"{one}|{status}"
+                yield self._execution("execution.blocked", key, name, ts, status, row, 0, word(Reason(row.reason)))
+
+    def _execution(self, topic: str, key: str, name: str, ts: int, status: str, row: Any, price: int,
+                   error: str | None = None) -> Record:  # fmt: skip
+        side = word(Side(row.side)) if "side" in row.dtype.names else ""
+        event = Execution(
+            **self._envelope(topic, key, name, ts), status=status, filled_qty=int(row.qty) if price else 0,
+            avg_price=to_usd(price), paper_trade=True, dry_run=True, side=side, error_message=error,
+        )  # fmt: skip
+        return self._record(key, ts, name, event)
+
+    def exits(self, frame: LedgerFrame) -> Iterator[Record]:
+        """Round trips that ended."""
+        for row in frame.trades:
+            name, ts = frame.names[row.symbol].decode(), int(row.exit_ts)
+            key = f"exit|{self._id(name, int(row.order_ts), Leg.ENTRY)}"
+            event = ExitSignal(**self._envelope("exit.signals", key, name, ts), reason=word(Reason(row.reason)),
+                               qty=int(row.qty), pnl_pct=float(row.pnl) / float(row.cost))  # fmt: skip
+            yield self._record(key, ts, name, event)
+
+    def signals(self, frame: LedgerFrame) -> Iterator[Record]:
+        """Signals that passed the publish gate, wherever they ended later."""
+        s = frame.signals
+        for k in range(s.ts.size):
+            name, ts = frame.names[s.symbol[k]].decode(), int(s.ts[k])
+            key = moment_key("signal", name, ts)
+            event = ScoredSignal(
+                **self._envelope("signals.scored", key, name, ts), ensemble_direction=DIRECTIONS[s.direction[k]],
+                ensemble_confidence=float(s.confidence[k]), signal_score=float(s.score[k]),
+                active_alphas=self._active(int(s.views[k])), regime=word(Regime(s.regime[k])),
+                reason=word(Reason(s.reason[k])),
+            )  # fmt: skip
+            yield self._record(key, ts, name, event)
+
+    def _active(self, views: int) -> list[str]:
+        """The alphas that have a view: one base-3 digit each."""
+        return [name for k, name in enumerate(self._alphas) if views // 3**k % 3 != 1]
+
+    def _id(self, name: str, ts: int, leg: Leg) -> str:
+        stamp = iso(ts).replace("-", "").replace(":", "")
+        return f"{self._account}|{name}|{stamp}|{word(leg)}"
+
+    def _envelope(self, topic: str, key: str, name: str, ts: int) -> dict[str, Any]:
+        return envelope(topic, key, name, ts, "account", correlation_id(name, ts, self._timeframe))
+
+    def _record(self, key: str, ts: int, name: str, event: msgspec.Struct) -> Record:
+        return Record(key, ts, name.encode(), codec.encode(event), ((SCHEMA, codec.mark(type(event))),))
