@@ -23,14 +23,17 @@ from operators.filters import Params as Filters
 from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
 from schemas.calendar import timeframe_name
+from schemas.errors import UserError
 from schemas.frames import RawFrame
 from schemas.units import to_usd
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
 
+    from infra.log_bars import LogBars
     from infra.result_sink import ResultSink
 
+SCHEME = "kafka://"  # before the topic of a log of slices
 NOT_BUILT = (
     "forecast", "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
 )  # fmt: skip
@@ -41,7 +44,7 @@ Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, tra
 class Plan:
     """A backtest that can be run: bars opened, settings checked, the output folder free."""
 
-    bars: Bars
+    bars: "Bars | LogBars"
     settings: Settings
     out: Path
     header: Header
@@ -62,14 +65,29 @@ def plan(
     Raises UserError.
     """
     out = check_out(out)
+    if spec.startswith(SCHEME):
+        return _of_log(spec, settings, out, symbols, start, stop, files)
     bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
                      frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
     return Plan(bars, settings, out, _header(bars, settings, spec))
 
 
-def _header(bars: Bars, settings: Settings, spec: str) -> Header:
+def _of_log(
+    spec: str, settings: Settings, out: Path, symbols: Sequence[str], start: int | None, stop: int | None, files: Files
+) -> Plan:
+    """A range of the log of slices: what stands in it was chosen when it was written."""
+    if symbols or files != NO_FILES:
+        raise UserError(f"{spec}: the log has its own symbols and its own reference data; leave those options out")
+    from infra.kafka import cluster
+    from infra.log_bars import LogBars
+
+    bars = LogBars(cluster(), spec.removeprefix(SCHEME), start, stop)
+    return Plan(bars, settings, out, _header(bars, settings, spec))
+
+
+def _header(bars: "Bars | LogBars", settings: Settings, spec: str) -> Header:
     off = [*NOT_BUILT, *_off(bars, settings.filters)]
-    source = bars.label if bars.synthetic else str(Path(spec).expanduser().resolve())
+    source = bars.label if bars.synthetic or spec.startswith(SCHEME) else str(Path(spec).expanduser().resolve())
     described = {
         "source": source,
         "label": bars.label, "fingerprint": bars.fingerprint, "rows": bars.rows, "symbols": bars.universe.names,
@@ -79,7 +97,7 @@ def _header(bars: Bars, settings: Settings, spec: str) -> Header:
                   timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off)  # fmt: skip
 
 
-def _off(bars: Bars, filters: Filters) -> list[str]:
+def _off(bars: "Bars | LogBars", filters: Filters) -> list[str]:
     """What this run does without: switched off, or without a source where that is no refusal."""
     lenient, files = filters.missing_data == "off", bars.files
     missing = {

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dataflows import account_log, intake, pipeline
+from dataflows import account_log, pipeline
 from dataflows.account_events import Writer
 from dataflows.ingest import SETTINGS, grid
+from infra import intake
 from infra.abreast import AbreastSource
 from infra.day_results import DayResults
 from infra.dead_letters import TOPIC as LETTERS

@@ -6,8 +6,10 @@ without bars, so that nobody waits. How far the hole reaches tells the record's 
 
 from typing import NamedTuple
 
+import numpy as np
+
 from infra.dead_letters import Letter, letter
-from infra.kafka import stated_time
+from infra.kafka import SCHEMA, stated_time
 from infra.ranges import Messages
 from operators.slice_columns import FLAWS, Columns, decode
 from schemas import codec
@@ -41,8 +43,9 @@ def start(upto: int = UNBEGUN) -> State:
 def step(calendar: Calendar, state: State, messages: Messages) -> tuple[State, Answer]:
     """Records of one partition, in order of their offsets."""
     desk = _Desk(calendar, state, messages)
-    for at in range(len(messages.offsets)):
-        desk.take(at)
+    if not desk.take_all():
+        for at in range(len(messages.offsets)):
+            desk.take(at)
     desk.close(len(messages.offsets))
     return State(1, desk.upto, state.holes + len(desk.letters)), Answer(tuple(desk.frames), tuple(desk.letters))
 
@@ -53,11 +56,33 @@ class _Desk:
     def __init__(self, calendar: Calendar, state: State, messages: Messages):
         self.calendar, self.messages = calendar, messages
         self.after = self.upto = state.upto
-        self.columns: Columns = decode([value or b"" for value in messages.values])
+        self.values = [_current(messages, at) for at in range(len(messages.offsets))]
+        self.columns: Columns = decode(self.values)
         self.frames: list[RawFrame] = []
         self.letters: list[Letter] = []
         self.first = 0  # record with which the frame in the making begins
         self.listed: list[Listing] = []
+
+    def take_all(self) -> bool:
+        """All records at once, if they are good ones that follow each other; otherwise nothing."""
+        c = self.columns
+        if not c.ts.size or c.flaw.any() or (c.shard != self.messages.partition).any():
+            return False
+        begin = int(c.after[0]) if self.upto == UNBEGUN else self.upto
+        if c.after[0] != begin or (c.after[1:] != c.upto[:-1]).any() or (c.timeframe != self.calendar.timeframe).any():
+            return False
+        first, last = self.calendar.index_after(begin), self.calendar.index_after(int(c.upto[-1]))
+        slices = self.calendar.slices(first, last, begin, int(c.upto[-1]))
+        if slices.size != c.ts.size or (slices.ts != c.ts).any():
+            return False
+        lists = c.lists.nonzero()[0].tolist()
+        self.after = self.upto = begin
+        for last_of in [*(np.flatnonzero(np.diff(slices.session)) + 1).tolist(), slices.size]:
+            for at in (at for at in lists if self.first <= at < last_of):
+                self._list(at)
+            self.upto = int(c.upto[last_of - 1])
+            self.close(last_of)
+        return True
 
     def take(self, at: int) -> None:
         """One record."""
@@ -77,8 +102,11 @@ class _Desk:
             self.close(at)
         self.upto = upto
         if self.columns.lists[at]:
-            event = codec.decode(SliceBars, self.messages.values[at])
-            self.listed += [Listing(one.symbol, one.slot, one.name) for one in event.listed]
+            self._list(at)
+
+    def _list(self, at: int) -> None:
+        event = codec.decode(SliceBars, self.values[at])
+        self.listed += [Listing(one.symbol, one.slot, one.name) for one in event.listed]
 
     def _objection(self, at: int) -> tuple[str, str]:
         """Why a record is of no use; two empty texts if it is."""
@@ -123,3 +151,15 @@ class _Desk:
             )
         )  # fmt: skip
         self.first, self.after, self.listed = last, self.upto, []
+
+
+def _current(messages: Messages, at: int) -> bytes:
+    """A record by the current schema; one that cannot be had so is empty, which has a flaw."""
+    value = messages.values[at] or b""
+    schema = dict(messages.headers[at]).get(SCHEMA) if messages.headers else None
+    if schema is None or schema == codec.mark(SliceBars):
+        return value
+    try:
+        return codec.encode(codec.decode(SliceBars, value, schema))
+    except codec.UndecodableError:
+        return b""

@@ -1,0 +1,171 @@
+"""A range of `market.slices` as bars for a backtest: the log again, offset by offset, through the live flow's intake.
+
+    utp backtest kafka://market.slices --from 2026-03-02T14:30Z --to 2026-03-06T21:00Z
+
+A chunk is a session; its frames are made of the very records that the live flow read, holes included.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from datetime import date
+
+import numpy as np
+
+from infra import intake
+from infra.kafka import Cluster, bounds, offsets_at, records
+from infra.ranges import Part
+from infra.reference import Files
+from operators.slice_columns import decode
+from schemas import codec
+from schemas.calendar import FIRST, LAST, Calendar
+from schemas.errors import UserError
+from schemas.frames import SHARDS, Listing, RawFrame
+from schemas.identity import iso
+from schemas.records import SliceBars
+from schemas.universe import Universe
+
+SCHEME = "kafka://"
+BATCH = 10_000  # records
+
+
+class LogBars:
+    """The slices of a range of the log; what `infra.bars.Bars` is for files.
+
+    `start`, `stop`: UTC ns, inclusive, of slices' ends; None: where the log begins, and where it ends.
+    """
+
+    synthetic = False
+    market = None
+
+    def __init__(self, where: Cluster, topic: str, start: int | None = None, stop: int | None = None):
+        self._where, self._topic = where, topic
+        self.label, self.files = f"{SCHEME}{topic}", Files()
+        held = bounds(where, topic)
+        if any(low >= high for low, high in held.values()) or len(held) != SHARDS:
+            raise UserError(f"{self.label}: holds no slices yet")
+        self._starts = (
+            offsets_at(where, topic, start) if start is not None else {n: low for n, (low, _) in held.items()}
+        )
+        self._stops = (
+            offsets_at(where, topic, stop + 1) if stop is not None else {n: high for n, (_, high) in held.items()}
+        )
+        if any(self._starts[n] >= self._stops[n] for n in held):
+            raise UserError(
+                f"{self.label}: no slices in the range; it begins after {iso(self._record(0, held[0][0]).after)}"
+            )
+        begins = {(one := self._record(n, offset)).after: one.timeframe for n, offset in self._starts.items()}
+        if len(begins) > 1:
+            last = iso(max(begins))
+            raise UserError(f"{self.label}: its partitions begin at different slices, the last after {last}; "
+                            "give a later --from")  # fmt: skip
+        ((self.after, self.timeframe),) = begins.items()
+        self.calendar = Calendar(self.timeframe, date(FIRST.year + 1, 1, 1), date(LAST.year - 1, 12, 31))
+        self._survey()
+        self._begin, self._end = self.calendar.index_after(self.after), self.calendar.index_after(self.upto)
+        closes = self.calendar.closes[(self.calendar.closes > self.after) & (self.calendar.closes < self.upto)]
+        self._edges = [self.after, *closes.tolist(), self.upto]
+        self.chunks = len(self._edges) - 1
+        self.first_ts, self.last_ts = self.calendar.ts_at(self._begin), self.upto
+        span = sorted((n, self._starts[n], self._stops[n]) for n in held)
+        told = repr((where.topic(topic), self.after, self.upto, span))
+        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def _record(self, number: int, offset: int) -> SliceBars:
+        message = next(iter(records(self._where, self._topic, number, offset, offset + 1)))
+        return codec.decode(SliceBars, message.value())
+
+    def _survey(self) -> None:
+        """Count the bars, find the names and the last slice that all partitions have."""
+        self.rows, self.has_quotes, names, last = 0, False, set(), []
+        self.listed: dict[int, dict[str, Listing]] = {}  # by shard: symbols of the first session, before the range
+        opening = self.calendar.session_of(self.after + 1)
+        origin = offsets_at(
+            self._where, self._topic, int(self.calendar.opens[self.calendar.sessions.searchsorted(opening)])
+        )
+        for number in range(SHARDS):
+            upto, listed = self.after, self.listed.setdefault(number, {})
+            for offsets, values in self._batches(
+                number, min(origin[number], self._starts[number]), self._stops[number]
+            ):
+                columns = decode(values)
+                own = int(np.searchsorted(offsets, self._starts[number]))
+                self.rows += int(columns.starts[-1] - columns.starts[own])
+                self.has_quotes |= columns.bid.size > 0
+                upto = max(upto, int(columns.upto[columns.flaw == 0].max(initial=upto)))
+                for at in columns.lists.nonzero()[0].tolist():
+                    found = codec.decode(SliceBars, values[at]).listed
+                    names |= {entry.name for entry in found}
+                    if at < own:
+                        listed |= {entry.name: Listing(entry.symbol, entry.slot, entry.name) for entry in found}
+            last.append(upto)
+        self.upto, self.universe = min(last), Universe(sorted(names))
+
+    def _batches(self, number: int, first: int, stop: int) -> Iterator[tuple[list[int], list[bytes]]]:
+        part = Part(self._where, self._topic, number, first, stop, BATCH, headers=False)
+        try:
+            while True:
+                try:
+                    batch = part.next_batch()
+                except StopIteration:
+                    return
+                for messages in batch:
+                    yield messages.offsets, [value or b"" for value in messages.values]
+        finally:
+            part.close()
+
+    @property
+    def slices(self) -> int:
+        """How many slices of the calendar are covered."""
+        return self._end - self._begin
+
+    def frames(self, shards: Iterable[int] = range(SHARDS), first: int = 0) -> Iterator[list[RawFrame]]:
+        """From session `first` on, the frames of these shards in ascending order, empty ones too."""
+        readers = [Sessions(self, shard, self._edges[first]) for shard in sorted(set(shards))]
+        try:
+            for chunk in range(first, self.chunks):
+                yield [reader.upto(self._edges[chunk + 1]) for reader in readers]
+        finally:
+            for reader in readers:
+                reader.close()
+
+
+class Sessions:
+    """One partition of a range, session by session."""
+
+    def __init__(self, bars: LogBars, shard: int, after: int):
+        where, topic, self._calendar = bars._where, bars._topic, bars.calendar
+        begin = bars._starts[shard] if after == bars.after else offsets_at(where, topic, after + 1)[shard]
+        self._part = Part(where, topic, shard, begin, bars._stops[shard], BATCH, headers=True)
+        self._state, self._frames = intake.start(after), list[RawFrame]()
+        self._listed = tuple(bars.listed[shard].values()) if after == bars.after else ()
+
+    def upto(self, ts: int) -> RawFrame:
+        """The frame that ends with a slice."""
+        while not self._frames or self._frames[-1].slices.upto < ts:
+            for messages in self._part.next_batch():
+                self._state, answer = intake.step(self._calendar, self._state, messages)
+                self._frames += answer.frames
+        own = [frame for frame in self._frames if frame.slices.upto <= ts]
+        self._frames = self._frames[len(own) :]
+        if not own or own[-1].slices.upto != ts:
+            raise UserError(f"partition {own[0].shard if own else '?'}: no record ends with the slice at {iso(ts)}")
+        listed, self._listed = self._listed, ()
+        return own[0] if len(own) == 1 and not listed else self._joined(own, listed)
+
+    def _joined(self, frames: list[RawFrame], listed: tuple[Listing, ...]) -> RawFrame:
+        after, upto = frames[0].slices.after, frames[-1].slices.upto
+        first, last = self._calendar.index_after(after), self._calendar.index_after(upto)
+        quoted = any(frame.bid.size for frame in frames)
+        columns = {name: np.concatenate([getattr(frame, name) for frame in frames])
+                   for name in ("ts", "symbol", "slot", "open", "high", "low", "close", "volume")}  # fmt: skip
+        for name in ("bid", "ask"):
+            columns[name] = np.concatenate(
+                [getattr(frame, name) if frame.bid.size else np.full(frame.ts.size, np.nan) for frame in frames]
+            ) if quoted else np.zeros(0)  # fmt: skip
+        listed += tuple(entry for frame in frames for entry in frame.listed)
+        slices = self._calendar.slices(first, last, after, upto)
+        return RawFrame(shard=frames[0].shard, slices=slices, listed=listed, **columns)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._part.close()
