@@ -132,7 +132,7 @@ def test_each_flaw_has_its_name(value, flaw):
 def test_blocks_with_their_size_are_stepped_over():
     """Other writers may give an array's block a negative count and its size in bytes."""
     value = event(listed=[Listed(symbol=1, slot=2, name="AB")])
-    head = codec.encode(SliceBars(**{**{name: b"" for name in ("symbol", "slot", "bar_ts", *FLOATS[:5])}, "shard": 3,
+    head = codec.encode(SliceBars(**{**dict.fromkeys(("symbol", "slot", "bar_ts", *FLOATS[:5]), b""), "shard": 3,
                                      "timeframe": 1, "ts": 20, "after": 10, "upto": 20}))[:5]  # fmt: skip
     block = value[len(head) :]
     assert block[0] == 2  # one item

@@ -16,17 +16,33 @@ from schemas.identity import bar_key, correlation_id, envelope, event_id, iso, n
 from schemas.records import BY_TOPIC, NAMES, Command, CommandKind, LogEntry, LogKind, MarketRaw, SliceBars, all_records
 
 # The contracts' own field lists, in their order: what others rely on.
+ENVELOPE = "event_id correlation_id idempotency_key symbol ts schema_version source "
 CONTRACT = {
-    "awet.MarketRaw": "event_id correlation_id idempotency_key symbol ts schema_version source open high low close price volume vwap trades",
-    "awet.MarketEngineered": "event_id correlation_id idempotency_key symbol ts schema_version source price volume returns_1 returns_5 returns_15 volatility_5 volatility_15 sma_5 sma_20 ema_5 ema_20 rsi_14 volume_zscore minute_of_day day_of_week",
-    "awet.Prediction": "event_id correlation_id idempotency_key symbol ts schema_version source prediction confidence horizon_minutes model_version horizon_30_q10 horizon_30_q50 horizon_30_q90 horizon_45_q10 horizon_45_q50 horizon_45_q90 horizon_60_q10 horizon_60_q50 horizon_60_q90 direction",
-    "awet.TradeDecision": "event_id correlation_id idempotency_key symbol ts schema_version source decision confidence reason price prediction horizon_30_q10 horizon_30_q50 horizon_30_q90 direction created_at",
-    "awet.Risk": "event_id correlation_id idempotency_key symbol ts schema_version source approved reason risk_score max_position max_notional min_confidence cvar_95 max_loss direction",
-    "awet.Execution": "event_id correlation_id idempotency_key symbol ts schema_version source status filled_qty avg_price paper_trade dry_run side alpaca_order_id alpaca_status error_message",
-    "awet.reddit.RedditRawEvent": "event_id correlation_id idempotency_key symbol ts schema_version source post_id subreddit author title body score num_comments created_utc is_submission permalink extracted_tickers",
-    "com.awet.audit.AuditEvent": "event_id correlation_id idempotency_key symbol ts schema_version source stage outcome detail",
-    "com.awet.dlq.DlqGeneric": "event_id correlation_id idempotency_key symbol ts schema_version source original_topic original_key original_value error_message error_class retry_count max_retries first_failed_at last_failed_at",
-}  # fmt: skip  # noqa: E501
+    "awet.MarketRaw": ENVELOPE +
+    "open high low close price volume vwap trades ",
+    "awet.MarketEngineered": ENVELOPE +
+    "price volume returns_1 returns_5 returns_15 volatility_5 volatility_15 sma_5 sma_20 ema_5 ema_20 "
+    "rsi_14 volume_zscore minute_of_day day_of_week ",
+    "awet.Prediction": ENVELOPE +
+    "prediction confidence horizon_minutes model_version horizon_30_q10 horizon_30_q50 horizon_30_q90 "
+    "horizon_45_q10 horizon_45_q50 horizon_45_q90 horizon_60_q10 horizon_60_q50 horizon_60_q90 "
+    "direction ",
+    "awet.TradeDecision": ENVELOPE +
+    "decision confidence reason price prediction horizon_30_q10 horizon_30_q50 horizon_30_q90 "
+    "direction created_at ",
+    "awet.Risk": ENVELOPE +
+    "approved reason risk_score max_position max_notional min_confidence cvar_95 max_loss direction ",
+    "awet.Execution": ENVELOPE +
+    "status filled_qty avg_price paper_trade dry_run side alpaca_order_id alpaca_status error_message ",
+    "awet.reddit.RedditRawEvent": ENVELOPE +
+    "post_id subreddit author title body score num_comments created_utc is_submission permalink "
+    "extracted_tickers ",
+    "com.awet.audit.AuditEvent": ENVELOPE +
+    "stage outcome detail ",
+    "com.awet.dlq.DlqGeneric": ENVELOPE +
+    "original_topic original_key original_value error_message error_class retry_count max_retries "
+    "first_failed_at last_failed_at ",
+}  # fmt: skip
 KINDS = list(all_records().values())
 EVERY = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
