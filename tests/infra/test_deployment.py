@@ -198,7 +198,9 @@ def test_two_pods_run_as_one_flow_and_resume_after_a_kill(kafka, tmp_path):
     hosts = tmp_path / "hostfile.txt"
     hosts.write_text("".join(f"127.0.0.1:{free_port()}\n" for _ in range(2)))
     for ordinal in (0, 1, 0):  # the init container; the second time there is nothing to do
-        assert start(kafka, tmp_path, ordinal, each, hosts, "1").wait(30) == 0
+        done = start(kafka, tmp_path, ordinal, each, hosts, "1")
+        _, errors = done.communicate(timeout=30)
+        assert done.returncode == 0, errors
     assert sorted(path.name for path in tmp_path.rglob("part-*")) == ["part-0.sqlite3", "part-1.sqlite3"]
     pods = [start(kafka, tmp_path, ordinal, each, hosts) for ordinal in (0, 1)]
     while sum(high for _, high in bounds(kafka, "out").values()) < 2_000 and pods[0].poll() is None:
