@@ -36,8 +36,9 @@ def put(where, topic, batch, number=0):
     sink.close()
 
 
-def read(where, topic, number, stop):
-    (item,) = drain(RangeSource(where, {(topic, number): (0, stop)}).build_part("s", f"{topic}:{number:03}", None))
+def read(where, topic, number, stop, headers=True):
+    source = RangeSource(where, {(topic, number): (0, stop)}, headers=headers)
+    (item,) = drain(source.build_part("s", f"{topic}:{number:03}", None))
     return item
 
 
@@ -54,14 +55,15 @@ def same(one, other):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
 
 
-def test_slices_come_back_as_one_frame(log):
+@pytest.mark.parametrize("headers", [True, False])
+def test_slices_come_back_as_one_frame(log, headers):
     listed = (Listing(10, 0, "AA"), Listing(11, 1, "BB"))
     action = Actions(
         *(np.array([1], kind) for kind in (np.int32, np.int32)), np.array([2]), np.array([1]), np.array([0])
     )
     frames = [frame(0, listed=listed), frame(1, rows=0), frame(2)]
     put(log, "market.slices", [record(frames[0], 1), record(frames[1], 1), record(frames[2], 1, action)], 3)
-    found = Read(read(log, "market.slices", 3, 3), CALENDAR)
+    found = Read(read(log, "market.slices", 3, 3, headers), CALENDAR)
     assert found.letters == []
     (whole,) = found.frames
     assert (whole.shard, whole.listed, whole.slices.size) == (3, listed, 3)
