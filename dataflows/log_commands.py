@@ -17,12 +17,15 @@ def broker(
     port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 9092,
 ) -> None:
     """Run the embedded Kafka-protocol server until Ctrl-C: for tests and for trying things out, one node."""
+    import signal
+
     from infra.embedded import Broker
 
-    server = Broker(data, port)
-    server.start()
-    typer.echo(f"broker at {server.servers}, data in {data}; Ctrl-C stops it")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server must not outlive us
+    server = Broker(data.absolute(), port)
     try:
+        server.start()
+        typer.echo(f"broker at {server.servers}, data in {data}; Ctrl-C stops it")
         server.wait()
     finally:
         server.stop()
