@@ -1,4 +1,4 @@
-"""`utp`: backtest, features, metrics, why, bench.
+"""`utp`: backtest, features, metrics, why, bench, and the log: broker, topics, dlq.
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dataflows import log_commands
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command(short_help="A Kafka-protocol server for trying things out.")(log_commands.broker)
+app.add_typer(log_commands.topics, name="topics")
+app.add_typer(log_commands.dlq, name="dlq")
 
 _BARS = Annotated[str, typer.Argument(metavar="BARS", help="Bar files, a folder of them, or synthetic:...")]
 _FILE = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="A TOML file; see settings.toml.")]

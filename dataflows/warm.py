@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dataflows import backtest, features
 from infra.settings import load
+from operators import slice_columns
 
 SPECS = ("synthetic:symbols=3,days=2,seed=1", "synthetic:symbols=3,days=3,seed=1,timeframe=1d")
 
@@ -15,6 +16,7 @@ def warm() -> None:
         for number, spec in enumerate(SPECS):
             settings = load(None, environ={})
             backtest.run(backtest.plan(spec, settings, Path(folder) / f"run{number}"), loop=True)
+        slice_columns.decode([])
         features.run(SPECS[0], load(None, environ={}), Path(folder) / "features.parquet")
 
 

@@ -57,6 +57,13 @@ class Broker:
                     self.stop()
                     raise
 
+    def wait(self) -> None:
+        """Until it ends by itself; a UserError then, for nobody asked it to."""
+        if self.process is not None and self.process.wait():
+            raise UserError(
+                f"the broker ended with code {self.process.returncode}; {self.folder / 'broker.log'} says why"
+            )
+
     def stop(self) -> None:
         """End it as an operator would."""
         self._end(signal.SIGTERM)

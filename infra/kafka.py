@@ -145,6 +145,12 @@ def wait_for(where: Cluster, seconds: float = PATIENCE) -> None:
                 ) from error
 
 
+def topic_names(where: Cluster) -> set[str]:
+    """What the cluster holds, prefixes and all."""
+    wait_for(where)
+    return set(admin(where).list_topics(timeout=30.0).topics)
+
+
 def partitions(where: Cluster, topic: str) -> list[int]:
     """A topic's partitions; a UserError where there is no such topic."""
     listed = admin(where).list_topics(timeout=30.0).topics.get(where.topic(topic))  # naming it might create it

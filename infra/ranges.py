@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from infra.kafka import Cluster, Headers, bounds, consumer, lost, partitions, passing, wait_for
+from infra.kafka import SCHEMA, Cluster, Headers, bounds, consumer, lost, partitions, passing, wait_for
 from schemas.errors import UserError
 
 BATCH = 1_000  # records in an item, at most
@@ -29,6 +29,7 @@ class Messages(NamedTuple):
     values: list[bytes | None]
     headers: list[Headers]  # empty where the source was told to leave them
     written: list[int]  # when the record was appended, UTC ms: of the broker's clock, for latencies only
+    schema: bytes | None = None  # the fingerprint that all of them have, where the headers were left
 
     def cut(self, count: int) -> tuple["Messages", "Messages"]:
         """The first so many records, and the rest."""
@@ -179,6 +180,7 @@ class Part(StatefulSourcePartition[Messages, int]):
         self._note()
         if not messages:
             return []
+        schema = None if self._headers else _schema(messages)
         return [
             Messages(
                 self._topic,
@@ -186,8 +188,9 @@ class Part(StatefulSourcePartition[Messages, int]):
                 [message.offset() for message in messages],
                 [message.key() for message in messages],
                 [message.value() for message in messages],
-                [message.headers() or () for message in messages] if self._headers else [],
+                [message.headers() or () for message in messages] if schema is None else [],
                 [message.timestamp()[1] for message in messages],
+                schema,
             )
         ]
 
@@ -229,3 +232,13 @@ class Part(StatefulSourcePartition[Messages, int]):
         with _LOCK:
             _READING.pop((self._topic, self._number), None)
         self._client.close()
+
+
+def _schema(messages: list[Any]) -> bytes | None:
+    """The fingerprint of the first and the last record, if it is one: headers cost more than all the rest.
+
+    A partition has one writer, whose schema changes when it is deployed. If that happened twice within a batch, the
+    records in between do not fit this schema, for a change adds bytes: they become dead letters.
+    """
+    first, last = (dict(message.headers() or ()).get(SCHEMA) for message in (messages[0], messages[-1]))
+    return first if first == last else None

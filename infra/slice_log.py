@@ -66,12 +66,11 @@ class Read:
         self.actions: list[Actions] = []  # of each frame
         self.letters: list[Letter] = []
         current = codec.mark(SliceBars)
-        values = []
-        for at, value in enumerate(messages.values):
-            schema = _schema(messages, at)
-            if schema is not None and schema != current:
-                value = self._upgraded(messages, at, schema)
-            values.append(value or b"")
+        values = [value or b"" for value in messages.values]
+        if messages.headers or messages.schema != current:
+            for at in range(len(values)):
+                if (schema := _schema(messages, at)) != current:
+                    values[at] = self._upgraded(messages, at, schema)
         columns = decode_columns(values)
         for at in np.flatnonzero(columns.flaw).tolist():
             if not any(one.offset == messages.offsets[at] for one in self.letters):
@@ -121,10 +120,10 @@ class Read:
         self.actions.append(_actions(found))
 
 
-def _schema(messages: Messages, at: int) -> bytes | None:
-    """The header's fingerprint; without headers the current schema is taken for granted."""
+def _schema(messages: Messages, at: int) -> bytes:
+    """The header's fingerprint, by record or of the whole batch; nothing where there is none."""
     if not messages.headers:
-        return None
+        return messages.schema or b""
     for name, value in messages.headers[at]:
         if name == SCHEMA:
             return value

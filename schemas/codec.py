@@ -22,7 +22,7 @@ def parsed(kind: type) -> Any:
     """The current schema, as fastavro wants it."""
     import fastavro
 
-    return fastavro.parse_schema(schema_of(kind), named_schemas={})
+    return fastavro.parse_schema(_plain(schema_of(kind)), named_schemas={})
 
 
 @cache
@@ -38,8 +38,22 @@ def written_by(kind: type) -> dict[bytes, Any]:
 
     known = {mark(kind): parsed(kind)}
     for old in versions(NAMES[kind].file):
-        known.setdefault(fingerprint(old).encode(), fastavro.parse_schema(old, named_schemas={}))
+        known.setdefault(fingerprint(old).encode(), fastavro.parse_schema(_plain(old), named_schemas={}))
     return known
+
+
+def _plain(schema: Any) -> Any:
+    """Without logical types, which fastavro would turn into its own classes: times are numbers here."""
+    if isinstance(schema, list):
+        return [_plain(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "logicalType" in schema:
+        return schema["type"]
+    return {
+        name: _plain(value) if name in ("fields", "type", "items", "values") else value
+        for name, value in schema.items()
+    }
 
 
 def encode(event: msgspec.Struct) -> bytes:

@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
+from infra.embedded import free_port
 from infra.kafka import Cluster, bounds, cluster, offsets_at, wait_for
 from infra.topics import BY_NAME, TOPICS, Topic, create_topics
 from schemas.errors import UserError
@@ -72,3 +76,17 @@ def test_offsets_by_event_time(kafka):
     for ts in (0, 10, 11, 20, 21, 29, 30, 44, 45, 46):
         first = sum(time < ts for time in times)
         assert offsets_at(kafka, "a", ts) == {0: first, 1: sum(time < ts for time in (25, 26)), 2: 0}
+
+
+def test_the_embedded_broker_ends_with_its_command(tmp_path):
+    port = free_port()
+    script = "from dataflows.cli import main; main()"
+    command = [sys.executable, "-c", script, "broker", "--data", str(tmp_path / "data"), "--port", str(port)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == f"broker at 127.0.0.1:{port}, data in {tmp_path / 'data'}; Ctrl-C stops it\n"
+    wait_for(Cluster(f"127.0.0.1:{port}"), 5.0)
+    run.terminate()
+    run.communicate(timeout=30)
+    assert run.returncode == 130
+    with pytest.raises(UserError, match="does not answer"):
+        wait_for(Cluster(f"127.0.0.1:{port}"), 0.2)

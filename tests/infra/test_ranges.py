@@ -46,9 +46,19 @@ def test_an_item_says_where_each_record_stands(log):
     assert isinstance(item, Messages)
 
 
-def test_headers_can_be_left_where_they_are(log):
-    (item,) = drain(RangeSource(log, {("a", 1): (1, 3)}, headers=False).build_part("step", "a:001", None))
-    assert item.headers == []
+def test_headers_can_be_left_where_they_are_while_the_schema_stays(kafka):
+    create_topics(kafka, [Topic("a", 1)])
+    for schema in (b"1", b"1", b"2", b"2"):
+        fill(kafka, "a", 0, [b"v"], headers=[("schema", schema)])
+
+    def item(first, last):
+        source = RangeSource(kafka, {("a", 0): (first, last)}, headers=False)
+        (found,) = drain(source.build_part("step", "a:000", None))
+        return found
+
+    assert (item(0, 2).headers, item(0, 2).schema) == ([], b"1")
+    assert (item(2, 4).headers, item(2, 4).schema) == ([], b"2")
+    assert [dict(one)["schema"] for one in item(0, 4).headers] == [b"1", b"1", b"2", b"2"]
 
 
 def test_a_tail_begins_with_the_oldest_record_and_waits_for_more(log):

@@ -1,0 +1,21 @@
+from prometheus_client import CollectorRegistry, generate_latest
+
+from infra.lag import LagCollector
+from infra.ranges import TailSource
+from infra.topics import Topic, create_topics
+from tests.infra.logkit import fill
+
+
+def test_lag_is_what_was_not_read_yet(kafka):
+    create_topics(kafka, [Topic("a", 2)])
+    fill(kafka, "a", 1, [b"x"] * 10)
+    part = TailSource(kafka, "a", batch=4).build_part("step", "a:001", None)
+    while not part.next_batch():
+        pass
+    registry = CollectorRegistry()
+    registry.register(LagCollector("live"))
+    text = generate_latest(registry).decode()
+    assert 'kafka_consumer_lag{consumer_group="live",partition="1",topic="a"} 6.0' in text
+    assert 'kafka_consumer_lag_total{consumer_group="live"} 6.0' in text
+    part.close()
+    assert 'topic="a"' not in generate_latest(registry).decode()

@@ -1,0 +1,149 @@
+"""The compiled walk over slice records agrees with the reference decoder, and survives any bytes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators import slice_columns
+from operators.slice_columns import FLAWS, OVER, RANGE, SHORT, SYMBOL, UNEVEN, decode
+from schemas import codec
+from schemas.records import Action, Listed, SliceBars
+from tests.plain import kernels, plain
+
+FLOATS = ("open", "high", "low", "close", "volume", "bid", "ask")
+numbers = st.integers(0, 2**24 - 1)
+times = st.integers(-(2**62), 2**62)
+
+
+@st.composite
+def slices(draw):
+    rows = draw(st.integers(0, 5))
+
+    def column(kind, elements):
+        return np.array(draw(st.lists(elements, min_size=rows, max_size=rows)), kind).tobytes()
+
+    after, ts, upto = sorted(draw(st.lists(times, min_size=3, max_size=3, unique=True)))
+    prices = {name: column("<f8", st.floats()) for name in FLOATS[:5]}
+    if draw(st.booleans()):
+        prices |= {name: column("<f8", st.floats()) for name in FLOATS[5:]}
+    text = st.text(max_size=6)
+    return SliceBars(
+        shard=draw(st.integers(0, 15)), timeframe=draw(st.integers(1, 1440)), ts=ts, after=after,
+        upto=draw(st.sampled_from([ts, upto])),
+        listed=draw(st.lists(st.builds(Listed, symbol=numbers, slot=numbers, name=text), max_size=2)),
+        symbol=column("<i4", numbers), slot=column("<i4", numbers), bar_ts=column("<i8", times), **prices,
+        actions=draw(st.lists(st.builds(Action, symbol=numbers, new=times, old=times, dividend=times), max_size=2)),
+    )  # fmt: skip
+
+
+def reference(event):
+    """What the slow decoder says of a record, as plain values."""
+    bars = {name: np.frombuffer(getattr(event, name), "<f8") for name in FLOATS}
+    return (
+        (event.shard, event.timeframe, event.ts, event.after, event.upto, bool(event.listed or event.actions)),
+        np.frombuffer(event.symbol, "<i4").tobytes(), np.frombuffer(event.slot, "<i4").tobytes(), event.bar_ts, bars,
+    )  # fmt: skip
+
+
+def agrees(columns, events):
+    quoted = any(event.bid for event in events)
+    for i, event in enumerate(events):
+        head, symbol, slot, bar_ts, bars = reference(event)
+        rows = slice(columns.starts[i], columns.starts[i + 1])
+        assert FLAWS[columns.flaw[i]] == ""
+        assert (columns.shard[i], columns.timeframe[i], columns.ts[i], columns.after[i], columns.upto[i],
+                columns.lists[i]) == head  # fmt: skip
+        assert columns.symbol[rows].tobytes() == symbol
+        assert columns.slot[rows].tobytes() == slot
+        assert columns.bar_ts[rows].tobytes() == bar_ts
+        for name in FLOATS:
+            found = getattr(columns, name)[rows]
+            if name in ("bid", "ask") and not bars[name].size:
+                assert np.isnan(found).all()
+                assert (found.size > 0) == (quoted and len(symbol) > 0)
+            else:
+                assert found.tobytes() == bars[name].tobytes()
+
+
+@given(st.lists(slices(), max_size=5))
+def test_the_walk_agrees_with_the_reference_decoder(events):
+    values = [codec.encode(event) for event in events]
+    assert [codec.decode(SliceBars, value) for value in values] == events or any(
+        np.isnan(np.frombuffer(event.open, "<f8")).any() for event in events
+    )
+    agrees(decode(values), events)
+
+
+@given(st.lists(slices(), min_size=1, max_size=3), st.data())
+def test_any_bytes_are_a_flaw_or_a_record_and_the_others_are_unharmed(events, data):
+    values = [codec.encode(event) for event in events]
+    at = data.draw(st.integers(0, len(values)))
+    broken = data.draw(st.binary(max_size=80))
+    if data.draw(st.booleans()) and values[0]:
+        broken = values[0][: data.draw(st.integers(0, len(values[0]) - 1))]
+    columns = decode([*values[:at], broken, *values[at:]])
+    others = np.arange(len(values) + 1) != at
+    assert not columns.flaw[others].any()
+    if columns.flaw[at]:
+        assert columns.starts[at] == columns.starts[at + 1]
+    rest = decode(values)
+    if columns.flaw[at]:
+        assert columns.symbol.tobytes() == rest.symbol.tobytes()
+        assert columns.close.tobytes() == rest.close.tobytes()
+
+
+@given(st.lists(slices(), max_size=3), st.binary(max_size=60))
+def test_compiled_or_not_the_bits_are_the_same(events, noise):
+    values = [*(codec.encode(event) for event in events), noise]
+    compiled = decode(values)
+    undone = {name: plain(getattr(slice_columns, name)) for name in kernels(slice_columns)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("walk", "gather"):
+            patch.setattr(slice_columns, name, undone[name])
+        for one, other in zip(decode(values), compiled, strict=True):
+            assert one.tobytes() == other.tobytes()
+
+
+def event(**changed):
+    fields = {
+        "shard": 3, "timeframe": 1, "ts": 20, "after": 10, "upto": 20, "symbol": b"\1\0\0\0", "slot": b"\2\0\0\0",
+        "bar_ts": (20).to_bytes(8, "little"), **{name: np.float64(7).tobytes() for name in FLOATS[:5]},
+    }  # fmt: skip
+    return codec.encode(SliceBars(**(fields | changed)))
+
+
+@pytest.mark.parametrize(
+    ("value", "flaw"),
+    [
+        (event(), 0),
+        (event(symbol=b"", slot=b"", bar_ts=b"", **dict.fromkeys(FLOATS[:5], b"")), 0),
+        (event()[:-1], SHORT), (b"", SHORT), (b"\xff" * 40, SHORT), (event() + b"\0", OVER),
+        (event(slot=b""), UNEVEN), (event(open=b"\0" * 7), UNEVEN), (event(bid=b"\0" * 8), UNEVEN),
+        (event(symbol=b"\1\0\0"), UNEVEN),
+        (event(shard=16), RANGE), (event(shard=-1), RANGE), (event(after=20), RANGE), (event(upto=19), RANGE),
+        (event(symbol=b"\xff" * 4), SYMBOL), (event(slot=b"\0\0\0\1"), SYMBOL),
+    ],
+)  # fmt: skip
+def test_each_flaw_has_its_name(value, flaw):
+    assert decode([value]).flaw.tolist() == [flaw]
+
+
+def test_blocks_with_their_size_are_stepped_over():
+    """Other writers may give an array's block a negative count and its size in bytes."""
+    value = event(listed=[Listed(symbol=1, slot=2, name="AB")])
+    head = codec.encode(SliceBars(**{**dict.fromkeys(("symbol", "slot", "bar_ts", *FLOATS[:5]), b""), "shard": 3,
+                                     "timeframe": 1, "ts": 20, "after": 10, "upto": 20}))[:5]  # fmt: skip
+    block = value[len(head) :]
+    assert block[0] == 2  # one item
+    other = head + b"\x01" + b"\x0a" + block[1:]  # minus one item, of five bytes
+    found = decode([value, other])
+    assert found.flaw.tolist() == [0, 0]
+    assert found.lists.tolist() == [True, True]
+    assert found.close.tolist() == [7.0, 7.0]
+
+
+def test_no_records_are_no_rows():
+    columns = decode([])
+    assert columns.starts.tolist() == [0]
+    assert columns.close.size == 0
