@@ -277,7 +277,8 @@ class Exchange:
             "asset_marginable": True, "qty": str(qty), "qty_available": str(self._free(symbol)),
             "side": "long" if qty > 0 else "short", "avg_entry_price": f"{average:.6f}",
             "cost_basis": usd(cost if qty > 0 else -cost), "market_value": usd(qty * price),
-            "current_price": usd(price), "lastday_price": usd(price), "change_today": "0", "unrealized_pl": usd(gain), "unrealized_plpc": "0",
+            "current_price": usd(price), "lastday_price": usd(price), "change_today": "0",
+            "unrealized_pl": usd(gain), "unrealized_plpc": "0",
             "unrealized_intraday_pl": usd(gain), "unrealized_intraday_plpc": "0",
         }  # fmt: skip
 

@@ -118,7 +118,7 @@ class Breaker(NamedTuple):
 
 
 def passes(params: Params, breaker: Breaker, now: int) -> tuple[bool, Breaker]:
-    """Whether a call may go out. Of an open breaker one probe may, after its time; a lost probe makes way for another."""
+    """Whether a call may go out. Of an open breaker one probe may, after its time; a lost one yields to the next."""
     if breaker.opened < 0:
         return True, breaker
     pause = int(params.breaker_seconds * NS_PER_SECOND)
