@@ -182,7 +182,7 @@ class AlpacaBroker:
                 return Refusal(order.id, reason, f"not placed within {patience:g} s")
             try:
                 attempt += 1
-                return _adopted(order, wire.order_state(self._call(lambda: self._client.submit_order(body))))
+                return _adopted(order, _state(self._call(lambda: self._client.submit_order(body))))
             except Refused as refused:
                 if refused.reason is Reason.DUPLICATE:  # it was placed, though nobody heard
                     doubtful = True
@@ -192,7 +192,7 @@ class AlpacaBroker:
             except NotSent as kept:
                 if not order.reduces and not doubtful:
                     return Refusal(order.id, Reason.CIRCUIT_OPEN, str(kept))
-            except (Unanswered, ValueError, KeyError):  # an answer that is no order says nothing either
+            except Unanswered:
                 doubtful = True
             self._pause(attempt, wait)
 
@@ -214,7 +214,7 @@ class AlpacaBroker:
         fields.update(stop_price=_number(stop)) if stop else None
         try:
             raw = self._call(lambda: self._client.replace_order_by_id(broker_id, ReplaceOrderRequest(**fields)))
-            return wire.order_state(raw)
+            return _state(raw)
         except Refused as refused:
             if refused.reason is not Reason.DUPLICATE:
                 return Refusal(id, refused.reason, str(refused))
@@ -233,7 +233,7 @@ class AlpacaBroker:
     def find(self, id: str) -> OrderState | None:  # noqa: A002
         """The order of this content id, legs and all; None if there is none."""
         try:
-            found = wire.order_state(self._try(lambda: self._client.get_order_by_client_id(id)))
+            found = _state(self._try(lambda: self._client.get_order_by_client_id(id)))
         except Refused as refused:
             if refused.reason is Reason.NOT_FOUND:
                 return None
@@ -244,7 +244,7 @@ class AlpacaBroker:
         """The order of the broker's id, legs and all; None if there is none."""
         nested = GetOrderByIdRequest(nested=True)
         try:
-            return wire.order_state(self._try(lambda: self._client.get_order_by_id(broker_id, nested)))
+            return _state(self._try(lambda: self._client.get_order_by_id(broker_id, nested)))
         except Refused as refused:
             if refused.reason is Reason.NOT_FOUND:
                 return None
@@ -302,7 +302,7 @@ class AlpacaBroker:
         since = None if after is None else datetime.fromtimestamp(after // NS_PER_SECOND, UTC)
         while True:
             query = GetOrdersRequest(status=status, limit=PAGE, nested=nested, after=since, until=until)
-            page = [wire.order_state(raw) for raw in self._try(lambda query=query: self._client.get_orders(query))]  # type: ignore[misc]
+            page = [_state(raw) for raw in self._try(lambda query=query: self._client.get_orders(query))]  # type: ignore[misc]
             fresh = [order for order in page if order.broker_id not in found]
             found.update((order.broker_id, order) for order in fresh)
             if len(page) < PAGE or not fresh:
@@ -354,15 +354,23 @@ class AlpacaBroker:
             reason = meaning(status, message)
             if reason is Reason.BROKER_DOWN:
                 return Unanswered(f"HTTP {status}")
-            wait = _wait(response.headers, self.clock.now()) if reason is Reason.RATE_LIMIT and response else 0.0
+            wait = _wait(response.headers, self.clock.now()) if response is not None else 0.0
             return Refused(reason, f"HTTP {status}: {message}", wait)
-        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UnsafeBroker):
-                raise
+        except UnsafeBroker:
+            raise
+        except (requests.RequestException, ValueError) as error:
             return Unanswered(type(error).__name__)  # its text may hold anything that was sent
 
     def _pause(self, attempt: int, at_least: float) -> None:
         self.clock.sleep(at_least + guard.delay(attempt, BASE_SECONDS, CAP_SECONDS, self.clock.uniform()))
+
+
+def _state(raw: Any) -> OrderState:
+    """An order; an answer that is none says nothing of what happened."""
+    try:
+        return wire.order_state(raw)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise Unanswered(f"the answer is no order ({type(error).__name__})") from None
 
 
 def _wait(headers: Mapping[str, str], now: int) -> float:

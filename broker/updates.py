@@ -18,7 +18,7 @@ from broker import guard, wire
 from broker.alpaca import BASE_SECONDS, CAP_SECONDS, AlpacaBroker, Refused, Unanswered
 from broker.port import Deliver, Execution, ExecutionReport, OrderState, TradingStopped
 from broker.progress import Progress
-from broker.safety import endpoint
+from broker.safety import UnsafeBroker, endpoint
 from schemas.events import Reason
 from schemas.units import NS_PER_SECOND
 
@@ -46,6 +46,8 @@ class TradeUpdates:
             try:
                 self._follow(stop)
                 attempt = 0
+            except UnsafeBroker:
+                raise
             except (WebSocketException, OSError, Unanswered, Refused, ValueError) as error:
                 LOG.info("trade updates: %s; connecting again", type(error).__name__)
             finally:
