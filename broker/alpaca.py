@@ -166,11 +166,13 @@ class AlpacaBroker:
         doubtful, attempt = False, 0
         while True:
             wait = 0.0
-            if doubtful:
+            if doubtful or refusal is not None:
                 try:
-                    found = self._look(order.id)
+                    found = self._look(order.id) if doubtful else self.find(order.id)
                     if found is not None:
                         return _adopted(order, found)
+                    if refusal is not None:
+                        return refusal
                 except (Refused, Unanswered) as lost:
                     if self.clock.monotonic() >= deadline:
                         return Refusal(order.id, Reason.STATE_UNKNOWN, f"nobody says what became of it: {lost}")
@@ -187,8 +189,12 @@ class AlpacaBroker:
                 if refused.reason is Reason.DUPLICATE:  # it was placed, though nobody heard
                     doubtful = True
                 elif refused.reason is not Reason.RATE_LIMIT:
-                    return Refusal(order.id, refused.reason, str(refused))
+                    # another process may have placed it before, and the broker may judge its price before its id
+                    refusal = Refusal(order.id, refused.reason, str(refused))
+                    continue
                 wait = refused.wait
+                if not doubtful and self.clock.monotonic() + int(wait * NS_PER_SECOND) >= deadline:
+                    return Refusal(order.id, refused.reason, str(refused))
             except NotSent as kept:
                 if not order.reduces and not doubtful:
                     return Refusal(order.id, Reason.CIRCUIT_OPEN, str(kept))

@@ -101,6 +101,7 @@ class Exchange:
         self.fills: list[Fill] = []
         self.events: list[dict[str, Any]] = []
         self.cancel_lag = False  # a cancel waits in pending_cancel for `settle`, and a fill may win
+        self.judges_id_last = False  # a known id is refused for its price or its cost first, if those do not pass
         self.blocked = False
         self.day_trades = 0
         self._ids = 0
@@ -332,7 +333,7 @@ class Exchange:
         client_id = str(body.get("client_order_id") or "")
         if len(client_id) > 128:
             raise _Refusal(422, 40010001, "client_order_id must be no more than 128 characters")
-        if client_id in self.by_client:
+        if client_id in self.by_client and not self.judges_id_last:
             raise _Refusal(422, 40010001, "client_order_id must be unique")
         number = Decimal(str(body["qty"]))
         if number <= 0:
@@ -350,6 +351,8 @@ class Exchange:
         if symbol not in self.quotes:
             raise _Refusal(422, 42210000, f"asset {symbol} is not active")
         self._afford(symbol, side, int(number), limit or stop or self.quotes[symbol], shape)
+        if client_id in self.by_client:
+            raise _Refusal(422, 40010001, "client_order_id must be unique")
         order_id = self._id()
         order = Order(order_id, client_id or order_id, symbol, side, int(number), kind, shape, limit, stop,
                       "pending_new", self.now, self.now)  # fmt: skip
@@ -513,18 +516,18 @@ class Exchange:
 
     def _end_siblings(self, order: Order) -> None:
         for sibling in self._siblings(order):
-            self._to(sibling, "canceled")
+            self._to(sibling, "canceled", alone=True)  # else its end would come back as this one's
 
     def _canceled(self, order: Order) -> None:
         """The end of an order is the end of its open legs and of its sibling."""
         self._to(order, "canceled")
 
-    def _to(self, order: Order, status: str) -> None:
+    def _to(self, order: Order, status: str, *, alone: bool = False) -> None:
         """Another state, told once; an order's end takes its family along."""
         order.status = status
         self._touch(order)
         self._tell(status, order)
-        if status in ("canceled", "expired", "rejected"):
+        if status in ("canceled", "expired", "rejected") and not alone:
             family = [self.orders[leg] for leg in order.legs] + self._siblings(order)
             for other in family:
                 if other.open:

@@ -152,7 +152,10 @@ class ExchangeServer:
         given = (request.headers.get("APCA-API-KEY-ID", ""), request.headers.get("APCA-API-SECRET-KEY", ""))
         if not self._known(*given):
             return _json((401, {"code": 40110000, "message": "access key verification failed"}), headers)
-        await request.read()  # so that the lock is not held over a wait
+        try:
+            await request.read()  # so that the lock is not held over a wait
+        except ConnectionError:  # it was given up before it had arrived
+            return web.Response()
         with self._lock:
             answer = await handler(request)
         await self._tell()

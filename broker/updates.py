@@ -37,6 +37,7 @@ class TradeUpdates:
         self.since = since  # UTC ns: orders from before are nobody's here
         self.poll = poll  # seconds between two full readings: the stream is known to swallow a leg's end
         self.connected = threading.Event()
+        self._lock = threading.RLock()  # the stream's thread and whoever reconciles must not report the same twice
         self.connects = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -56,7 +57,11 @@ class TradeUpdates:
             attempt += 1
 
     def catch_up(self) -> int:
-        """Read all that may have changed and report what is new; how many reports."""
+        """Read all that may have changed and report what is new; how many reports. Any thread may ask."""
+        with self._lock:
+            return self._catch_up()
+
+    def _catch_up(self) -> int:
         listed = {order.broker_id: order for order in self.broker.orders_since(max(self.since - OVERLAP, 0))}
         nested = {leg.broker_id for order in listed.values() for leg in order.legs}
         for broker_id in self.progress.open:
@@ -108,10 +113,11 @@ class TradeUpdates:
     def _take(self, data: dict[str, Any]) -> None:
         """One update. A leg that cannot be named yet, or a gap in the fills, is answered by reading."""
         state, execution = wire.update(data)
-        if not self.progress.knows(state):
-            self.catch_up()
-        else:
-            self._report([(state, () if execution is None else (execution,))])
+        with self._lock:
+            if not self.progress.knows(state):
+                self._catch_up()
+            else:
+                self._report([(state, () if execution is None else (execution,))])
 
     def _report(self, news: Iterable[tuple[OrderState, tuple[Execution, ...]]]) -> int:
         news = list(news)

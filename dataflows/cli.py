@@ -444,10 +444,11 @@ def _print_rows(rows: Sequence[Mapping[str, Any]], none: str, as_json: bool) -> 
 
     table = Table(box=None, pad_edge=False)
     for name, value in rows[0].items():
-        table.add_column(name, justify="right" if isinstance(value, int) else "left", no_wrap=True)
+        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    Console(highlight=False, soft_wrap=True).print(table)
+    width = None if sys.stdout.isatty() else 1_000  # a file has room for an id
+    Console(highlight=False, width=width).print(table)
 
 
 def _finite(section: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -197,7 +197,7 @@ def test_wrong_keys_stop_trading():
 
 def test_the_rate_limit_is_waited_for_and_the_order_sent_once_more():
     clock = Quick(uniform=0.0)
-    with trading(clock=clock) as (server, broker):
+    with trading(clock=clock, params=quick(entry_seconds=90.0)) as (server, broker):
         server.rate = 1
         broker.account()
         assert server.requests == [("GET", "/v2/account")]
@@ -206,6 +206,14 @@ def test_the_rate_limit_is_waited_for_and_the_order_sent_once_more():
         assert posts(server) == 2
         assert len(placed(server)) == 1
         assert 0.0 < clock.slept[0] <= 60.0  # until the window of a minute ends
+
+
+def test_an_entry_does_not_outwait_its_patience():
+    clock = Quick(uniform=0.0)
+    with trading(clock=clock, params=quick(entry_seconds=0.5)) as (server, broker):
+        server.faults = once(Fault("status", after=False, value=429), times=9)  # without a word on when: a second
+        assert broker.submit(entry()).reason is Reason.RATE_LIMIT
+        assert (posts(server), clock.slept) == (1, [])
 
 
 def test_the_client_never_retries_by_itself():

@@ -70,6 +70,16 @@ def test_one_leg_ends_the_other(exchange, price, end, cash):
     assert exchange.held == {}
 
 
+def test_a_triggered_stop_without_takers_stays_open(exchange):
+    exchange.place(bracket())
+    exchange.quote("A", 960_000, 0)
+    assert states(exchange) == {"entry": "filled", "limit": "canceled", "stop": "held"}
+    exchange.quote("A", 990_000, 3)  # a market order by now, whatever the price
+    exchange.quote("A", 980_000)
+    assert states(exchange) == {"entry": "filled", "limit": "canceled", "stop": "filled"}
+    assert exchange.held == {}
+
+
 def test_a_partly_filled_target_shrinks_the_stop(exchange):
     exchange.place(bracket())
     exchange.quote("A", 1_040_000, 3)

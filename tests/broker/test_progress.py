@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from broker import wire
 from broker.book import Book
 from broker.exchange import Exchange
+from broker.port import FINAL
 from broker.progress import Progress
 from tests.broker.rooms import ACCOUNT, order_id
 
@@ -85,6 +86,9 @@ def test_the_book_is_the_ledger_whatever_the_stream_does(data):
     for broker_id, known in progress.known.items():
         order = exchange.orders[broker_id]
         assert (known.status, known.filled_qty, known.filled_cost) == (order.status, order.filled, order.cost)
+        ends = [report for report in reports if report.broker_id == broker_id and report.status in FINAL]
+        assert len(ends) <= 1  # an end is told once, and nothing after it
+        assert not ends or ends == [report for report in reports if report.broker_id == broker_id][-1:]
 
 
 @given(st.data())
