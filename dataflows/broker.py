@@ -18,7 +18,7 @@ from broker.alpaca import AlpacaBroker, Refused, Unanswered
 from broker.book import Book
 from broker.exchange import Exchange
 from broker.exchange_server import ExchangeServer
-from broker.port import FINAL, ExecutionReport, OrderState, TradingStopped
+from broker.port import FINAL, Broker, ExecutionReport, OrderState, TradingStopped
 from broker.reconcile import Finding, OpenOrder, reconcile
 from infra.settings import Settings
 from schemas.errors import UserError
@@ -112,7 +112,7 @@ def _gates(settings: Settings, account: str) -> safety.Gates:
 
 
 @contextmanager
-def _broker(settings: Settings) -> Iterator[AlpacaBroker]:
+def _broker(settings: Settings) -> Iterator[Broker]:
     """The broker of the environment, to read from; what it refuses is one line."""
     there, keys = safety.of_environ(settings.broker, os.environ)
     broker = AlpacaBroker(there, keys, settings.broker, settings.guard)

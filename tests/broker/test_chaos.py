@@ -80,7 +80,7 @@ class Chaos:
             if chance < 0.01:
                 raise Killed
             response = send(request, **options)
-            if chance < 0.03:
+            if chance < (0.10 if request.method == "POST" else 0.02):
                 REACHED[f"killed after {request.method}"] += 1
                 raise Killed
             return response
@@ -326,9 +326,11 @@ def test_the_book_is_the_ledger_after_anything(block):
 
 @pytest.mark.slow
 def test_the_sessions_met_what_they_are_for():
-    """In one process, after the sessions: every kind of trouble came, or their agreement means little."""
-    for seed in range(1_000, 1_000 + max(0, 8 - REACHED["sessions"])):  # this test alone, or on a worker of its own
+    """Every kind of trouble came, or the agreement means little; with more sessions if those before were elsewhere."""
+    wanted_kinds = ("drop after POST", "drop before POST", "lost", "late", "restarts", "rests cancelled", "pairs", "exits",
+                    "killed after POST", "bare for a slice", "watched")  # fmt: skip
+    for seed in range(1_000, 1_060):
+        if all(REACHED[kind] for kind in wanted_kinds):
+            break
         trade(seed)
-    for kind in ("drop after POST", "drop before POST", "lost", "late", "restarts", "rests cancelled", "pairs", "exits",
-                 "killed after POST", "bare for a slice", "watched"):  # fmt: skip
-        assert REACHED[kind], (kind, REACHED)
+    assert [kind for kind in wanted_kinds if not REACHED[kind]] == []

@@ -11,8 +11,9 @@ from broker.port import Broker, OrderState, Refusal
 from broker.simulated import SimulatedBroker
 from tests.broker.rooms import entry, exit_, oco, order_id, trading
 
+WHAT = ["enter", "again", "exit", "pair", "cancel", "replace", "price", "thin"]
 CALLS = st.lists(
-    st.tuples(st.sampled_from(["enter", "again", "exit", "pair", "cancel", "replace", "price", "thin"]), st.integers(0, 9)),
+    st.tuples(st.sampled_from(WHAT), st.integers(0, 9)),
     min_size=1, max_size=12,
 )  # fmt: skip
 
