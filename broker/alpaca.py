@@ -139,7 +139,6 @@ class AlpacaBroker:
         self.limits = limits or guard.Params()
         self.clock: Clock = clock or SystemClock()
         self.breaker = guard.Breaker()
-        self._free_at = 0.0  # wall clock: until then the rate is used up
         self._lock = threading.RLock()
         self._client = TradingClient(keys.key_id, keys.secret, paper=True, raw_data=True, url_override=there.rest)
         self._client._retry = 0  # its own retries would send a POST twice

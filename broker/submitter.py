@@ -8,9 +8,9 @@ from itertools import count
 from broker import guard
 from broker.alpaca import Clock, Refused, SystemClock, Unanswered
 from broker.guard import Exposure
-from broker.port import Broker, OrderRequest, OrderState, Refusal, TradingStopped
+from broker.port import Broker, ExecutionReport, OrderRequest, OrderState, Refusal, TradingStopped
 from broker.safety import Gates, UnsafeBroker
-from schemas.events import Reason
+from schemas.events import Kind, Reason
 
 Outcome = OrderState | Refusal
 _STOP = (-1, -1, None)
@@ -35,6 +35,7 @@ class Submitter:
         self.guard = guard.State()
         self.failure: BaseException | None = None  # why it stopped for good
         self.doubtful: dict[str, OrderRequest] = {}  # sent, and nobody knows what became of them
+        self._decided: dict[str, int] = {}  # by content id: the price a market order was decided on
         self._waiting: queue.PriorityQueue[tuple[int, int, OrderRequest | None]] = queue.PriorityQueue()
         self._entries = 0
         self._number = count()
@@ -78,12 +79,19 @@ class Submitter:
         if refusal is not None:
             return refusal
         self.guard = guard.sent(self.guard, order, now, session)
+        self._decided[order.id] = order.price if order.kind is Kind.MARKET else 0
         answer = self.broker.submit(order)
         if isinstance(answer, Refusal) and answer.reason is Reason.STATE_UNKNOWN:
             self.doubtful[order.id] = order
         else:
             self.doubtful.pop(order.id, None)
         return answer
+
+    def heard(self, report: ExecutionReport) -> None:
+        """Hold a fill's price against the one it was decided on: a dear one pauses entries."""
+        self.guard = guard.filled(
+            self.limits, self.guard, report, self._decided.get(report.order_id, 0), self.clock.now()
+        )
 
     def settle(self) -> None:
         """Ask once more for orders of unknown fate; those that are found are told, the others stay in doubt."""

@@ -46,12 +46,12 @@ class TradeUpdates:
         while not stop.is_set():
             try:
                 self._follow(stop)
-                attempt = 0
             except UnsafeBroker:
                 raise
             except (WebSocketException, OSError, Unanswered, Refused, ValueError) as error:
                 LOG.info("trade updates: %s; connecting again", type(error).__name__)
             finally:
+                attempt = 0 if self.connected.is_set() else attempt
                 self.connected.clear()
             stop.wait(guard.delay(attempt, BASE_SECONDS, CAP_SECONDS, self.broker.clock.uniform()))
             attempt += 1

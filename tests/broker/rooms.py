@@ -42,7 +42,7 @@ class Quick:
 
 
 def quick(**changes):
-    return Params(kind="exchange", **{"timeout_seconds": 0.4, "entry_seconds": 20.0, "exit_seconds": 60.0, **changes})
+    return Params(kind="exchange", **{"timeout_seconds": 5.0, "entry_seconds": 20.0, "exit_seconds": 60.0, **changes})
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def posts(server):
     return sum(1 for method, _ in server.requests if method == "POST")
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=20.0):
     """Wait for what another thread will do; False if it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -3,7 +3,7 @@
 import pytest
 
 from broker import guard, wire
-from broker.alpaca import LOOKS, Refused, Unanswered
+from broker.alpaca import LOOKS, TRIES, Refused, Unanswered
 from broker.exchange import Asset
 from broker.port import OrderState, Refusal, TradingStopped
 from schemas.events import Kind, Leg, Reason, Side
@@ -32,7 +32,12 @@ def test_the_client_is_the_official_one_with_a_time_out():
     with trading() as (_, broker):
         assert type(broker._client).__module__ == "alpaca.trading.client"
         assert broker._client._retry == 0
-        assert broker._client._session.timeout == 0.4
+        assert broker._client._session.timeout == 5.0
+
+
+def hasty(fault):
+    """A short time-out only where it is meant to run out: machines are slow at times."""
+    return quick(timeout_seconds=0.4 if fault and fault.kind == "slow" else 5.0)
 
 
 UNCERTAIN = [Fault("drop"), Fault("slow", value=3.0), Fault("status", value=500), Fault("status", value=503),
@@ -41,7 +46,7 @@ UNCERTAIN = [Fault("drop"), Fault("slow", value=3.0), Fault("status", value=500)
 
 @pytest.mark.parametrize("fault", UNCERTAIN, ids=lambda fault: f"{fault.kind}{fault.value:g}")
 def test_an_order_that_was_accepted_unheard_is_looked_up_not_sent_again(fault):
-    with trading() as (server, broker):
+    with trading(params=hasty(fault)) as (server, broker):
         server.faults = once(fault)
         state = broker.submit(entry())
         assert state.client_id == order_id()
@@ -284,7 +289,7 @@ def test_cancelling_twice_and_too_late():
 
 @pytest.mark.parametrize("fault", [None, *UNCERTAIN], ids=lambda fault: fault and f"{fault.kind}{fault.value:g}")
 def test_a_replacement_is_made_once(fault):
-    with trading() as (server, broker):
+    with trading(params=hasty(fault)) as (server, broker):
         leg = next(leg for leg in broker.submit(entry()).legs if leg.kind == "limit")
         server.faults = once(fault, method="PATCH") if fault else None
         new = broker.replace(leg.broker_id, id=order_id(0, "AAPL", "take_profit"), limit=2_000_000)
@@ -337,12 +342,14 @@ def test_more_fills_than_fit_on_a_page():
 
 
 def test_reads_are_repeated_and_then_given_up():
-    with trading() as (server, broker):
+    with trading(params=quick(timeout_seconds=0.4)) as (server, broker):
         server.faults = once(Fault("garbage"), method="GET", path="/v2/positions", times=2)
         assert broker.positions() == []
+        server.requests.clear()
         server.faults = lambda method, path: Fault("slow", value=3.0)
         with pytest.raises(Unanswered):
             broker.account()
+        assert len(server.requests) == TRIES
 
 
 def test_account_and_positions_in_ticks():

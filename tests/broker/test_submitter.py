@@ -5,11 +5,11 @@ import pytest
 
 from broker import guard, safety
 from broker.guard import Exposure
-from broker.port import OrderState, Refusal, TradingStopped
+from broker.port import ExecutionReport, OrderState, Refusal, TradingStopped
 from broker.safety import Endpoint, Gates, Params, UnsafeBroker
 from broker.submitter import Submitter
-from schemas.events import Reason
-from tests.broker.rooms import ACCOUNT, KEYS, Fault, Quick, entry, exit_, posts, quick, trading, until
+from schemas.events import Leg, Reason, Side
+from tests.broker.rooms import ACCOUNT, KEYS, Fault, Quick, entry, exit_, order_id, posts, quick, trading, until
 
 OPEN = guard.Params(cooldown_seconds=0, max_orders_per_minute=1_000, max_orders_per_symbol_per_day=1_000,
                     breaker_failures=1_000)  # fmt: skip
@@ -170,6 +170,21 @@ def test_an_order_in_doubt_is_asked_for_until_it_is_found(params):
         (told,) = one.told
         assert isinstance(told[1], OrderState)
         assert posts(server) == 1
+
+
+def test_a_dear_fill_pauses_entries_and_a_dear_leg_does_not(params):
+    broker = Stub()
+    broker.gate.set()
+    one = submitter(broker, params)
+    one.send(entry())
+    leg = ExecutionReport("x", 0, order_id(leg="stop_loss"), "b", "AAPL", Side.SELL, Leg.STOP_LOSS, "filled", 5,
+                          5 * 1_700_000, 5, 5 * 1_700_000)  # fmt: skip
+    one.heard(leg)
+    assert one.send(entry(minute=1)).reason is Reason.REFUSED
+    one.heard(ExecutionReport("y", 0, entry().id, "c", "AAPL", Side.BUY, Leg.ENTRY, "filled", 5, 5 * 1_902_900, 5,
+                              5 * 1_902_900))  # fmt: skip
+    assert one.send(entry(minute=2)).reason is Reason.SLIPPAGE_GUARD
+    assert one.send(exit_()).reason is Reason.REFUSED
 
 
 # The contract's acceptance list, where it is about the broker.

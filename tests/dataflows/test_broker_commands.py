@@ -199,6 +199,6 @@ def test_the_exchange_ends_cleanly_when_interrupted(files):
     )  # fmt: skip
     assert "exchange at" in run.stdout.readline()
     run.terminate()
-    out, err = run.communicate(timeout=20)
+    out, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
     assert "fills 0" in out
