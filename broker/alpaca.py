@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import requests
 from alpaca.common.exceptions import APIError
 
-from broker import guard, wire
+from broker import guard, safety, wire
 from broker.answers import meaning
 from broker.port import (
     BrokerAccount,
@@ -134,6 +134,7 @@ class AlpacaBroker:
         clock: Clock | None = None,
     ):
         verify_address(there, there.rest)
+        safety.keys(there.kind, keys.key_id, keys.secret)
         self.there, self.keys = there, keys
         self.params = params or Params(kind=there.kind)  # type: ignore[arg-type]
         self.limits = limits or guard.Params()

@@ -257,20 +257,27 @@ class Gates:
 
     def check(self, order: OrderRequest, now: int) -> Refusal | None:
         """The first gate that is shut for this order, or None. An unsafe address or key raises instead."""
-        verify_address(self.there, self.there.rest)
-        keys(self.there.kind, self.keys.key_id, self.keys.secret)
-        if self.there.kind != self.params.kind:
-            raise UnsafeBroker(f"broker kind {self.there.kind}: the setting says {self.params.kind}")
+        refusal = self.closed(order.id)
+        if refusal is not None:
+            return refusal
         if order.account != self.account:
             return Refusal(order.id, Reason.NOT_APPROVED, f"order of account {order.account}, not {self.account}")
-        if not self.enabled:
-            return Refusal(order.id, Reason.TRADING_DISABLED, "Blocked: TRADING_ENABLED is not true")
-        if self.params.dry_run:
-            return Refusal(order.id, Reason.DRY_RUN, "Blocked by execution_dry_run=True")
         if order.reduces:
             return None
         reason, message = approval_gate(self.params, self.account, now)
         return None if reason is Reason.NONE else Refusal(order.id, reason, f"Blocked: {message}")
+
+    def closed(self, id: str) -> Refusal | None:  # noqa: A002
+        """The gates that hold back everything, cancelling too. An unsafe address or key raises."""
+        verify_address(self.there, self.there.rest)
+        keys(self.there.kind, self.keys.key_id, self.keys.secret)
+        if self.there.kind != self.params.kind:
+            raise UnsafeBroker(f"broker kind {self.there.kind}: the setting says {self.params.kind}")
+        if not self.enabled:
+            return Refusal(id, Reason.TRADING_DISABLED, "Blocked: TRADING_ENABLED is not true")
+        if self.params.dry_run:
+            return Refusal(id, Reason.DRY_RUN, "Blocked by execution_dry_run=True")
+        return None
 
     def shut(self, now: int) -> list[tuple[Reason, str]]:
         """Every gate that an entry would not pass, for those who ask why nothing trades."""

@@ -87,6 +87,10 @@ class Submitter:
             self.doubtful.pop(order.id, None)
         return answer
 
+    def cancel(self, broker_id: str) -> Refusal | None:
+        """Ask for an order's end, now, in the caller's thread; None: accepted."""
+        return self.gates.closed(broker_id) or self.broker.cancel(broker_id)
+
     def heard(self, report: ExecutionReport) -> None:
         """Hold a fill's price against the one it was decided on: a dear one pauses entries."""
         self.guard = guard.filled(

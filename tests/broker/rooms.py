@@ -121,7 +121,7 @@ def in_thread(target, *args):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     yield raised
-    thread.join(5.0)
+    thread.join(20.0)
     assert not thread.is_alive()
 
 

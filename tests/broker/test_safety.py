@@ -193,6 +193,13 @@ def test_real_keys_and_a_loopback_host_are_refused_together():
             safety.of_environ(params, environ)
 
 
+def test_a_broker_cannot_even_be_made_with_keys_of_the_other_kind():
+    with pytest.raises(UnsafeBroker, match="dummy keys only"):
+        AlpacaBroker(endpoint("exchange", "http://127.0.0.1:8900"), Keys("PKREAL", "s"))
+    with pytest.raises(UnsafeBroker, match="live account's"):
+        AlpacaBroker(endpoint("paper", PAPER), Keys("AKLIVE", "s"))
+
+
 def test_keys_show_themselves_to_nobody():
     keys = Keys("PKSECRET", "secret-9")
     assert "SECRET" not in f"{keys} {keys!r} {[keys]}"

@@ -36,6 +36,9 @@ class Stub:
             raise self.answer
         return self.answer or Refusal(order.id, Reason.REFUSED, "stub")
 
+    def cancel(self, broker_id):
+        return None
+
     def find(self, id):  # noqa: A002
         return None
 
@@ -92,6 +95,8 @@ def test_a_shut_gate_sends_nothing(params, change, reason):
     one = submitter(broker, shut, enabled=enabled)
     assert one.send(entry()).reason is reason
     assert broker.seen == []
+    cancelled = one.cancel("b")
+    assert (cancelled and cancelled.reason) == (None if reason is Reason.NOT_APPROVED else reason)
     exits = one.send(exit_()).reason
     assert (exits, len(broker.seen)) == ((Reason.REFUSED, 1) if reason is Reason.NOT_APPROVED else (reason, 0))
 
