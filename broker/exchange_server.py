@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from broker.exchange import ASSET_ID, Answer, Exchange
 from broker.safety import DUMMY, Keys
@@ -139,7 +139,10 @@ class ExchangeServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
         if request.path == "/stream":
-            return await handler(request)  # type: ignore[no-any-return]
+            try:
+                return await handler(request)  # type: ignore[no-any-return]
+            except ConnectionError:  # whoever listened has gone
+                return web.Response()
         self.requests.append((request.method, request.path))
         fault = self.faults(request.method, request.path) if self.faults else None
         if fault is not None and not fault.after and (answer := await self._go_wrong(request, fault)) is not None:
@@ -200,24 +203,31 @@ class ExchangeServer:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         authorized = False
-        async for message in socket:
-            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                continue
-            said = json.loads(message.data)
-            action, data = said.get("action"), said.get("data") or said
-            if action in ("authenticate", "auth"):
-                authorized = self._known(str(data.get("key_id") or data.get("key")),
-                                         str(data.get("secret_key") or data.get("secret")))  # fmt: skip
-                status = "authorized" if authorized else "unauthorized"
-                await _send(socket, "authorization", {"status": status, "action": "authenticate"})
-            elif action == "listen" and authorized:
-                streams = [name for name in data["streams"] if name == "trade_updates"]
-                (self._streams.add if streams else self._streams.discard)(socket)
-                await _send(socket, "listening", {"streams": streams})
-            else:
-                await _send(socket, "authorization", {"status": "unauthorized", "action": str(action)})
-        self._streams.discard(socket)
+        try:
+            async for message in socket:
+                authorized = await self._said(socket, message, authorized=authorized)
+        finally:
+            self._streams.discard(socket)
         return socket
+
+    async def _said(self, socket: web.WebSocketResponse, message: WSMessage, *, authorized: bool) -> bool:
+        """One message of a listener; whether it is let in after it."""
+        if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            return authorized
+        said = json.loads(message.data)
+        action, data = said.get("action"), said.get("data") or said
+        if action in ("authenticate", "auth"):
+            authorized = self._known(str(data.get("key_id") or data.get("key")),
+                                     str(data.get("secret_key") or data.get("secret")))  # fmt: skip
+            status = "authorized" if authorized else "unauthorized"
+            await _send(socket, "authorization", {"status": status, "action": "authenticate"})
+        elif action == "listen" and authorized:
+            streams = [name for name in data["streams"] if name == "trade_updates"]
+            (self._streams.add if streams else self._streams.discard)(socket)
+            await _send(socket, "listening", {"streams": streams})
+        else:
+            await _send(socket, "authorization", {"status": "unauthorized", "action": str(action)})
+        return authorized
 
     async def _tell(self) -> None:
         """Send what happened to all who listen, in the order in which it happened."""
