@@ -1,4 +1,4 @@
-"""`utp`: backtest, features, metrics, why, bench, and the log: broker, topics, dlq.
+"""`utp`: backtest, features, metrics, why, bench; the log: broker, topics, dlq; paper trading: approve, revoke, ...
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -57,6 +57,8 @@ _ACTIONS = Annotated[
     str | None, typer.Option(metavar="FILE", help="Splits and dividends: symbol, date, split, dividend.")
 ]
 _VOLUMES = Annotated[str | None, typer.Option(metavar="FILE", help="Reference volumes: symbol, average_volume.")]
+_ACCOUNT = Annotated[str | None, typer.Option(metavar="NAME", help="Else run.account.")]
+_ISSUER = Annotated[str | None, typer.Option(metavar="NAME", help="Who gives it; else the user's name.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -187,6 +189,117 @@ def bench(
         _print_json(command.as_json(lines))
     else:
         _print_bench(lines)
+
+
+@app.command(short_help="Let the live flow open positions, for a while.")
+def approve(
+    minutes: Annotated[int, typer.Option(metavar="N", help="For how long, at most 1440.")],
+    scope: Annotated[str, typer.Option(metavar="entries|exits", help="What is approved.")] = "entries",
+    account: _ACCOUNT = None,
+    issuer: _ISSUER = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    json: _JSON = False,
+) -> None:
+    """Sign a human's approval: without one no position is opened. Exits need none."""
+    given = _settings(settings, sets, None, None)
+    from dataflows import broker as command
+
+    done = command.approve(given, minutes=minutes, scope=scope, account=account, issuer=issuer)
+    if json:
+        _print_json(done)
+        return
+    typer.echo(
+        f"{done['account']}: {done['scope']} approved by {done['issuer']} until {done['until']} ({done['file']})"
+    )
+    for reason, message in done["shut"].items():
+        typer.echo(f"still shut: {reason} ({message})")
+
+
+@app.command(short_help="Take the approval back, at once.")
+def revoke(issuer: _ISSUER = None, settings: _FILE = None, sets: _SETS = None, json: _JSON = False) -> None:
+    """Take back every approval before the next order; exits stay allowed."""
+    given = _settings(settings, sets, None, None)
+    from dataflows import broker as command
+
+    done = command.revoke(given, issuer=issuer)
+    if json:
+        _print_json(done)
+    else:
+        typer.echo(f"revoked by {done['by']} ({done['file']})")
+
+
+@app.command(short_help="What the broker says we hold.")
+def positions(settings: _FILE = None, sets: _SETS = None, json: _JSON = False) -> None:
+    """List the broker's positions."""
+    given = _settings(settings, sets, None, None)
+    from dataflows import broker as command
+
+    _print_rows(command.positions(given), "no positions", json)
+
+
+@app.command(short_help="The broker's open orders.")
+def orders(settings: _FILE = None, sets: _SETS = None, json: _JSON = False) -> None:
+    """List the broker's open orders, bracket legs on their own."""
+    given = _settings(settings, sets, None, None)
+    from dataflows import broker as command
+
+    _print_rows(command.orders(given), "no open orders", json)
+
+
+@app.command(short_help="Where book and broker differ.")
+def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; repairing is the live flow's.")] = False,
+    reports: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Execution reports, one JSON object a line: the book.")
+    ] = None,
+    account: _ACCOUNT = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    json: _JSON = False,
+) -> None:
+    """Compare book and broker: each difference, its repair, and what halts entries. Exit code 1 if any does."""
+    if not dry_run:
+        raise UserError("reconcile: only --dry-run is built; it changes nothing")
+    given = _settings(settings, sets, None, None)
+    from dataflows import broker as command
+    from schemas.events import word
+
+    found = command.compare(given, reports, account)
+    rows = [
+        {"difference": word(f.difference), "symbol": f.symbol, "order": f.order_id, "ours": f.ours, "theirs": f.theirs,
+         "repair": word(f.repair), "halts": f.halts}
+        for f in found
+    ]  # fmt: skip
+    _print_rows(rows, "book and broker agree", json)
+    if any(f.halts for f in found):
+        raise typer.Exit(1)
+
+
+@app.command(short_help="An exchange on this machine to try orders on.")
+def exchange(
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes any that is free.")] = 8900,
+    bars: Annotated[str | None, typer.Option(metavar="BARS", help="Prices from bars; else they wander.")] = None,
+    symbols: _SYMBOLS = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the wandering prices, and of all ids.")] = 7,
+    cash: Annotated[int, typer.Option(min=1, max=1_000_000_000, metavar="USD")] = 100_000,
+    seconds: Annotated[float, typer.Option(min=0.0, max=3_600.0, metavar="S", help="Between two prices.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many prices.")] = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    json: _JSON = False,
+) -> None:
+    """Serve Alpaca's trading API on 127.0.0.1, with dummy keys and a ledger of its own, until interrupted."""
+    given, names = _settings(settings, sets, None, None), _symbols(symbols)
+    from dataflows import broker as command
+
+    feed = command.of_bars(bars, given, names) if bars else command.walk(names or ["AAPL", "MSFT", "SPY"], seed)
+    done = command.serve(feed, port=port, seed=seed, cash_usd=cash, seconds=seconds, steps=steps,
+                         told=lambda line: typer.echo(line, err=json))  # fmt: skip
+    if json:
+        _print_json(done)
+    else:
+        typer.echo(", ".join(f"{name} {value}" for name, value in done.items()))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -334,6 +447,27 @@ def _progress(name: str) -> Iterator[Progress | None]:
 
 def _print_json(value: Mapping[str, Any]) -> None:
     typer.echo(jsonlib.dumps(value, indent=2, default=str))
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]], none: str, as_json: bool) -> None:
+    """A table, numbers to the right; of nothing, a sentence."""
+    if as_json:
+        typer.echo(jsonlib.dumps(rows, indent=2, default=str))
+        return
+    if not rows:
+        typer.echo(none)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+    width = None if sys.stdout.isatty() else 1_000  # a file has room for an id
+    Console(highlight=False, width=width).print(table)
 
 
 def _finite(section: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -22,6 +22,8 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec import inspect as types
 
+from broker.guard import Params as Guard
+from broker.safety import Params as Broker
 from operators.alphas import ALPHAS
 from operators.clean import Params as Clean
 from operators.ensemble import Params as Ensemble
@@ -107,6 +109,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     exits: Exits = Exits()
     halts: Halts = Halts()
     venue: Venue = Venue()
+    broker: Broker = Broker()
+    guard: Guard = Guard()
 
     def __post_init__(self) -> None:
         for name in self.ensemble.weights:

@@ -137,6 +137,28 @@ class Reason(IntEnum):
     # records refused by the ingestion
     UNKNOWN_SYMBOL = 90
     UNREADABLE = 91
+    # gates between an order and the broker
+    WRONG_HOST = 100  # not the paper host
+    WRONG_KEYS = 101  # a live account's keys, or keys of the other kind of broker
+    TRADING_DISABLED = 102  # the master switch
+    DRY_RUN = 103
+    NOT_APPROVED = 104  # no approval, or one that is expired, forged or for something else
+    CIRCUIT_OPEN = 105  # too many failures of the broker; it is left alone for a while
+    QUEUE_FULL = 106
+    # the broker's answers
+    UNAUTHORIZED = 110
+    NOT_TRADABLE = 111
+    NOT_SHORTABLE = 112
+    FRACTIONAL = 113
+    SUB_PENNY = 114
+    WASH_TRADE = 115
+    SHARES_HELD = 116  # by other open orders
+    RATE_LIMIT = 117
+    BROKER_DOWN = 118
+    ORDER_CONFLICT = 119  # another order has this id
+    NOT_FOUND = 120
+    TOO_LATE = 121  # the order is past cancelling
+    REFUSED = 122  # for a cause that has no code here; the message says it
 
 
 def word(code: IntEnum) -> str:
