@@ -1,4 +1,4 @@
-"""`utp`: backtest, features, metrics, why, bench.
+"""`utp`: backtest, report, features, metrics, why, bench.
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -6,13 +6,17 @@ else is a bug and keeps its traceback.
 """
 
 import json as jsonlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from dataflows.bench import Line
     from infra.settings import Settings
 
+PATIENCE = 5.0  # seconds between Ctrl-C and leaving whatever is going on
 Progress = Callable[..., None]  # rows done, rows in all, and of a backtest: trades, equity in USD
 
 app = typer.Typer(
@@ -63,6 +68,10 @@ def backtest(
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
     profile: _PROFILE = None,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A curve to stand beside; else SPY or QQQ of the bars, or all of them."),
+    ] = None,
     json: _JSON = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,
     loop: Annotated[bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")] = False,
@@ -73,7 +82,7 @@ def backtest(
     _refuse_empty(start, stop, first, last)
     from dataflows import backtest as command
 
-    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last)
+    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, benchmark=benchmark)
     with _progress("backtest") as progress:
         summary = command.run(plan, workers=workers, loop=loop, progress=progress)
     if json:
@@ -133,6 +142,14 @@ def metrics(
         _print_metrics(answer, command.lines(answer))
 
 
+@app.command(short_help="A finished run's page, made again.")
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]) -> None:
+    """Write report.html anew from the run's summary and tables; the same ones give the same page."""
+    from dataflows import report as command
+
+    typer.echo(f"report: {command.again(run)}")
+
+
 @app.command(short_help="Why a bar led to an order, or did not.")
 def why(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
@@ -173,6 +190,7 @@ def bench(
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: one line for a mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _heed_interrupts()
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="utp", standalone_mode=False)
     except typer.TyperException as error:  # unknown option, missing argument
@@ -191,7 +209,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _heed_interrupts() -> None:
+    """Ctrl-C ends the program within seconds, even where no exception can pass.
+
+    Compiled code and compilers do not look for signals, and Bytewax waits for its workers without doing so.
+    A run's folder appears in one rename, so leaving at any moment leaves nothing half-written.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as of a job of `nohup`
+        signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    if _Leaving.timer is None:
+        _Leaving.timer = threading.Timer(PATIENCE, _leave)
+        _Leaving.timer.daemon = True
+        _Leaving.timer.start()
+    signal.default_int_handler(number, frame)
+
+
+class _Leaving:
+    """Whether Ctrl-C was pressed, and what ends the program then."""
+
+    timer: threading.Timer | None = None
+
+
+def _leave() -> None:
+    os.write(2, b"utp: interrupted\n")
+    os._exit(130)
+
+
 def _stop(code: int, message: str) -> None:
+    if _Leaving.timer is not None:
+        _Leaving.timer.cancel()
+        _Leaving.timer = None
     print("utp:", " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 

@@ -21,6 +21,7 @@ from schemas.universe import MAX_NAME
 
 PRICES = ("open", "high", "low", "close", "volume")
 QUOTES = ("bid", "ask")
+NUMBERS = (*PRICES, *QUOTES)
 NEEDED = ("symbol", "ts", *PRICES)
 KINDS = (".parquet", ".csv", ".csv.gz")
 
@@ -62,13 +63,13 @@ class BarFile:
         """Whether it can be read from the middle."""
         return self.path.name.lower().endswith(".parquet")
 
-    def tables(self, groups: Sequence[int] | None = None, numbers: bool = True) -> Iterator[Table]:
+    def tables(self, groups: Sequence[int] | None = None, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
         """The rows of consecutive row groups (of the whole file), in file order.
 
-        Without `numbers` only `ts` and `symbol` are read, the other columns are empty. Nulls in
+        Beside `ts` and `symbol` only these `numbers` are read, the other columns are empty. Nulls in
         numbers are NaN. Raises UserError for what is no symbol, time or number, with its row.
         """
-        numeric = (*PRICES, *(QUOTES if self.has_quotes else ())) if numbers else ()
+        numeric = tuple(name for name in numbers if self.has_quotes or name not in QUOTES)
         decode = _Decoder(self.path, numeric, sum(self.groups[: groups[0]]) if groups else 0)
         with reading(self.path):
             for batch in self._batches(["symbol", "ts", *numeric], groups):

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataflows import cli
-from dataflows.metrics import _exchange_dates, metrics
+from dataflows.metrics import metrics
 from infra.results import Recorder
 from risk import performance as perf
-from schemas.calendar import NEW_YORK
+from schemas.calendar import NEW_YORK, exchange_dates
 from schemas.errors import UserError
 from tests.infra.ledgers import story
 
@@ -170,10 +170,10 @@ def test_dates_are_new_yorks_on_both_sides_of_its_clock_changes():
         for hour in range(24)
         for minute in (0, 59)
     ]
-    found = _exchange_dates(np.array([int(each.timestamp()) * 10**9 for each in instants], np.int64))
+    found = exchange_dates(np.array([int(each.timestamp()) * 10**9 for each in instants], np.int64))
     want = [(each.astimezone(NEW_YORK).date() - date(1970, 1, 1)).days for each in instants]
     assert found.tolist() == want
-    assert _exchange_dates(np.zeros(0, np.int64)).size == 0
+    assert exchange_dates(np.zeros(0, np.int64)).size == 0
 
 
 # Beside a benchmark.
