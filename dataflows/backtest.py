@@ -162,7 +162,10 @@ class _Meter:
 
 
 def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Run it to the end and return the summary; `workers` are threads of this process."""
+    """Run it to the end and return the summary; `workers` are threads of this process.
+
+    What stops it, Ctrl-C too, leaves nothing: there is no store from which to go on.
+    """
     gc.collect()
     gc.freeze()  # what is loaded now stays: the collector need not walk it again and again
     begun = time.perf_counter(), time.process_time()
@@ -177,9 +180,13 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
 
 def _flow(job: Plan, workers: int, progress: Progress | None) -> dict[str, Any]:
     graph, sink = build(job, progress)
-    with _interrupting(sink):
-        _cluster(graph, workers)
-    return sink.summary()
+    try:
+        with _interrupting(sink):
+            _cluster(graph, workers)
+        return sink.summary()
+    except BaseException:
+        sink.discard()
+        raise
 
 
 @contextmanager
@@ -212,8 +219,12 @@ def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
     recorder = Recorder(job.out, job.header, job.benchmark.points)
     meter = _Meter(job, progress) if progress is not None else None
     params = pipeline.decide_params(job.settings, job.bars.timeframe)
-    for frame in pipeline.run(job.bars.frames(), params, job.settings.account, job.bars.after):
-        recorder.add(frame)
-        if meter is not None:
-            meter.count(frame)
-    return recorder.finish()
+    try:
+        for frame in pipeline.run(job.bars.frames(), params, job.settings.account, job.bars.after):
+            recorder.add(frame)
+            if meter is not None:
+                meter.count(frame)
+        return recorder.finish()
+    except BaseException:
+        recorder.discard()
+        raise

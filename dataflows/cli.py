@@ -189,63 +189,81 @@ def bench(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: one line for a mistake."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    _heed_interrupts()
+    with _heeding_interrupts():
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None:  # all is done: the interpreter may close down in peace
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code; what is a bug is raised."""
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="utp", standalone_mode=False)
     except typer.TyperException as error:  # unknown option, missing argument
-        _stop(2, error.format_message())
+        return _stopped(2, error.format_message())
     except typer.Abort:
-        _stop(130, "interrupted")
+        return _stopped(130, "interrupted")
     except (Exception, KeyboardInterrupt) as error:
         for cause in _causes(error):  # a dataflow wraps what its steps raise
             if isinstance(cause, UserError):
-                _stop(2, str(cause))
+                return _stopped(2, str(cause))
             if isinstance(cause, KeyboardInterrupt):
-                _stop(130, "interrupted")
+                return _stopped(130, "interrupted")
         raise
     if code == 130:  # typer's answer to Ctrl-C
-        _stop(130, "interrupted")
-    sys.exit(code if isinstance(code, int) else 0)
+        return _stopped(130, "interrupted")
+    return code if isinstance(code, int) else 0
 
 
-def _heed_interrupts() -> None:
+def _stopped(code: int, message: str) -> int:
+    print("utp:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _heeding_interrupts() -> Iterator[None]:
     """Ctrl-C ends the program within seconds, even where no exception can pass.
 
-    Compiled code and compilers do not look for signals, and Bytewax waits for its workers without doing so.
-    A run's folder appears in one rename, so leaving at any moment leaves nothing half-written.
+    Compiled code and compilers do not look for signals, Bytewax waits for its workers without doing so, and
+    an exception in a finaliser is lost. A run's folder appears in one rename, so that leaving at any moment
+    leaves nothing half-written.
     """
-    if threading.current_thread() is not threading.main_thread():
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as after `nohup`
+        yield
         return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as of a job of `nohup`
-        signal.signal(signal.SIGINT, _interrupted)
+    hook = sys.unraisablehook
+    timers: list[threading.Timer] = []
 
+    def handle(number: int, frame: FrameType | None) -> None:
+        if timers:  # pressed again
+            _leave()
+        timers.append(threading.Timer(PATIENCE, _leave))
+        timers[0].daemon = True
+        timers[0].start()
+        signal.default_int_handler(number, frame)
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    if _Leaving.timer is None:
-        _Leaving.timer = threading.Timer(PATIENCE, _leave)
-        _Leaving.timer.daemon = True
-        _Leaving.timer.start()
-    signal.default_int_handler(number, frame)
+    def lost(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_type is not KeyboardInterrupt:
+            hook(what)
+            return
+        signal.raise_signal(signal.SIGINT)
 
-
-class _Leaving:
-    """Whether Ctrl-C was pressed, and what ends the program then."""
-
-    timer: threading.Timer | None = None
+    signal.signal(signal.SIGINT, handle)
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()
 
 
 def _leave() -> None:
     os.write(2, b"utp: interrupted\n")
     os._exit(130)
-
-
-def _stop(code: int, message: str) -> None:
-    if _Leaving.timer is not None:
-        _Leaving.timer.cancel()
-        _Leaving.timer = None
-    print("utp:", " ".join(message.split()), file=sys.stderr)
-    sys.exit(code)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -72,9 +72,18 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
         except BaseException as error:  # Ctrl-C too: raised again by `summary`
             self._error = error
 
+    def discard(self) -> None:
+        """Drop what is not finished, once the flow is over."""
+        if self._recorder is not None:
+            self._recorder.discard()
+
     def raise_interrupt(self) -> None:
-        """Ctrl-C while the run was being finished stops the flow where an exception may do so."""
-        if isinstance(self._error, KeyboardInterrupt):
+        """Ctrl-C while the run was being finished stops the flow where an exception may do so.
+
+        Not where the main thread has seen it, and waits for this worker: two exceptions would be one too many.
+        """
+        seen = self._recorder is not None and self._recorder.interrupted
+        if isinstance(self._error, KeyboardInterrupt) and not seen:
             raise self._error
 
     def announce(self, recorder: Recorder) -> None:

@@ -328,6 +328,14 @@ class Recorder:
         self.finished = True
         return summary
 
+    def discard(self) -> None:
+        """Drop what is not finished; the former run stays as it is. For a run that cannot be resumed."""
+        if self.finished:
+            return
+        if (self._work / "old").exists() and not self.out.exists():
+            (self._work / "old").rename(self.out)
+        shutil.rmtree(self._work, ignore_errors=True)
+
     def _finish(self, timing: Mapping[str, float] | None) -> dict[str, Any]:
         from risk import report
 
