@@ -206,15 +206,17 @@ def open_file(path: Path) -> BarFile:
             raise UserError(f"{path} is empty; want a header and rows")
         if _kind(path) != ".parquet":
             with _text(path) as stream:
-                columns: dict[str, Any] = dict.fromkeys(
-                    pyarrow.csv.open_csv(stream, pyarrow.csv.ReadOptions(use_threads=False)).schema.names,
-                    pa.string(),
-                )
+                names = pyarrow.csv.open_csv(stream, pyarrow.csv.ReadOptions(use_threads=False)).schema.names
+            columns: dict[str, Any] = dict.fromkeys(names, pa.string())
             groups: tuple[int, ...] = ()
         else:
             with pq.ParquetFile(path) as file:
+                names = file.schema_arrow.names
                 columns = {field.name: field.type for field in file.schema_arrow}
                 groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+    twice = [name for name in (*NEEDED, *QUOTES) if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has two columns {twice[0]}; leave one")
     _check_columns(path, columns)
     return BarFile(path, stat.st_size, stat.st_mtime_ns, groups, "bid" in columns)
 

@@ -147,6 +147,13 @@ def header(
 def check_out(out: Path) -> Path:
     """The absolute path of a run's folder; refuses one that holds something else."""
     out = out.resolve()
+    try:
+        return _free(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from error
+
+
+def _free(out: Path) -> Path:
     if out.is_mount():
         raise UserError(f"--out {out}: is the root of a file system; name a folder in it")
     if out.exists() and not out.is_dir():
