@@ -7,7 +7,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from infra.bars import Bars
-from schemas.frames import Bools, Floats, Ints, Longs
+from schemas.frames import Floats, Ints, Longs
 
 INDEXES = ("SPY", "QQQ")  # the first of these among a run's own symbols is its benchmark
 POINTS = 600  # of the curve, beside the ends of the sessions
@@ -67,11 +67,12 @@ def _held(bars: Bars, members: list[int]) -> tuple[Longs, Floats]:
     first, last = np.full((2, number), np.nan)
     at = 0
     for ts, symbol, close in bars.closes():
-        good = wanted[symbol] & (close > 0) & np.isfinite(close)
-        edges = np.searchsorted(ts, instants[at:], side="right")
+        good = wanted[symbol] & (close > 0) & (close < np.inf)
+        if not good.all():
+            ts, symbol, close = ts[good], symbol[good], close[good]
         begin = 0
-        for end in edges.tolist():
-            _take(first, last, symbol[begin:end], close[begin:end], good[begin:end])
+        for end in np.searchsorted(ts, instants[at:], side="right").tolist():
+            _take(first, last, symbol[begin:end], close[begin:end])
             if end == ts.size:
                 break  # more bars of this slice may come
             values[at] = _mean(first[members], last[members])
@@ -82,9 +83,8 @@ def _held(bars: Bars, members: list[int]) -> tuple[Longs, Floats]:
     return instants[start:], values[start:]
 
 
-def _take(first: Floats, last: Floats, symbol: Ints, close: Floats, good: Bools) -> None:
+def _take(first: Floats, last: Floats, symbol: Ints, close: Floats) -> None:
     """Fold some bars in order of time into the first and the last close of each symbol."""
-    symbol, close = symbol[good], close[good]
     last[symbol] = close  # of equal symbols the last one counts
     if np.isnan(first).any():
         early = np.full(first.size, np.nan)

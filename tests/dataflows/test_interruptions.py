@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dataflows import cli
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 UTP = [sys.executable, "-c", "from dataflows.cli import main; main()"]
 LONG = "synthetic:symbols=50,days=60,seed=3"
@@ -21,6 +23,14 @@ def started(command: list[str]) -> "subprocess.Popen[str]":
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+
+
+def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str, float]:
+    """What it says after Ctrl-C, and the seconds it took; a busy machine may use up its patience."""
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    return said, complained, time.monotonic() - begun
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:
@@ -38,11 +48,10 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path, how: str) -> None:
     partial = tmp_path / "run.partial"
     wait_for(partial)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=60)
+    said, complained, took = interrupted(process)
     assert (process.returncode, said, complained) == (130, "", "utp: interrupted\n")
-    assert not partial.exists()
     assert not out.exists()
+    assert took > cli.PATIENCE or not partial.exists()
 
 
 @pytest.mark.parametrize("how", ["--loop", "--no-loop"])
@@ -54,11 +63,10 @@ def test_ctrl_c_while_a_run_is_finished_is_130_and_the_folder_is_whole_or_not_th
     process = started([*UTP, "backtest", "synthetic:symbols=50,days=12,seed=3", "--out", str(out), how])
     wait_for(tmp_path / "run.partial" / "run", 120)
     time.sleep(wait)
-    process.send_signal(signal.SIGINT)
-    _, complained = process.communicate(timeout=60)
+    _, complained, took = interrupted(process)
     assert (process.returncode, complained) in ((130, "utp: interrupted\n"), (0, ""))
     assert not out.exists() or (out / "report.html").read_bytes().endswith(b"</html>\n")
-    assert not (tmp_path / "run.partial").exists()
+    assert took > cli.PATIENCE or not (tmp_path / "run.partial").exists()
 
 
 STUCK = """
