@@ -168,7 +168,7 @@ def _of_file(path: Path, symbols: Sequence[str] = ()) -> tuple[str, Curve]:
     time = next((name for name in TIMES if name in table.column_names), None)
     source = next((name for name in (*LEVELS, *RETURNS) if name in table.column_names), None)
     if time is None or source is None:
-        wanted = " or ".join((*LEVELS, *RETURNS) if time else TIMES)
+        wanted = f"one of {', '.join((*LEVELS, *RETURNS))}" if time else "ts or date"
         raise UserError(f"{path}: no column {wanted}; it has {', '.join(table.column_names[:12]) or 'none'}")
     if "symbol" in table.column_names:
         table = _of_symbol(table, path, symbols)
@@ -226,7 +226,7 @@ def _read(path: Path) -> pa.Table:
     if twice:
         raise UserError(f"{path}: two columns {twice[0]}; leave one")
     if not {*lower} & known:
-        raise UserError(f"{path}: no column {' or '.join(TIMES)}; it has {', '.join(names[:12]) or 'none'}")
+        raise UserError(f"{path}: no column ts or date; it has {', '.join(names[:12]) or 'none'}")
     return table.rename_columns(lower)
 
 

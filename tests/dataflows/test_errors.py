@@ -206,7 +206,7 @@ CASES = {
                                      csv(*ROWS, "AAPL,2024-01-02T14:50:00Z,1,1,1,x,1")),
     # benchmarks
     "no benchmark": backtest("none.csv: no such file", SMALL, csv(), "--benchmark", "{}/none.csv"),
-    "benchmark without values": backtest("no column equity or value", SMALL, csv("2024-01-02,1", head="date,x"),
+    "benchmark without values": backtest("no column one of equity", SMALL, csv("2024-01-02,1", head="date,x"),
                                          "--benchmark", "{}/b.csv"),
     "benchmark of other days": backtest("has no value on the dates of the bars", SMALL,
                                         csv("1999-01-04,1", "1999-01-05,2", head="date,close"),
@@ -215,8 +215,8 @@ CASES = {
                                   csv("2024-01-02,A,1", "2024-01-02,B,2", head="date,symbol,close"),
                                   "--benchmark", "{}/b.csv"),
     # curves
-    "curve without values": curve("no column equity or value or nav", "date,x", "2024-01-02,1"),
-    "curve without time": curve("no column ts or date or time", "day,equity", "2024-01-02,1"),
+    "curve without values": curve("no column one of equity, value, nav", "date,x", "2024-01-02,1"),
+    "curve without time": curve("no column ts or date", "day,equity", "2024-01-02,1"),
     "curve of one day": curve("holds one day", "date,equity", "2024-01-02,1"),
     "curve of text": curve("is not all numbers", "date,equity", "2024-01-02,1", "2024-01-03,much"),
     "curve below zero": curve("want a number above 0", "date,equity", "2024-01-02,1", "2024-01-03,-1"),

@@ -230,7 +230,10 @@ def test_a_run_has_its_own_benchmark(run, tmp_path):
     ("columns", "part"),
     [
         ({"equity": LEVELS}, "no column ts or date; it has equity"),
-        ({"date": WEEK}, "no column one of equity, value, close, returns, return; it has date"),
+        (
+            {"date": WEEK},
+            "no column one of equity, value, nav, balance, close, adj_close, price, returns, return; it has date",
+        ),
         ({"price": LEVELS}, "no column ts or date; it has price"),
         ({"date": WEEK, "equity": LEVELS, "Equity": LEVELS}, "two columns equity; leave one"),
         ({"date": WEEK, "equity": [100.0, -3.0, 1.0, 1.0, 1.0]}, "equity -3 on 2024-03-05: want a number above 0"),
@@ -312,3 +315,18 @@ def test_json_has_null_for_what_is_undefined(tmp_path, capsys):
 def test_a_percentage_is_no_rate(tmp_path, capsys):
     assert utp("metrics", tmp_path / "x.csv", "--risk-free", "4") == 2
     assert capsys.readouterr().err == "utp: --risk-free 4: want a fraction per year, as 0.04\n"
+
+
+@pytest.mark.parametrize("level", ["equity", "Value", "NAV", "balance", "close", "Adj_Close", "price"])
+@pytest.mark.parametrize(("time", "kind"), [("date", ".csv"), ("Timestamp", ".parquet"), ("datetime", ".csv")])
+def test_columns_go_by_several_names(tmp_path, level, time, kind):
+    path = save(tmp_path / f"x{kind}", **{time: WEEK, level: LEVELS})
+    assert metrics(path)["performance"]["total_return"] == pytest.approx(0.02)
+
+
+def test_several_symbols_of_a_benchmark_are_spy_or_qqq(tmp_path):
+    own = save(tmp_path / "own.csv", date=WEEK, equity=LEVELS)
+    for names, wanted in ((["QQQ", "SPY"], [1.0, 1.5]), (["IBM", "QQQ"], [1.0, 1.5])):
+        columns = {"date": WEEK[:2] * 2, "symbol": np.repeat(names, 2), "close": [1.0, 3.0, *wanted]}
+        other = save(tmp_path / "other.parquet", **columns)
+        assert metrics(own, other)["benchmark"]["total_return"] == pytest.approx(0.5)
