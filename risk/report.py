@@ -315,7 +315,11 @@ def _drawdowns(run: Run) -> str:
                 lasted(float(ts[end] - ts[fall.peak])),
             ]
         )
-    body = table(("depth", "from", "lowest", "back at", "lasted"), rows) if rows else nothing("There was none.")
+    body = (
+        table(("depth", "from", "lowest", "back at", "lasted"), rows, kind="tight")
+        if rows
+        else nothing("There was none.")
+    )
     return section("drawdowns", "Worst drawdowns", body, "the five deepest, peak to recovery" if rows else "")
 
 

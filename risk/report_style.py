@@ -60,6 +60,7 @@ summary { cursor: pointer; }
   .months { grid-template-columns: repeat(4, 1fr); }
   table { font-size: 0.8rem; }
   th, td { padding: 5px 3px; white-space: normal; }
+  table.tight { font-size: 0.7rem; }
   table.first4 :is(th, td):nth-child(n + 5), table.first5 :is(th, td):nth-child(n + 6) { display: none; }
   .bar { grid-template-columns: 96px 1fr 76px; }
   .bar small { grid-column: 1 / 4; }
