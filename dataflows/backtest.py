@@ -8,24 +8,29 @@ Both run the same dataflow; `loop=True` drives the same steps by a plain loop, t
 
 import gc
 import hashlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dataflows import pipeline
 from infra.bars import NO_FILES, Bars, open_bars
+from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.reference import Files
 from infra.results import Header, Recorder, check_out, header, write_timing
 from infra.settings import Settings, load
 from operators.filters import Params as Filters
 from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
-from schemas.calendar import timeframe_name
+from schemas.calendar import evenings, timeframe_name
 from schemas.errors import UserError
 from schemas.frames import RawFrame
-from schemas.units import to_usd
+from schemas.units import NS_PER_DAY, to_usd
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
@@ -48,6 +53,7 @@ class Plan:
     settings: Settings
     out: Path
     header: Header
+    benchmark: Benchmark
 
 
 def plan(
@@ -59,22 +65,26 @@ def plan(
     start: int | None = None,
     stop: int | None = None,
     files: Files = NO_FILES,
+    benchmark: Path | None = None,
 ) -> Plan:
     """Open the bars and check everything that a user may get wrong; `start`, `stop`: UTC ns, inclusive.
 
+    `benchmark` is a file as `utp metrics` takes it; SPY, QQQ or all of the bars themselves without one.
     Raises UserError.
     """
     out = check_out(out)
     if spec.startswith(SCHEME):
-        return _of_log(spec, settings, out, symbols, start, stop, files)
+        return _of_log(spec, settings, out, symbols, start, stop, files, benchmark)
     bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
                      frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
-    return Plan(bars, settings, out, _header(bars, settings, spec))
+    beside = of_bars(bars) if benchmark is None else _benchmark(benchmark, bars)
+    return Plan(bars, settings, out, _header(bars, settings, spec, beside), beside)
 
 
 def _of_log(
-    spec: str, settings: Settings, out: Path, symbols: Sequence[str], start: int | None, stop: int | None, files: Files
-) -> Plan:
+    spec: str, settings: Settings, out: Path, symbols: Sequence[str], start: int | None, stop: int | None,
+    files: Files, benchmark: Path | None,
+) -> Plan:  # fmt: skip
     """A range of the log of slices: what stands in it was chosen when it was written."""
     if symbols or files != NO_FILES:
         raise UserError(f"{spec}: the log has its own symbols and its own reference data; leave those options out")
@@ -82,10 +92,23 @@ def _of_log(
     from infra.log_bars import LogBars
 
     bars = LogBars(cluster(), spec.removeprefix(SCHEME), start, stop)
-    return Plan(bars, settings, out, _header(bars, settings, spec))
+    beside = of_bars(bars) if benchmark is None else _benchmark(benchmark, bars)
+    return Plan(bars, settings, out, _header(bars, settings, spec, beside), beside)
 
 
-def _header(bars: "Bars | LogBars", settings: Settings, spec: str) -> Header:
+def _benchmark(file: Path, bars: "Bars | LogBars") -> Benchmark:
+    from dataflows.metrics import benchmark_of
+
+    found = benchmark_of(file)
+    ts = evenings(found.dates)
+    inside = (ts > bars.after) & (ts <= bars.upto + NS_PER_DAY)
+    if not inside.any():
+        raise UserError(f"--benchmark {file}: has no value on the dates of the bars")
+    path = str(file.expanduser().resolve())
+    return of_curve(file.name, path, ts, found.daily, bars.after, bars.upto + NS_PER_DAY // 2)
+
+
+def _header(bars: "Bars | LogBars", settings: Settings, spec: str, benchmark: Benchmark) -> Header:
     off = [*NOT_BUILT, *_off(bars, settings.filters)]
     source = bars.label if bars.synthetic or spec.startswith(SCHEME) else str(Path(spec).expanduser().resolve())
     described = {
@@ -94,7 +117,8 @@ def _header(bars: "Bars | LogBars", settings: Settings, spec: str) -> Header:
         "first_ts": bars.first_ts, "last_ts": bars.last_ts, "files": bars.files.resolved(),
     }  # fmt: skip
     return header(settings, alphas=settings.ensemble.voters, bars=described, synthetic=bars.synthetic,
-                  timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off)  # fmt: skip
+                  timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off,
+                  benchmark=benchmark.about)  # fmt: skip
 
 
 def _off(bars: "Bars | LogBars", filters: Filters) -> list[str]:
@@ -123,11 +147,12 @@ def flow(
     earnings: str | None = None,
     actions: str | None = None,
     volumes: str | None = None,
+    benchmark: str | None = None,
 ) -> "Dataflow":
     """The dataflow, for `python -m bytewax.run`; arguments as those of `utp backtest`."""
     loaded = load(Path(settings) if settings else None, sets, profile=profile)
-    files = Files(quotes, earnings, actions, volumes)
-    return build(plan(spec, loaded, Path(out), symbols=symbols, files=files), announce=True)[0]
+    files, beside = Files(quotes, earnings, actions, volumes), Path(benchmark) if benchmark else None
+    return build(plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside), announce=True)[0]
 
 
 def build(job: Plan, progress: Progress | None = None, announce: bool = False) -> tuple["Dataflow", "ResultSink"]:
@@ -139,7 +164,7 @@ def build(job: Plan, progress: Progress | None = None, announce: bool = False) -
     from infra.source import BarInput
 
     board = cache_root() / "boards" / hashlib.sha256(str(job.out.resolve()).encode()).hexdigest()[:16]
-    sink = ResultSink(job.out, job.header, announce)
+    sink = ResultSink(job.out, job.header, announce, job.benchmark.points)
     graph = Dataflow("backtest")
     frames = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, board))
     keyed = op.map("shard", frames, _keyed)
@@ -175,7 +200,10 @@ class _Meter:
 
 
 def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Run it to the end and return the summary; `workers` are threads of this process."""
+    """Run it to the end and return the summary; `workers` are threads of this process.
+
+    What stops it, Ctrl-C too, leaves nothing: there is no store from which to go on.
+    """
     gc.collect()
     gc.freeze()  # what is loaded now stays: the collector need not walk it again and again
     begun = time.perf_counter(), time.process_time()
@@ -189,20 +217,52 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
 
 
 def _flow(job: Plan, workers: int, progress: Progress | None) -> dict[str, Any]:
+    graph, sink = build(job, progress)
+    try:
+        with _interrupting(sink):
+            _cluster(graph, workers)
+        return sink.summary()
+    except BaseException:
+        sink.discard()
+        raise
+
+
+@contextmanager
+def _interrupting(sink: "ResultSink") -> Iterator[None]:
+    """Ctrl-C reaches the sink, too: Bytewax waits for its workers, and one may be finishing the run."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        sink.interrupt()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _cluster(graph: "Dataflow", workers: int) -> None:
     from bytewax.testing import cluster_main
 
-    graph, sink = build(job, progress)
     # bytewax.run's entry prints a backtrace of its own on every error and on Ctrl-C; this one raises
     cluster_main(graph, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
-    return sink.summary()
 
 
 def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
-    recorder = Recorder(job.out, job.header)
+    recorder = Recorder(job.out, job.header, job.benchmark.points)
     meter = _Meter(job, progress) if progress is not None else None
     params = pipeline.decide_params(job.settings, job.bars.timeframe)
-    for frame in pipeline.run(job.bars.frames(), params, job.settings.account, job.bars.after):
-        recorder.add(frame)
-        if meter is not None:
-            meter.count(frame)
-    return recorder.finish()
+    try:
+        for frame in pipeline.run(job.bars.frames(), params, job.settings.account, job.bars.after):
+            recorder.add(frame)
+            if meter is not None:
+                meter.count(frame)
+        return recorder.finish()
+    except BaseException:
+        recorder.discard()
+        raise

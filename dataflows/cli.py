@@ -1,4 +1,4 @@
-"""`utp`: backtest, features, metrics, why, bench; the log: broker, topics, dlq; paper trading: approve, revoke, ...
+"""`utp`: backtest, report, features, metrics, why, bench; the log: broker, topics, dlq; paper trading: approve, ...
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -6,13 +6,17 @@ else is a bug and keeps its traceback.
 """
 
 import json as jsonlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from dataflows.bench import Line
     from infra.settings import Settings
 
+PATIENCE = 5.0  # seconds between Ctrl-C and leaving whatever is going on
 Progress = Callable[..., None]  # rows done, rows in all, and of a backtest: trades, equity in USD
 
 app = typer.Typer(
@@ -79,6 +84,10 @@ def backtest(
     earnings: _EARNINGS = None,
     actions: _ACTIONS = None,
     volumes: _VOLUMES = None,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A curve to stand beside; else SPY or QQQ of the bars, or all of them."),
+    ] = None,
     json: _JSON = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,
     loop: Annotated[bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")] = False,
@@ -91,7 +100,7 @@ def backtest(
     from infra.reference import Files
 
     files = Files(quotes, earnings, actions, volumes)
-    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, files=files)
+    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, files=files, benchmark=benchmark)
     with _progress("backtest") as progress:
         summary = command.run(plan, workers=workers, loop=loop, progress=progress)
     if json:
@@ -152,6 +161,14 @@ def metrics(
         _print_json({name: _finite(section) for name, section in answer.items()})
     else:
         _print_metrics(answer, command.lines(answer))
+
+
+@app.command(short_help="A finished run's page, made again.")
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]) -> None:
+    """Write report.html anew from the run's summary and tables; the same ones give the same page."""
+    from dataflows import report as command
+
+    typer.echo(f"report: {command.again(run)}")
 
 
 @app.command(short_help="Why a bar led to an order, or did not.")
@@ -304,28 +321,81 @@ def exchange(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: one line for a mistake."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with _heeding_interrupts():
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None:  # all is done: the interpreter may close down in peace
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code; what is a bug is raised."""
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="utp", standalone_mode=False)
     except typer.TyperException as error:  # unknown option, missing argument
-        _stop(2, error.format_message())
+        return _stopped(2, error.format_message())
     except typer.Abort:
-        _stop(130, "interrupted")
+        return _stopped(130, "interrupted")
     except (Exception, KeyboardInterrupt) as error:
         for cause in _causes(error):  # a dataflow wraps what its steps raise
             if isinstance(cause, UserError):
-                _stop(2, str(cause))
+                return _stopped(2, str(cause))
             if isinstance(cause, KeyboardInterrupt):
-                _stop(130, "interrupted")
+                return _stopped(130, "interrupted")
         raise
     if code == 130:  # typer's answer to Ctrl-C
-        _stop(130, "interrupted")
-    sys.exit(code if isinstance(code, int) else 0)
+        return _stopped(130, "interrupted")
+    return code if isinstance(code, int) else 0
 
 
-def _stop(code: int, message: str) -> None:
+def _stopped(code: int, message: str) -> int:
     print("utp:", " ".join(message.split()), file=sys.stderr)
-    sys.exit(code)
+    return code
+
+
+@contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """Ctrl-C ends the program within seconds, even where no exception can pass.
+
+    Compiled code and compilers do not look for signals, Bytewax waits for its workers without doing so, and
+    an exception in a finaliser is lost. A run's folder appears in one rename, so that leaving at any moment
+    leaves nothing half-written.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as after `nohup`
+        yield
+        return
+    hook = sys.unraisablehook
+    timers: list[threading.Timer] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if timers:  # pressed again
+            _leave()
+        timers.append(threading.Timer(PATIENCE, _leave))
+        timers[0].daemon = True
+        timers[0].start()
+        signal.default_int_handler(number, frame)
+
+    def lost(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_type is not KeyboardInterrupt:
+            hook(what)
+            return
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, handle)
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()
+
+
+def _leave() -> None:
+    os.write(2, b"utp: interrupted\n")
+    os._exit(130)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

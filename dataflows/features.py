@@ -1,6 +1,7 @@
 """Every feature of every bar in a file: `utp features BARS --out FILE.parquet`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def run(
     except OSError as error:
         raise UserError(f"--out {out_file}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written there is nothing to take away
+            partial.unlink()
     return {"rows": rows, "columns": schema(params).names, "feature_set": features.set_hash(params)}
 
 

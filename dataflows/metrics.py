@@ -1,14 +1,9 @@
-"""How good was it? A run, or any file with a curve -> performance statistics. `utp metrics FILE`.
+"""How good was it? A run, or any file with a curve -> performance statistics. `utp metrics FILE`."""
 
-A curve is reduced to the last value of each exchange date before anything is made annual, with 252
-days to the year; drawdowns are those of the whole curve. Of a run the initial cash stands before the
-first day, so that the total return is the run's own.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,45 +13,26 @@ import pyarrow.parquet as pq
 
 from infra.barfiles import reading
 from infra.results import read_summary
+from risk import curve as curves
 from risk import performance as perf
+from risk.curve import Curve
 from risk.performance import Trades
-from schemas.calendar import NEW_YORK
+from schemas.calendar import exchange_dates
 from schemas.errors import UserError
 from schemas.frames import Floats, Longs
-from schemas.units import NS_PER_DAY, NS_PER_SECOND
+from schemas.units import NS_PER_DAY
 
-TIMES = ("ts", "date")
-LEVELS = ("equity", "value", "close")
+TIMES = ("ts", "date", "time", "timestamp", "datetime")
+LEVELS = ("equity", "value", "nav", "balance", "close", "adj_close", "price")
 RETURNS = ("returns", "return")
 KINDS = (".parquet", ".csv", ".csv.gz")
-BENCHMARK = "SPY"  # of a benchmark file with several symbols
+BENCHMARKS = ("SPY", "QQQ")  # of a benchmark file with several symbols
 
-_NS_PER_HOUR = 3_600 * NS_PER_SECOND
 _EPOCH = date(1970, 1, 1)
 _NAN = float("nan")
+_USE = ("turnover", "exposure", "time_in_market")
 
 Answer = dict[str, Any]
-
-
-class Curve(NamedTuple):
-    """One curve at two resolutions."""
-
-    source: str  # the column that was read
-    points: Floats  # every value in order of time, `base` first where there is one
-    rows: int
-    days: Longs  # exchange dates, days since 1970-01-01
-    closes: Floats  # the last value of each
-    base: float  # the value before the first day; NaN where the first day's close is the first value
-
-    @property
-    def daily(self) -> Floats:
-        """The closes, after the base where there is one."""
-        return self.closes if np.isnan(self.base) else np.concatenate([[self.base], self.closes])
-
-    @property
-    def dates(self) -> Longs:
-        """Of `daily`; the base is dated the day before the first."""
-        return self.days if np.isnan(self.base) else np.concatenate([self.days[:1] - 1, self.days])
 
 
 def metrics(file: Path, benchmark: Path | None = None, risk_free: float = perf.RISK_FREE) -> Answer:
@@ -69,17 +45,17 @@ def metrics(file: Path, benchmark: Path | None = None, risk_free: float = perf.R
     LEAN's knows no such rate. Raises UserError.
     """
     run = _run_of(file)
-    curve = _of_run(run) if run else _of_file(file)
+    source, curve = _of_run(run) if run else _of_file(file)
     if curve.daily.size < 2:
         raise UserError(f"{file}: holds one day; a return wants two")
     trades = _trades(run) if run else None
-    held = _held(run) if run else None
-    levels = curve.source in LEVELS
+    held = _columns(run / "equity.parquet", ["exposure", "equity"]) if run else None
+    levels = source in LEVELS
     return {
         "data": {
             "file": str(file),
             "kind": "run" if run else "curve",
-            "column": curve.source,
+            "column": source,
             "rows": curve.rows,
             "days": int(curve.days.size),
             "first_day": _iso(int(curve.days[0])),
@@ -91,91 +67,38 @@ def metrics(file: Path, benchmark: Path | None = None, risk_free: float = perf.R
         "performance": {
             "initial_equity": float(curve.points[0]) if levels else _NAN,
             "final_equity": float(curve.points[-1]) if levels else _NAN,
-            **_performance(curve, risk_free),
-            "turnover": _turnover(run, curve) if run else _NAN,
-            "exposure": perf.exposure(held[0], held[1]) if held else _NAN,
-            "time_in_market": perf.time_in_market(held[0]) if held else _NAN,
+            **curves.performance(curve, risk_free),
+            **(_use(run, curve, held) if run and held else dict.fromkeys(_USE, _NAN)),
         },
-        "benchmark": _beside(curve, _of_file(benchmark, BENCHMARK), file, benchmark, risk_free) if benchmark else None,
+        "benchmark": _beside(curve, _of_file(benchmark, BENCHMARKS)[1], file, benchmark, risk_free)
+        if benchmark
+        else None,
         "trades": _named(trades) if trades else None,
-        "legacy": _legacy(curve, trades, held),
+        "legacy": _legacy(curve, source, trades, held),
     }
 
 
-def _performance(curve: Curve, risk_free: float) -> dict[str, float]:
-    returns = perf.returns_of(curve.daily)
-    total = perf.total_return(returns)
-    growth, fall = perf.cagr(returns), perf.max_drawdown(curve.points)
-    return {
-        "total_return": total,
-        "cagr": growth,
-        "cagr_calendar": perf.calendar_cagr(total, float(curve.dates[-1] - curve.dates[0])),
-        "annual_volatility": perf.annual_volatility(returns),
-        "sharpe": perf.sharpe(returns, risk_free),
-        "sharpe_lean": perf.sharpe(returns, risk_free, form="lean"),
-        "sortino": perf.sortino(returns, risk_free),
-        "sortino_lean": perf.sortino(returns, risk_free, form="lean"),
-        "probabilistic_sharpe": perf.probabilistic_sharpe(returns, None, risk_free / perf.DAYS),
-        "probabilistic_sharpe_lean": perf.probabilistic_sharpe(returns, form="lean"),
-        "max_drawdown": fall,
-        "max_drawdown_days": perf.max_drawdown_duration(curve.points) * curve.days.size / curve.rows,
-        "max_drawdown_recovery_days": perf.max_drawdown_recovery_days(curve.daily, curve.dates.astype(np.float64)),
-        "calmar": perf.calmar(growth, fall),
-        "var_95": perf.value_at_risk(returns, 0.95),
-        "var_99": perf.value_at_risk(returns, 0.99),
-        "var_95_historical": perf.value_at_risk(returns, 0.95, "historical"),
-        "cvar_95": perf.cvar(returns, 0.95),
-        "best_day": float(returns.max()),
-        "worst_day": float(returns.min()),
-    }
+def benchmark_of(path: Path) -> Curve:
+    """The curve of a benchmark's file; of several symbols SPY's, else QQQ's. Raises UserError."""
+    return _of_file(path, BENCHMARKS)[1]
+
+
+def _use(run: Path, curve: Curve, held: Mapping[str, Any]) -> dict[str, float]:
+    return curves.use_of_capital(curve, held, _columns(run / "fills.parquet", ["ts", "qty", "price"]))
 
 
 def _beside(curve: Curve, other: Curve, file: Path, benchmark: Path, risk_free: float) -> Answer:
-    """Both over the dates they share; what lies between two shared dates is one return."""
-    ours, theirs = _shared(curve, other)
-    if ours.size < 2:
+    if curves.shared(curve, other)[0].size < 2:
         raise UserError(f"{benchmark}: shares no two days with {file}: {_span(other)} beside {_span(curve)}")
-    r, b = perf.returns_of(ours), perf.returns_of(theirs)
-    own, market, free = perf.total_return(r), perf.total_return(b), risk_free / perf.DAYS
-    return {
-        "file": str(benchmark),
-        "returns": int(r.size),
-        "total_return": market,
-        "cagr": perf.cagr(b),
-        "annual_volatility": perf.annual_volatility(b),
-        "sharpe": perf.sharpe(b, risk_free),
-        "max_drawdown": perf.max_drawdown(theirs),
-        "excess_return": own - market,
-        "correlation": perf.correlation(r, b),
-        "beta": perf.beta(r, b),
-        "alpha": perf.alpha(r, b, risk_free),
-        "alpha_lean": perf.alpha(r, b, risk_free, form="lean"),
-        "tracking_error": perf.tracking_error(r, b),
-        "information_ratio": perf.information_ratio(r, b),
-        "information_ratio_lean": perf.information_ratio(r, b, form="lean"),
-        "treynor": perf.treynor(r, b, risk_free),
-        "treynor_lean": perf.treynor(r, b, risk_free, form="lean"),
-        "probabilistic_sharpe": perf.probabilistic_sharpe(r, perf.observed_sharpe(b, free), free),
-    }
+    return {"file": str(benchmark), **curves.beside(curve, other, risk_free)}
 
 
-def _shared(curve: Curve, other: Curve) -> tuple[Floats, Floats]:
-    """Values of both on shared dates; before them, for a curve with a base, the benchmark's last close."""
-    shared, ours, theirs = np.intersect1d(curve.days, other.days, assume_unique=True, return_indices=True)
-    left, right = curve.closes[ours], other.closes[theirs]
-    if shared.size and ours[0] == 0 and not np.isnan(curve.base):
-        before = other.closes[theirs[0] - 1] if theirs[0] else other.base
-        if not np.isnan(before):
-            left, right = np.concatenate([[curve.base], left]), np.concatenate([[before], right])
-    return left, right
-
-
-def _legacy(curve: Curve, trades: Trades | None, held: tuple[Floats, Floats] | None) -> dict[str, float]:
+def _legacy(curve: Curve, source: str, trades: Trades | None, held: Mapping[str, Any] | None) -> dict[str, float]:
     """The old names; drawdown and exposure are of the whole curve, as everywhere here."""
     names = perf.legacy_names(curve.daily, trades)
     names["max_drawdown"] = perf.max_drawdown(curve.points)
-    names["exposure_pct"] = perf.exposure(*held) if held else _NAN
-    if curve.source not in LEVELS:
+    names["exposure_pct"] = perf.exposure(held["exposure"], held["equity"]) if held else _NAN
+    if source not in LEVELS:
         names["final_equity"] = _NAN
     return names if trades is None else {**names, "num_trades": trades.size}
 
@@ -190,41 +113,20 @@ def _run_of(file: Path) -> Path | None:
     return file.parent if file.name == "equity.parquet" and (file.parent / "summary.json").exists() else None
 
 
-def _of_run(run: Path) -> Curve:
+def _of_run(run: Path) -> tuple[str, Curve]:
     summary = read_summary(run)
     if "initial_cash" not in summary:
         raise UserError(f"{run}: its summary.json is not that of a run")
     table = _columns(run / "equity.parquet", ["ts", "equity"])
     if not table["ts"].size:
         raise UserError(f"{run}: there is no slice in this run")
-    days, equity = _exchange_dates(table["ts"]), table["equity"]
-    _refuse(days, equity, 0.0, run, "equity")
-    return _curve("equity", days, equity, float(summary["initial_cash"]))
-
-
-def _held(run: Path) -> tuple[Floats, Floats]:
-    """Value held and equity at every point, USD."""
-    table = _columns(run / "equity.parquet", ["exposure", "equity"])
-    return table["exposure"], table["equity"]
-
-
-def _turnover(run: Path, curve: Curve) -> float:
-    fills = _columns(run / "fills.parquet", ["ts", "qty", "price"])
-    traded = np.zeros(curve.days.size)
-    days = _exchange_dates(fills["ts"])
-    np.add.at(traded, np.searchsorted(curve.days, days), fills["qty"] * fills["price"])
-    return perf.turnover(traded, curve.closes)
+    _refuse(exchange_dates(table["ts"]), table["equity"], 0.0, run, "equity")
+    return "equity", curves.run_curve(table, float(summary["initial_cash"]))
 
 
 def _trades(run: Path) -> Trades:
     names = ["entry_ts", "exit_ts", "pnl", "fees", "entry_price", "qty", "mae", "mfe"]
-    table = _columns(run / "trades.parquet", names)
-    cost = table["entry_price"] * table["qty"]
-    best = table["mfe"] * cost  # excursions are fractions of the entry in a run, USD in statistics
-    given_back = np.maximum(best - table["pnl"], 0.0)
-    return Trades(
-        table["entry_ts"], table["exit_ts"], table["pnl"], table["fees"], cost, table["mae"] * cost, best, given_back
-    )
+    return curves.trades_of(_columns(run / "trades.parquet", names))
 
 
 def _named(trades: Trades) -> Answer:
@@ -258,8 +160,8 @@ def _plain_column(column: pa.ChunkedArray) -> Any:
 # Any other file.
 
 
-def _of_file(path: Path, symbol: str | None = None) -> Curve:
-    """The curve of a Parquet or CSV file; of several symbols only `symbol`."""
+def _of_file(path: Path, symbols: Sequence[str] = ()) -> tuple[str, Curve]:
+    """The column that was read of a Parquet or CSV file, and its curve; of several symbols the first that is wanted."""
     if _run_of(path):
         return _of_run(path if path.is_dir() else path.parent)
     table = _read(path)
@@ -269,14 +171,13 @@ def _of_file(path: Path, symbol: str | None = None) -> Curve:
         wanted = f"one of {', '.join((*LEVELS, *RETURNS))}" if time else "ts or date"
         raise UserError(f"{path}: no column {wanted}; it has {', '.join(table.column_names[:12]) or 'none'}")
     if "symbol" in table.column_names:
-        table = _of_symbol(table, path, symbol)
+        table = _of_symbol(table, path, symbols)
     days, order = _when(table[time], path, time)
     values = _numbers(table[source], path, source)[order]
     if source in RETURNS:
-        return _of_returns(days, values, path, source)
+        return "returns", _of_returns(days, values, path, source)
     _refuse(days, values, 0.0, path, source)
-    several = days.size > 1 and days[0] == days[1]  # what the first day itself brought must not be lost
-    return _curve(source, days, values, float(values[0]) if several else _NAN)
+    return source, curves.of_levels(days, values)
 
 
 def _of_returns(days: Longs, values: Floats, path: Path, source: str) -> Curve:
@@ -288,7 +189,7 @@ def _of_returns(days: Longs, values: Floats, path: Path, source: str) -> Curve:
         raise UserError(f"{path}: no numbers in {source}")
     _refuse(days, values, -1.0, path, source)
     curve = perf.curve_of(values)
-    return _curve("returns", days, curve[1:], float(curve[0]))
+    return curves.curve(days, curve[1:], float(curve[0]))
 
 
 def _refuse(days: Longs, values: Floats, bound: float, path: Path, source: str) -> None:
@@ -297,12 +198,6 @@ def _refuse(days: Longs, values: Floats, bound: float, path: Path, source: str) 
     if wrong.size:
         at = wrong[0]
         raise UserError(f"{path}: {source} {values[at]:g} on {_iso(int(days[at]))}: want a number above {bound:g}")
-
-
-def _curve(source: str, days: Longs, values: Floats, base: float) -> Curve:
-    last = np.flatnonzero(np.append(np.diff(days) > 0, True))
-    points = values if np.isnan(base) else np.concatenate([[base], values])
-    return Curve(source, points, values.size, days[last], values[last], base)
 
 
 def _read(path: Path) -> pa.Table:
@@ -341,14 +236,15 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _of_symbol(table: pa.Table, path: Path, symbol: str | None) -> pa.Table:
-    """The rows of the one symbol, or of the one that is wanted."""
+def _of_symbol(table: pa.Table, path: Path, symbols: Sequence[str]) -> pa.Table:
+    """The rows of the one symbol, or of the first that is wanted."""
     column = pc.utf8_upper(table["symbol"].cast(pa.string()))
     names = pc.unique(column).to_pylist()
     if len(names) == 1:
         return table
-    if symbol not in names:
-        which = f" and {symbol} is not among them" if symbol else ""
+    symbol = next((name for name in symbols if name in names), None)
+    if symbol is None:
+        which = f" and {' or '.join(symbols)} is not among them" if symbols else ""
         raise UserError(f"{path}: {len(names)} symbols{which}; want the rows of one")
     return table.filter(pc.equal(column, symbol))
 
@@ -373,7 +269,7 @@ def _when(column: pa.ChunkedArray, path: Path, name: str) -> tuple[Longs, Longs]
         return _sorted(ts, ts // NS_PER_DAY, path)
     if naive:
         raise UserError(f"{path}: {name} has no time zone; write UTC as in 2024-01-02T21:00:00Z, or dates")
-    return _sorted(ts, _exchange_dates(ts), path)
+    return _sorted(ts, exchange_dates(ts), path)
 
 
 def _parsed(column: pa.ChunkedArray, path: Path, name: str) -> pa.ChunkedArray:
@@ -405,19 +301,6 @@ def _numbers(column: pa.ChunkedArray, path: Path, name: str) -> Floats:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"{path}: {name} is not all numbers: {' '.join(str(error).split())[:120]}") from error
     return values
-
-
-def _exchange_dates(ts: Longs) -> Longs:
-    """The date in New York at each instant, days since 1970-01-01; the clock changes on the hour."""
-    hours, place = np.unique(ts // _NS_PER_HOUR, return_inverse=True)
-    offset = np.array([_offset_ns(int(hour) * 3_600) for hour in hours], np.int64)
-    dates: Longs = (ts + offset[place]) // NS_PER_DAY if ts.size else ts
-    return dates
-
-
-def _offset_ns(second: int) -> int:
-    offset = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second)).astimezone(NEW_YORK).utcoffset()
-    return int(offset.total_seconds()) * NS_PER_SECOND if offset else 0
 
 
 def _iso(day: int) -> str:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataflows import pipeline
+from infra.barfiles import reading
 from infra.bars import open_bars
 from infra.reference import Files
 from infra.results import read_summary
@@ -55,6 +56,8 @@ def _decide_again(summary: dict[str, Any], settings: Settings, symbol: str, ts: 
     described = summary["bars"]
     if symbol not in described["symbols"]:
         raise UserError(f"symbol {symbol}: not in this run; it has {', '.join(described['symbols'][:20])}")
+    if ts < described["first_ts"]:
+        raise UserError(f"{symbol} at {_iso(ts)}: the run's first bar ends at {_iso(described['first_ts'])}")
     bars = open_bars(described["source"], timeframe=summary["timeframe"], symbols=[symbol],
                      start=described["first_ts"], stop=ts, files=Files(**described.get("files", {})),
                      reference=settings.reference)  # fmt: skip
@@ -88,7 +91,7 @@ def _reference(state: pipeline.State, bars: BarFrame) -> dict[str, Any]:
 
 def _last_row(opinions: OpinionFrame, signals: SignalFrame, alphas: list[str], symbol: str, ts: int) -> dict[str, Any]:
     bars, features = signals.bars, opinions.features
-    when = datetime.fromtimestamp(ts / 1e9, UTC).isoformat().replace("+00:00", "Z")
+    when = _iso(ts)
     gone = np.flatnonzero(bars.refused.ts == ts)
     if gone.size and not (bars.at.size and bars.slices.ts[bars.at[-1]] == ts):
         raise UserError(f"{symbol} at {when}: this bar was refused: {word(Reason(int(bars.refused.reason[gone[0]])))}")
@@ -108,6 +111,10 @@ def _last_row(opinions: OpinionFrame, signals: SignalFrame, alphas: list[str], s
     }
 
 
+def _iso(ts: int) -> str:
+    return datetime.fromtimestamp(ts / 1e9, UTC).isoformat().replace("+00:00", "Z")
+
+
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
@@ -116,7 +123,9 @@ def _of_account(run: Path, symbol: str, ts: int) -> dict[str, Any]:
     """What the account wrote of this symbol in this slice, and what became of the orders it sent then."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name in ("verdicts", "orders", "fills", "updates"):
-        rows = pq.read_table(run / f"{name}.parquet", filters=(pc.field("symbol") == symbol)).to_pylist()
+        path = run / f"{name}.parquet"
+        with reading(path):
+            rows = pq.read_table(path, filters=(pc.field("symbol") == symbol)).to_pylist()
         found[name] = [{key: _plain(value) for key, value in row.items()} | {"at": row["ts"].value} for row in rows]
     sent = {row["order_id"] for row in found["orders"] if row["at"] == ts}
     fate = [row for row in found["updates"] if row["order_id"] in sent]

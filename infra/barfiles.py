@@ -22,6 +22,7 @@ from schemas.universe import MAX_NAME
 
 PRICES = ("open", "high", "low", "close", "volume")
 QUOTES = ("bid", "ask")
+NUMBERS = (*PRICES, *QUOTES)
 NEEDED = ("symbol", "ts", *PRICES)
 KINDS = (".parquet", ".csv", ".csv.gz")
 
@@ -63,13 +64,13 @@ class BarFile:
         """Whether it can be read from the middle."""
         return self.path.name.lower().endswith(".parquet")
 
-    def tables(self, groups: Sequence[int] | None = None, numbers: bool = True) -> Iterator[Table]:
+    def tables(self, groups: Sequence[int] | None = None, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
         """The rows of consecutive row groups (of the whole file), in file order.
 
-        Without `numbers` only `ts` and `symbol` are read, the other columns are empty. Nulls in
+        Beside `ts` and `symbol` only these `numbers` are read, the other columns are empty. Nulls in
         numbers are NaN. Raises UserError for what is no symbol, time or number, with its row.
         """
-        numeric = (*PRICES, *(QUOTES if self.has_quotes else ())) if numbers else ()
+        numeric = tuple(name for name in numbers if self.has_quotes or name not in QUOTES)
         decode = Decoder(self.path, numeric, sum(self.groups[: groups[0]]) if groups else 0)
         with reading(self.path):
             for batch in self._batches(["symbol", "ts", *numeric], groups):
@@ -231,15 +232,17 @@ def open_file(path: Path) -> BarFile:
     with reading(path):
         if _kind(path) != ".parquet":
             with _text(path) as stream:
-                columns: dict[str, Any] = dict.fromkeys(
-                    pyarrow.csv.open_csv(stream, pyarrow.csv.ReadOptions(use_threads=False)).schema.names,
-                    pa.string(),
-                )
+                names = pyarrow.csv.open_csv(stream, pyarrow.csv.ReadOptions(use_threads=False)).schema.names
+            columns: dict[str, Any] = dict.fromkeys(names, pa.string())
             groups: tuple[int, ...] = ()
         else:
             with pq.ParquetFile(path) as file:
+                names = file.schema_arrow.names
                 columns = {field.name: field.type for field in file.schema_arrow}
                 groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+    twice = [name for name in (*NEEDED, *QUOTES) if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has two columns {twice[0]}; leave one")
     _check_columns(path, columns)
     return BarFile(path, stat.st_size, stat.st_mtime_ns, groups, "bid" in columns)
 

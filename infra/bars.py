@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from infra.barfiles import BarFile, Extent, Table, nearest, open_folder
+from infra.barfiles import NUMBERS, BarFile, Extent, Table, nearest, open_folder
 from infra.reference import MARKETS, Files, open_reference
 from infra.settings import Reference as ReferenceParams
 from infra.sorting import Survey, arranged
@@ -17,7 +17,7 @@ from operators.split import Columns, places, split
 from operators.tally import LONG
 from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
 from schemas.errors import UserError
-from schemas.frames import NO_FLOATS, SHARDS, Floats, Listing, RawFrame, Slices
+from schemas.frames import NO_FLOATS, SHARDS, Floats, Ints, Listing, Longs, RawFrame, Slices
 from schemas.universe import Universe, shard_of
 
 AUTO_ROWS = 131_072  # in a chunk, over all shards: enough to hide what a frame costs, little enough for the caches
@@ -39,8 +39,8 @@ class Feed(Protocol):
     def extent(self, symbols: Sequence[str], start: int, stop: int) -> Extent:
         """Count these symbols' bars with `start <= ts <= stop`."""
 
-    def tables(self, after: int, upto: int) -> Iterator[Table]:
-        """At least the bars with `after < ts <= upto`, and as few others as is cheap."""
+    def tables(self, after: int, upto: int, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
+        """At least the bars with `after < ts <= upto`, and as few others as is cheap; of the numbers at least these."""
 
 
 class Bars:
@@ -142,14 +142,28 @@ class Bars:
             listed.setdefault(shard_of(name), []).append(listing)
         return {shard: tuple(listings) for shard, listings in listed.items()}
 
-    def _columns(self, after: int, market: list[Columns]) -> Iterator[Columns]:
+    def instants(self, most: int) -> Longs:
+        """UTC ns: about `most` ends of slices, evenly, the ends of all sessions, and the last bar's."""
+        step = max(-(-self.slices // most), 1)
+        evenly = [self.calendar.ts_at(index) for index in range(self._begin, self._end, step)]
+        closes = self.calendar.closes
+        ends = closes[(closes > self.after) & (closes <= self.upto)]
+        return np.unique(np.concatenate([np.array(evenly, np.int64), ends, [self.upto]]))
+
+    def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
+        """Times, symbols and closes of all bars in order of time, as they are; symbols not asked for are -1."""
+        for columns in self._columns(self.after, [], ("close",)):
+            yield columns.ts, columns.symbol, columns.close
+
+    def _columns(self, after: int, market: list[Columns], numbers: Sequence[str] = NUMBERS) -> Iterator[Columns]:
         """The bars with `after < ts <= upto`, with ids for symbols; -1 for those not asked for.
 
         The market's own, asked for or not, are put into `market`.
         """
         known: tuple[str, ...] | None = None
-        ids, code = np.zeros(0, np.int32), -1
-        for names, columns in self._feed.tables(after, self.upto):
+        ids: Ints = np.zeros(0, np.int32)
+        code = -1
+        for names, columns in self._feed.tables(after, self.upto, numbers):
             if names is not known:
                 known, ids = names, np.array([self.universe.ids.get(name, -1) for name in names], np.int32)
                 code = names.index(self.market) if self.market in names else -1
@@ -214,7 +228,7 @@ class _Files:
             of = [i for i, name in enumerate(s.names) if name in own]
             return Extent(sum(s.rows[i] for i in of), min(s.first[i] for i in of), max(s.last[i] for i in of))
         rows, first, last = 0, 2**63 - 1, -(2**63)
-        for names, columns in self._tables(start - 1, stop, numbers=False):
+        for names, columns in self.tables(start - 1, stop, ()):
             begin = int(np.searchsorted(columns.ts, start, side="left"))
             end = int(np.searchsorted(columns.ts, stop, side="right"))
             wanted = np.array([name in own for name in names], np.bool_)[columns.symbol[begin:end]]
@@ -223,10 +237,7 @@ class _Files:
                 rows, first, last = rows + ts.size, min(first, int(ts[0])), int(ts[-1])
         return Extent(rows, first, last)
 
-    def tables(self, after: int, upto: int) -> Iterator[Table]:
-        return self._tables(after, upto, numbers=True)
-
-    def _tables(self, after: int, upto: int, numbers: bool) -> Iterator[Table]:
+    def tables(self, after: int, upto: int, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
         for at, file in enumerate(self._files):
             units = (unit for unit in self._survey.units if unit.file == at)
             groups = [unit.group for unit in units if unit.last > after and unit.first <= upto]
@@ -234,7 +245,7 @@ class _Files:
                 continue
             # Groups without rows lie in no unit; read along, they cost nothing.
             for table in file.tables(range(groups[0], groups[-1] + 1), numbers):
-                if numbers and self.has_quotes and not file.has_quotes:
+                if "bid" in numbers and self.has_quotes and not file.has_quotes:
                     unknown = np.full(table.columns.ts.size, np.nan)
                     table = Table(table.names, table.columns._replace(bid=unknown, ask=unknown))
                 yield table

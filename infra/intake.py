@@ -156,7 +156,7 @@ class _Desk:
 def _current(messages: Messages, at: int) -> bytes:
     """A record by the current schema; one that cannot be had so is empty, which has a flaw."""
     value = messages.values[at] or b""
-    schema = dict(messages.headers[at]).get(SCHEMA) if messages.headers else None
+    schema = dict(messages.headers[at]).get(SCHEMA) if messages.headers else messages.schema
     if schema is None or schema == codec.mark(SliceBars):
         return value
     try:

@@ -19,7 +19,7 @@ from operators.slice_columns import decode
 from schemas import codec
 from schemas.calendar import FIRST, LAST, Calendar
 from schemas.errors import UserError
-from schemas.frames import SHARDS, Listing, RawFrame
+from schemas.frames import SHARDS, Floats, Ints, Listing, Longs, RawFrame
 from schemas.identity import iso
 from schemas.records import SliceBars
 from schemas.universe import Universe
@@ -117,6 +117,24 @@ class LogBars:
     def slices(self) -> int:
         """How many slices of the calendar are covered."""
         return self._end - self._begin
+
+    def instants(self, most: int) -> Longs:
+        """UTC ns: about `most` ends of slices, evenly, the ends of all sessions, and the last slice's."""
+        step = max(-(-self.slices // most), 1)
+        evenly = [self.calendar.ts_at(index) for index in range(self._begin, self._end, step)]
+        return np.unique(np.array([*evenly, *self._edges[1:]], np.int64))
+
+    def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
+        """Times, symbols (as `universe` numbers them) and closes of all bars, in order of time."""
+        number = np.full(1, -1, np.int32)  # of the universe, by id in the log
+        for frames in self.frames():
+            for entry in (entry for frame in frames for entry in frame.listed):
+                number = np.pad(number, (0, max(0, entry.symbol + 1 - number.size)), constant_values=-1)
+                number[entry.symbol] = self.universe.ids[entry.name]
+            ts, symbol, close = (np.concatenate([getattr(frame, name) for frame in frames])
+                                 for name in ("ts", "symbol", "close"))  # fmt: skip
+            order = np.argsort(ts, kind="stable")
+            yield ts[order], number[symbol[order]], close[order]
 
     def frames(self, shards: Iterable[int] = range(SHARDS), first: int = 0) -> Iterator[list[RawFrame]]:
         """From session `first` on, the frames of these shards in ascending order, empty ones too."""

@@ -33,9 +33,14 @@ class Messages(NamedTuple):
 
     def cut(self, count: int) -> tuple["Messages", "Messages"]:
         """The first so many records, and the rest."""
-        parts = [(column[:count], column[count:]) for column in self[2:]]
-        head, rest = zip(*parts, strict=True)
-        return Messages(self.topic, self.partition, *head), Messages(self.topic, self.partition, *rest)
+        columns = (self.offsets, self.keys, self.values, self.headers, self.written)
+        head, rest = ([column[part] for column in columns] for part in (slice(count), slice(count, None)))
+        return self._replace(**dict(zip(_COLUMNS, head, strict=True))), self._replace(
+            **dict(zip(_COLUMNS, rest, strict=True))
+        )
+
+
+_COLUMNS = ("offsets", "keys", "values", "headers", "written")
 
 
 class Reading(NamedTuple):

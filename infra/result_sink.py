@@ -20,6 +20,7 @@ from typing import Any
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from infra.benchmark import Points
 from infra.results import Header, LedgerError, Recorder, State, check_out
 from risk.ledger import LedgerFrame
 
@@ -29,10 +30,11 @@ PART = "results"
 class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
     """Writes the ledger frames of one key; ask `summary` after the flow, or let it announce the end."""
 
-    def __init__(self, out: Path, header: Header, announce: bool = False):
-        self._out, self._header, self._announce = check_out(out), header, announce
+    def __init__(self, out: Path, header: Header, announce: bool = False, benchmark: Points | None = None):
+        self._out, self._header, self._announce, self._benchmark = check_out(out), header, announce, benchmark
         self._summary: dict[str, Any] | None = None
         self._error: BaseException | None = None
+        self._recorder: Recorder | None = None
         self.failing = False  # an exception is on its way; another one would abort the process
 
     def list_parts(self) -> list[str]:
@@ -42,8 +44,16 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> "_Part":
         """Start anew, or go on from a snapshot."""
         if resume_state is None:
-            return _Part(self, Recorder(self._out, self._header))
-        return _Part(self, Recorder.resume(self._out, self._header, resume_state))
+            recorder = Recorder(self._out, self._header, self._benchmark)
+        else:
+            recorder = Recorder.resume(self._out, self._header, resume_state, self._benchmark)
+        self._recorder = recorder
+        return _Part(self, recorder)
+
+    def interrupt(self) -> None:
+        """Ctrl-C, seen by the main thread: a worker that is finishing the run leaves it as it is."""
+        if self._recorder is not None:
+            self._recorder.interrupted = True
 
     def summary(self) -> dict[str, Any]:
         """What the run came to; raises what went wrong when it was finished, or LedgerError if it was not."""
@@ -62,9 +72,18 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
         except BaseException as error:  # Ctrl-C too: raised again by `summary`
             self._error = error
 
+    def discard(self) -> None:
+        """Drop what is not finished, once the flow is over."""
+        if self._recorder is not None:
+            self._recorder.discard()
+
     def raise_interrupt(self) -> None:
-        """Ctrl-C while the run was being finished stops the flow where an exception may do so."""
-        if isinstance(self._error, KeyboardInterrupt):
+        """Ctrl-C while the run was being finished stops the flow where an exception may do so.
+
+        Not where the main thread has seen it, and waits for this worker: two exceptions would be one too many.
+        """
+        seen = self._recorder is not None and self._recorder.interrupted
+        if isinstance(self._error, KeyboardInterrupt) and not seen:
             raise self._error
 
     def announce(self, recorder: Recorder) -> None:

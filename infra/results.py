@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.benchmark import About, Points
 from infra.settings import Settings, describe, settings_hash
 from risk.ledger import LedgerFrame
 from risk.limits import limits
@@ -111,6 +112,7 @@ class Header(TypedDict):
     after: int  # UTC ns; the run covers after < ts <= upto
     upto: int
     off: list[str]  # what was not there or switched off: forecast, quotes, earnings, liquidity
+    benchmark: About | None
     settings_hash: str
     settings: dict[str, Any]
 
@@ -125,6 +127,7 @@ def header(
     after: int,
     upto: int,
     off: Sequence[str] = (),
+    benchmark: About | None = None,
 ) -> Header:
     """The header of a run with these settings."""
     return Header(
@@ -137,6 +140,7 @@ def header(
         after=after,
         upto=upto,
         off=list(off),
+        benchmark=benchmark,
         settings_hash=settings_hash(settings),
         settings=describe(settings),
     )
@@ -145,6 +149,13 @@ def header(
 def check_out(out: Path) -> Path:
     """The absolute path of a run's folder; refuses one that holds something else."""
     out = out.resolve()
+    try:
+        return _free(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from error
+
+
+def _free(out: Path) -> Path:
     if out.is_mount():
         raise UserError(f"--out {out}: is the root of a file system; name a folder in it")
     if out.exists() and not out.is_dir():
@@ -202,9 +213,9 @@ def _writing(out: Path) -> Iterator[None]:
 class Recorder:
     """Takes ledger frames in order; `finish` makes the folder."""
 
-    def __init__(self, out: Path, header: Header):
+    def __init__(self, out: Path, header: Header, benchmark: Points | None = None):
         """A fresh start: what an earlier run has left unfinished here is dropped."""
-        self._begin(out, header)
+        self._begin(out, header, benchmark)
         try:
             if (self._work / "old").exists() and not self.out.exists():  # a crash between two renames
                 (self._work / "old").rename(self.out)
@@ -216,7 +227,7 @@ class Recorder:
             raise UserError(f"--out {self.out}: {error.strerror or error}") from error
 
     @classmethod
-    def resume(cls, out: Path, header: Header, state: State) -> "Recorder":
+    def resume(cls, out: Path, header: Header, state: State, benchmark: Points | None = None) -> "Recorder":
         """Go on after a snapshot; if the run has been finished since, its folder is left as it is."""
         if state["version"] != VERSION:
             raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
@@ -225,7 +236,7 @@ class Recorder:
                 "the recovery store belongs to a run with other bars or settings: give the same ones, or a new store"
             )
         self = cls.__new__(cls)
-        self._begin(out, header)
+        self._begin(out, header, benchmark)
         self.upto, self.rows = state["upto"], state["rows"]
         self._names = state["names"].copy()
         self._rank = _ranks(self._names)
@@ -238,13 +249,14 @@ class Recorder:
             self._drop_later_parts()
         return self
 
-    def _begin(self, out: Path, header: Header) -> None:
+    def _begin(self, out: Path, header: Header, benchmark: Points | None) -> None:
         self.out = check_out(out)
         self._work = self.out.with_name(self.out.name + ".partial")
         self._parts = self._work / "parts"
         weakref.finalize(self, os.close, _locked(self._work))
-        self.header = header
+        self.header, self._benchmark = header, benchmark
         self.finished = False
+        self.interrupted = False  # set by Ctrl-C from another thread: do not finish any more
         self.upto = header["after"]  # UTC ns; everything up to here is recorded
         self.rows = 0  # bars that reached the account
         self._names: Names = np.zeros(0, "S1")
@@ -325,6 +337,14 @@ class Recorder:
         self.finished = True
         return summary
 
+    def discard(self) -> None:
+        """Drop what is not finished; the former run stays as it is. For a run that cannot be resumed."""
+        if self.finished:
+            return
+        if (self._work / "old").exists() and not self.out.exists():
+            (self._work / "old").rename(self.out)
+        shutil.rmtree(self._work, ignore_errors=True)
+
     def _finish(self, timing: Mapping[str, float] | None) -> dict[str, Any]:
         from risk import report
 
@@ -340,7 +360,12 @@ class Recorder:
         (run / "summary.json").write_text(text, encoding="utf-8")
         if timing is not None:
             write_timing(run, timing)
+        if self._benchmark is not None:
+            ts, value = self._benchmark()
+            pq.write_table(pa.table({"ts": words.ts(ts), "value": value}), run / "benchmark.parquet")
+        self._heed()
         report.write(run)
+        self._heed()
         old = self._work / "old"
         if self.out.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -348,6 +373,11 @@ class Recorder:
         run.rename(self.out)
         shutil.rmtree(self._work, ignore_errors=True)
         return summary
+
+    def _heed(self) -> None:
+        """After Ctrl-C a run that is nearly finished is not put in the place of the former one."""
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     # Parts.
 
@@ -633,6 +663,7 @@ class _Totals:
             },
             "alphas": header["alphas"],
             "off": header["off"],
+            "benchmark": header["benchmark"],
             "initial_cash": to_usd(initial),
             "final_equity": to_usd(final),
             "cash": to_usd(funds["cash"]),
@@ -888,6 +919,7 @@ def _fills(words: _Words, c: Columns) -> dict[str, Any]:
 def _trades(words: _Words, c: Columns) -> dict[str, Any]:
     return {
         "symbol": words.symbol(c["symbol"]),
+        "decided_ts": words.ts(c["order_ts"]),
         "entry_ts": words.ts(c["entry_ts"]),
         "exit_ts": words.ts(c["exit_ts"]),
         "entry_price": _usd(c["cost"]) / c["qty"],

@@ -100,7 +100,7 @@ def _survey_as_is(files: Sequence[BarFile]) -> Survey | None:
         return None
     starts = {}
     for i, file in enumerate(files):
-        head = next((t.columns.ts for t in file.tables(numbers=False) if t.columns.ts.size), None)
+        head = next((t.columns.ts for t in file.tables(numbers=()) if t.columns.ts.size), None)
         if head is not None:
             starts[i] = int(head[0])
     order = sorted(starts, key=lambda i: (starts[i], i))
@@ -115,7 +115,7 @@ def _survey(files: Sequence[BarFile]) -> Survey | None:
         before = tally.previous
         for group, rows in enumerate(file.groups):
             first = None
-            for names, columns in file.tables([group], numbers=False) if rows else ():
+            for names, columns in file.tables([group], numbers=()) if rows else ():
                 codes = np.array([ids.setdefault(name, len(ids)) for name in names], np.int32)
                 if at and columns.ts.size and columns.ts[0] <= before:
                     return None  # files that touch are put together by sorting

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from infra.barfiles import Extent, Table, nearest, write_tables
+from infra.barfiles import NUMBERS, Extent, Table, nearest, write_tables
 from operators.split import Columns
 from schemas.calendar import FIRST, LAST, TIMEFRAMES, Calendar, timeframe_name
 from schemas.errors import UserError
@@ -143,8 +143,8 @@ class Market:
                 rows, first, last = rows + int(per_slice.sum()), min(first, int(of[0])), int(of[-1])
         return Extent(rows, first, last)
 
-    def tables(self, after: int = -(2**63), upto: int = 2**63 - 1) -> Iterator[Table]:
-        """One table per session; of those before `after` only the prices' path is drawn."""
+    def tables(self, after: int = -(2**63), upto: int = 2**63 - 1, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
+        """One table per session, all numbers; of those before `after` only the prices' path is drawn."""
         log_price, codes = self._level, np.arange(len(self.names), dtype=np.int32)
         origin = self._calendar.index_after(int(self._calendar.opens[self._sessions[0]]))
         for session in self._sessions:

@@ -9,18 +9,35 @@ import numpy as np
 
 from schemas.events import Phase
 from schemas.frames import Codes, Ints, Longs, Slices
-from schemas.units import NS_PER_DAY, NS_PER_MINUTE
+from schemas.units import NS_PER_DAY, NS_PER_MINUTE, NS_PER_SECOND
 
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = 1440  # the daily timeframe, in minutes
 TIMEFRAMES = {"1m": 1, "2m": 2, "3m": 3, "5m": 5, "10m": 10, "15m": 15, "30m": 30,
               "1h": 60, "2h": 120, "1d": DAY}  # fmt: skip
+_NS_PER_HOUR = 60 * NS_PER_MINUTE
 FIRST, LAST = date(1990, 1, 1), date(2049, 12, 31)  # what a bar file may span
 
 
 def timeframe_name(minutes: int) -> str:
     """The setting's name of a timeframe: 60 -> `1h`."""
     return next(name for name, value in TIMEFRAMES.items() if value == minutes)
+
+
+def exchange_dates(ts: Longs) -> Longs:
+    """The date in New York at each instant, days since 1970-01-01; the clock changes on the hour."""
+    hours, place = np.unique(ts // _NS_PER_HOUR, return_inverse=True)
+    offset = np.array([_utc_offset_ns(int(hour) * _NS_PER_HOUR) for hour in hours], np.int64)
+    dates: Longs = (ts + offset[place]) // NS_PER_DAY if ts.size else ts
+    return dates
+
+
+def evenings(days: Longs) -> Longs:
+    """Four in the afternoon in New York of each date (days since 1970-01-01), UTC ns."""
+    utc = days * NS_PER_DAY + 16 * _NS_PER_HOUR
+    offset = np.array([_utc_offset_ns(int(ts)) for ts in utc], np.int64)
+    instants: Longs = utc - offset
+    return instants
 
 
 @cache
@@ -128,4 +145,4 @@ def _utc_offset_ns(ts: int) -> int:
     """New York's offset from UTC at an instant."""
     offset = datetime.fromtimestamp(ts / 1e9, NEW_YORK).utcoffset()
     assert offset is not None  # noqa: S101  (the zone is aware)
-    return int(offset.total_seconds()) * 1_000_000_000
+    return int(offset.total_seconds()) * NS_PER_SECOND

@@ -274,7 +274,10 @@ def test_ctrl_c_is_one_line_and_code_130(tmp_path):
         "cli.main(['backtest', 'b', '--out', 'o'])\n"
     )
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=pipe, stderr=pipe, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:  # fmt: skip
         assert child.stdout.readline() == "up\n"
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=20)

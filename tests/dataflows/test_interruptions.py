@@ -9,27 +9,109 @@ from pathlib import Path
 
 import pytest
 
+from dataflows import cli
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 UTP = [sys.executable, "-c", "from dataflows.cli import main; main()"]
 LONG = "synthetic:symbols=50,days=60,seed=3"
 SHORT = "synthetic:symbols=50,days=4,seed=3"
 
 
+def started(command: list[str]) -> "subprocess.Popen[str]":
+    """A program that heeds Ctrl-C, even where these tests run in the background and so do not."""
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str, float]:
+    """What it says after Ctrl-C, and the seconds it took; a busy machine may use up its patience."""
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    return said, complained, time.monotonic() - begun
+
+
+def wait_for(path: Path, seconds: float = 400) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert path.exists()
+
+
 @pytest.mark.parametrize("how", ["--loop", "--no-loop"])
 def test_ctrl_c_is_one_line_and_130(tmp_path: Path, how: str) -> None:
     out = tmp_path / "run"
     command = [*UTP, "backtest", LONG, "--out", str(out), how, "--set", "run.frame_slices=20"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(command)
     partial = tmp_path / "run.partial"
-    deadline = time.monotonic() + 60
-    while not partial.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(partial)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=60)
+    said, complained, took = interrupted(process)
     assert (process.returncode, said, complained) == (130, "", "utp: interrupted\n")
-    assert partial.exists()
     assert not out.exists()
+    assert took > cli.PATIENCE or not partial.exists()
+
+
+@pytest.mark.parametrize("how", ["--loop", "--no-loop"])
+@pytest.mark.parametrize("wait", [0.0, 0.1, 0.3])
+def test_ctrl_c_while_a_run_is_finished_is_130_and_the_folder_is_whole_or_not_there(
+    tmp_path: Path, how: str, wait: float
+) -> None:
+    out = tmp_path / "run"
+    process = started([*UTP, "backtest", "synthetic:symbols=50,days=12,seed=3", "--out", str(out), how])
+    wait_for(tmp_path / "run.partial" / "run")
+    time.sleep(wait)
+    _, complained, took = interrupted(process)
+    assert (process.returncode, complained) in ((130, "utp: interrupted\n"), (0, ""))
+    assert not out.exists() or (out / "report.html").read_bytes().endswith(b"</html>\n")
+    assert took > cli.PATIENCE or not (tmp_path / "run.partial").exists()
+
+
+STUCK = """
+import sys, threading, time, types, dataflows
+from dataflows import cli
+cli.PATIENCE = 0.5
+{patch}
+def run(*given, **more):
+    print('up', flush=True)
+    {body}
+dataflows.backtest = sys.modules['dataflows.backtest'] = types.SimpleNamespace(
+    plan=lambda *given, **more: None, run=run)
+cli.main(['backtest', 'b', '--out', 'o'])
+"""
+WAYS = {
+    "lost in a finaliser": ("import gc\nclass Last:\n    def __del__(self):\n        time.sleep(60)",
+                            "Last(); time.sleep(60)"),
+    "held back by code that does not look": ("", "\n    while True:\n        try:\n            time.sleep(60)\n"
+                                                 "        except KeyboardInterrupt:\n            pass"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ctrl_c_cannot_be_swallowed(way: str) -> None:
+    patch, body = WAYS[way]
+    process = started([sys.executable, "-c", STUCK.format(patch=patch, body=body)])
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, complained = process.communicate(timeout=20)
+    assert (process.returncode, complained) == (130, "utp: interrupted\n")
+
+
+def test_who_ignores_ctrl_c_goes_on(tmp_path: Path) -> None:
+    """As a job of `nohup`, or one in the background of a script."""
+    process = subprocess.Popen(
+        [*UTP, "backtest", SHORT, "--out", str(tmp_path / "run"), "--loop", "--json"], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    wait_for(tmp_path / "run.partial")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=400)[1] == ""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("how", ["--loop", "--no-loop"])

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataflows import cli
-from dataflows.metrics import _exchange_dates, metrics
+from dataflows.metrics import metrics
 from infra.results import Recorder
 from risk import performance as perf
-from schemas.calendar import NEW_YORK
+from schemas.calendar import NEW_YORK, exchange_dates
 from schemas.errors import UserError
 from tests.infra.ledgers import story
 
@@ -170,10 +170,10 @@ def test_dates_are_new_yorks_on_both_sides_of_its_clock_changes():
         for hour in range(24)
         for minute in (0, 59)
     ]
-    found = _exchange_dates(np.array([int(each.timestamp()) * 10**9 for each in instants], np.int64))
+    found = exchange_dates(np.array([int(each.timestamp()) * 10**9 for each in instants], np.int64))
     want = [(each.astimezone(NEW_YORK).date() - date(1970, 1, 1)).days for each in instants]
     assert found.tolist() == want
-    assert _exchange_dates(np.zeros(0, np.int64)).size == 0
+    assert exchange_dates(np.zeros(0, np.int64)).size == 0
 
 
 # Beside a benchmark.
@@ -230,7 +230,10 @@ def test_a_run_has_its_own_benchmark(run, tmp_path):
     ("columns", "part"),
     [
         ({"equity": LEVELS}, "no column ts or date; it has equity"),
-        ({"date": WEEK}, "no column one of equity, value, close, returns, return; it has date"),
+        (
+            {"date": WEEK},
+            "no column one of equity, value, nav, balance, close, adj_close, price, returns, return; it has date",
+        ),
         ({"price": LEVELS}, "no column ts or date; it has price"),
         ({"date": WEEK, "equity": LEVELS, "Equity": LEVELS}, "two columns equity; leave one"),
         ({"date": WEEK, "equity": [100.0, -3.0, 1.0, 1.0, 1.0]}, "equity -3 on 2024-03-05: want a number above 0"),
@@ -312,3 +315,18 @@ def test_json_has_null_for_what_is_undefined(tmp_path, capsys):
 def test_a_percentage_is_no_rate(tmp_path, capsys):
     assert utp("metrics", tmp_path / "x.csv", "--risk-free", "4") == 2
     assert capsys.readouterr().err == "utp: --risk-free 4: want a fraction per year, as 0.04\n"
+
+
+@pytest.mark.parametrize("level", ["equity", "Value", "NAV", "balance", "close", "Adj_Close", "price"])
+@pytest.mark.parametrize(("time", "kind"), [("date", ".csv"), ("Timestamp", ".parquet"), ("datetime", ".csv")])
+def test_columns_go_by_several_names(tmp_path, level, time, kind):
+    path = save(tmp_path / f"x{kind}", **{time: WEEK, level: LEVELS})
+    assert metrics(path)["performance"]["total_return"] == pytest.approx(0.02)
+
+
+def test_several_symbols_of_a_benchmark_are_spy_or_qqq(tmp_path):
+    own = save(tmp_path / "own.csv", date=WEEK, equity=LEVELS)
+    for names, wanted in ((["QQQ", "SPY"], [1.0, 1.5]), (["IBM", "QQQ"], [1.0, 1.5])):
+        columns = {"date": WEEK[:2] * 2, "symbol": np.repeat(names, 2), "close": [1.0, 3.0, *wanted]}
+        other = save(tmp_path / "other.parquet", **columns)
+        assert metrics(own, other)["benchmark"]["total_return"] == pytest.approx(0.5)

@@ -17,7 +17,7 @@ from infra.settings import load
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPEC = "synthetic:symbols=12,days=4,seed=11"
 SETS = ["run.frame_slices=25", "rules.max_orders_per_minute=1000", "rules.cooldown_seconds=60"]
-TABLES = ("equity", "signals", "verdicts", "orders", "updates", "fills", "trades", "quarantine")
+TABLES = ("equity", "signals", "verdicts", "orders", "updates", "fills", "trades", "quarantine", "benchmark")
 
 
 def digest(run: Path, summary: bool = True) -> dict[str, str]:

@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from infra.results import Recorder
 from risk import report
-from risk.report import _extremes, _local, thinned
+from risk.report_figures import extremes, thinned
+from risk.report_words import local
 from schemas.calendar import NEW_YORK
 from tests.infra.ledgers import story
 
@@ -81,7 +82,7 @@ curves = arrays(np.float64, st.integers(1, 400), elements=st.floats(-1e6, 1e6))
 
 
 @given(curve=curves, buckets=st.integers(1, 50))
-def test_a_thinned_curve_keeps_ends_and_extremes(curve, buckets):
+def test_a_thinned_curve_keeps_ends_andextremes(curve, buckets):
     kept = thinned(curve, -curve, most=100, buckets=buckets)
     assert (np.diff(kept) > 0).all()
     assert {0, curve.size - 1} <= set(kept.tolist())
@@ -92,7 +93,7 @@ def test_a_thinned_curve_keeps_ends_and_extremes(curve, buckets):
 @given(values=arrays(np.float64, st.integers(1, 60), elements=st.integers(-5, 5)), most=st.integers(1, 20))
 def test_the_extremes_are_the_ends_of_a_stable_sort(values, most):
     order = np.argsort(values, kind="stable")
-    worst, best = _extremes(values, most)
+    worst, best = extremes(values, most)
     assert worst.tolist() == order[:most].tolist()
     assert best.tolist() == order[::-1][:most].tolist()
 
@@ -100,4 +101,4 @@ def test_the_extremes_are_the_ends_of_a_stable_sort(values, most):
 @given(st.lists(st.integers(0, 4_102_444_799), max_size=20))
 def test_times_are_new_yorks(seconds):
     there = [datetime.fromtimestamp(second, NEW_YORK).strftime("%Y-%m-%dT%H:%M:%S") for second in seconds]
-    assert _local(np.array(seconds, np.int64) * 10**9) == there
+    assert local(np.array(seconds, np.int64) * 10**9) == there

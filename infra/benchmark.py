@@ -1,0 +1,110 @@
+"""What the money would have done otherwise: the benchmark of a run, from its own bars or another curve."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypedDict
+
+import numpy as np
+
+from schemas.frames import Floats, Ints, Longs
+from schemas.universe import Universe
+
+INDEXES = ("SPY", "QQQ")  # the first of these among a run's own symbols is its benchmark
+POINTS = 600  # of the curve, beside the ends of the sessions
+
+Points = Callable[[], tuple[Longs, Floats]]  # instants, UTC ns, and values; only ratios of values count
+
+
+class Bars(Protocol):
+    """What it reads of a run's bars."""
+
+    universe: Universe
+    fingerprint: str
+
+    def instants(self, most: int) -> Longs:
+        """Where the curve has its points, UTC ns."""
+
+    def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
+        """Times, symbols and closes of all bars, in order of time."""
+
+
+class About(TypedDict):
+    """What a run's summary says of its benchmark."""
+
+    name: str
+    meaning: str  # a sentence's part, for the page
+    source: str  # `bars`, or the file
+    fingerprint: str
+
+
+class Benchmark(NamedTuple):
+    """A curve that is made when the run is over, so that no bar waits for it."""
+
+    about: About
+    points: Points
+
+
+def of_bars(bars: Bars) -> Benchmark:
+    """Buy the index at its first close and hold it; without one, all symbols for equal money each."""
+    index = next((name for name in INDEXES if name in bars.universe.names), None)
+    if index:
+        about = About(name=index, meaning=f"{index} of the run's own bars, bought at its first close and held",
+                      source="bars", fingerprint=bars.fingerprint)  # fmt: skip
+        return Benchmark(about, lambda: _held(bars, [bars.universe.ids[index]]))
+    number = len(bars.universe)
+    about = About(
+        name=f"equal weight of {number:,} symbols" if number > 1 else bars.universe.names[0],
+        meaning="every symbol of the run bought at its first close for the same amount, and held",
+        source="bars", fingerprint=bars.fingerprint,
+    )  # fmt: skip
+    return Benchmark(about, lambda: _held(bars, list(range(number))))
+
+
+def of_curve(name: str, source: str, ts: Longs, values: Floats, after: int, upto: int) -> Benchmark:
+    """Another curve: what of it lies in the run, and the value before that."""
+    first = max(int(np.searchsorted(ts, after, side="right")) - 1, 0)
+    last = int(np.searchsorted(ts, upto, side="right"))
+    ts, values = ts[first:last], values[first:last]
+    digest = hashlib.sha256(ts.tobytes() + values.tobytes()).hexdigest()[:16]
+    about = About(name=name, meaning=f"{source}, as it was on each date's close", source=source, fingerprint=digest)
+    return Benchmark(about, lambda: (ts, values))
+
+
+def _held(bars: Bars, members: list[int]) -> tuple[Longs, Floats]:
+    """The mean of last / first close over the members; one that has not come yet is still cash."""
+    instants = bars.instants(POINTS)
+    values = np.ones(instants.size)
+    number = len(bars.universe)
+    wanted = np.zeros(number + 1, np.bool_)  # and a place for symbols that are none of the run's: id -1
+    wanted[members] = True
+    first, last = np.full((2, number), np.nan)
+    at = 0
+    for ts, symbol, close in bars.closes():
+        good = wanted[symbol] & (close > 0) & (close < np.inf)
+        if not good.all():
+            ts, symbol, close = ts[good], symbol[good], close[good]
+        begin = 0
+        for end in np.searchsorted(ts, instants[at:], side="right").tolist():
+            _take(first, last, symbol[begin:end], close[begin:end])
+            if end == ts.size:
+                break  # more bars of this slice may come
+            values[at] = _mean(first[members], last[members])
+            at, begin = at + 1, end
+    values[at:] = _mean(first[members], last[members])
+    begun = np.flatnonzero(values != 1.0)  # before anything was bought there is nothing to compare with
+    start = max(int(begun[0]) - 1, 0) if begun.size else 0
+    return instants[start:], values[start:]
+
+
+def _take(first: Floats, last: Floats, symbol: Ints, close: Floats) -> None:
+    """Fold some bars in order of time into the first and the last close of each symbol."""
+    last[symbol] = close  # of equal symbols the last one counts
+    if np.isnan(first).any():
+        early = np.full(first.size, np.nan)
+        early[symbol[::-1]] = close[::-1]
+        np.copyto(first, early, where=np.isnan(first))
+
+
+def _mean(first: Floats, last: Floats) -> float:
+    ratio = last / first
+    return float(np.where(np.isnan(ratio), 1.0, ratio).mean())

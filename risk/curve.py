@@ -1,0 +1,222 @@
+"""A curve of equity or prices, by points and by exchange dates, and every statistic of it.
+
+Annual numbers are those of the last value of each exchange date, with 252 days to the year; drawdowns
+are those of the whole curve. Of a run the initial cash stands before the first day, so that the
+total return is the run's own. `docs/statistics.md` has the formulas.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from risk import performance as perf
+from risk.performance import Trades
+from schemas.calendar import exchange_dates
+from schemas.frames import Floats, Longs
+
+MONTH, QUARTER = 21, 63  # trading days
+
+_NAN = float("nan")
+_EPOCH_YEAR = 1970
+
+
+class Curve(NamedTuple):
+    """One curve at two resolutions."""
+
+    points: Floats  # every value in order of time, `base` first where there is one
+    rows: int
+    days: Longs  # exchange dates, days since 1970-01-01
+    closes: Floats  # the last value of each
+    base: float  # the value before the first day; NaN where the first day's close is the first value
+
+    @property
+    def daily(self) -> Floats:
+        """The closes, after the base where there is one."""
+        return self.closes if np.isnan(self.base) else np.concatenate([[self.base], self.closes])
+
+    @property
+    def dates(self) -> Longs:
+        """Of `daily`; the base is dated the day before the first."""
+        return self.days if np.isnan(self.base) else np.concatenate([self.days[:1] - 1, self.days])
+
+    @property
+    def returns(self) -> Floats:
+        """One per date, but for the first where nothing comes before it."""
+        return perf.returns_of(self.daily)
+
+    @property
+    def return_days(self) -> Longs:
+        """The dates of `returns`."""
+        return self.dates[1:]
+
+
+def curve(days: Longs, values: Floats, base: float = _NAN) -> Curve:
+    """A curve of values in order of time, each with its exchange date."""
+    last = np.flatnonzero(np.append(np.diff(days) > 0, True))
+    points = values if np.isnan(base) else np.concatenate([[base], values])
+    return Curve(points, values.size, days[last], values[last], base)
+
+
+def of_levels(days: Longs, values: Floats) -> Curve:
+    """A curve from its first value on; what the first day itself brought is kept where it is known."""
+    several = days.size > 1 and days[0] == days[1]
+    return curve(days, values, float(values[0]) if several else _NAN)
+
+
+def performance(of: Curve, risk_free: float = perf.RISK_FREE) -> dict[str, float]:
+    """Return and risk by name; what is undefined is NaN."""
+    returns = of.returns
+    total = perf.total_return(returns)
+    growth, fall = perf.cagr(returns), perf.max_drawdown(of.points)
+    return {
+        "total_return": total,
+        "cagr": growth,
+        "cagr_calendar": perf.calendar_cagr(total, float(of.dates[-1] - of.dates[0])),
+        "annual_performance_lean": perf.annual_performance(returns),
+        "annual_variance": perf.annual_variance(returns),
+        "annual_volatility": perf.annual_volatility(returns),
+        "sharpe": perf.sharpe(returns, risk_free),
+        "sharpe_lean": perf.sharpe(returns, risk_free, form="lean"),
+        "sortino": perf.sortino(returns, risk_free),
+        "sortino_lean": perf.sortino(returns, risk_free, form="lean"),
+        "probabilistic_sharpe": perf.probabilistic_sharpe(returns, None, risk_free / perf.DAYS),
+        "probabilistic_sharpe_lean": perf.probabilistic_sharpe(returns, form="lean"),
+        "max_drawdown": fall,
+        "max_drawdown_days": perf.max_drawdown_duration(of.points) * of.days.size / of.rows,
+        "max_drawdown_recovery_days": perf.max_drawdown_recovery_days(of.daily, of.dates.astype(np.float64)),
+        "calmar": perf.calmar(growth, fall),
+        "var_95": perf.value_at_risk(returns, 0.95),
+        "var_99": perf.value_at_risk(returns, 0.99),
+        "var_95_historical": perf.value_at_risk(returns, 0.95, "historical"),
+        "cvar_95": perf.cvar(returns, 0.95),
+        "best_day": float(returns.max()) if returns.size else _NAN,
+        "worst_day": float(returns.min()) if returns.size else _NAN,
+    }
+
+
+def beside(of: Curve, other: Curve, risk_free: float = perf.RISK_FREE) -> dict[str, float]:
+    """Of two curves over the dates that they share, of which there must be two; `other` is the benchmark.
+
+    What lies between two shared dates is one return.
+    """
+    ours, theirs = shared(of, other)
+    r, b = perf.returns_of(ours), perf.returns_of(theirs)
+    own, market, free = perf.total_return(r), perf.total_return(b), risk_free / perf.DAYS
+    return {
+        "returns": int(r.size),
+        "total_return": market,
+        "cagr": perf.cagr(b),
+        "annual_volatility": perf.annual_volatility(b),
+        "sharpe": perf.sharpe(b, risk_free),
+        "max_drawdown": perf.max_drawdown(theirs),
+        "excess_return": own - market,
+        "correlation": perf.correlation(r, b),
+        "beta": perf.beta(r, b),
+        "alpha": perf.alpha(r, b, risk_free),
+        "alpha_lean": perf.alpha(r, b, risk_free, form="lean"),
+        "tracking_error": perf.tracking_error(r, b),
+        "information_ratio": perf.information_ratio(r, b),
+        "information_ratio_lean": perf.information_ratio(r, b, form="lean"),
+        "treynor": perf.treynor(r, b, risk_free),
+        "treynor_lean": perf.treynor(r, b, risk_free, form="lean"),
+        "probabilistic_sharpe": perf.probabilistic_sharpe(r, perf.observed_sharpe(b, free), free),
+    }
+
+
+def shared(of: Curve, other: Curve) -> tuple[Floats, Floats]:
+    """Values of both on shared dates; before them, for a curve with a base, the benchmark's last close."""
+    common, ours, theirs = np.intersect1d(of.days, other.days, assume_unique=True, return_indices=True)
+    left, right = of.closes[ours], other.closes[theirs]
+    if common.size and ours[0] == 0 and not np.isnan(of.base):
+        before = other.closes[theirs[0] - 1] if theirs[0] else other.base
+        if not np.isnan(before):
+            left, right = np.concatenate([[of.base], left]), np.concatenate([[before], right])
+    return left, right
+
+
+# A run's tables: columns by name, times in UTC ns.
+
+
+def run_curve(equity: Mapping[str, Any], initial_cash: float) -> Curve:
+    """The curve of a run's equity table."""
+    return curve(exchange_dates(equity["ts"]), equity["equity"], initial_cash)
+
+
+def use_of_capital(of: Curve, equity: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, float]:
+    """How much of a run's equity was held and traded: `turnover`, `exposure`, `time_in_market`."""
+    return {
+        "turnover": perf.turnover(traded(of.days, fills), of.closes),
+        "exposure": perf.exposure(equity["exposure"], equity["equity"]),
+        "time_in_market": perf.time_in_market(equity["exposure"]),
+    }
+
+
+def traded(days: Longs, fills: Mapping[str, Any]) -> Floats:
+    """Value bought and sold on each of these dates, USD."""
+    values = np.zeros(days.size)
+    np.add.at(values, np.searchsorted(days, exchange_dates(fills["ts"])), fills["qty"] * fills["price"])
+    return values
+
+
+def trades_of(table: Mapping[str, Any]) -> Trades:
+    """The round trips of a run's trades table; its excursions are fractions of the entry, here they are USD."""
+    cost = table["entry_price"] * table["qty"]
+    best = table["mfe"] * cost
+    given_back = np.maximum(best - table["pnl"], 0.0)
+    return Trades(
+        table["entry_ts"], table["exit_ts"], table["pnl"], table["fees"], cost, table["mae"] * cost, best, given_back
+    )
+
+
+# What a page shows of a curve.
+
+
+class Episode(NamedTuple):
+    """A fall from a peak: places of points; `recovered` is -1 while the peak has not been reached again."""
+
+    peak: int  # the last point at the peak
+    low: int  # the first of the lowest points
+    recovered: int
+    depth: float  # a fraction of the peak, above zero
+
+
+def drawdown_episodes(points: Floats, most: int = 5) -> list[Episode]:
+    """The deepest falls from a peak to its recovery, deepest first, the earlier of equals first."""
+    peak = np.maximum.accumulate(points)
+    tops = np.append(np.flatnonzero(points >= peak), points.size)  # and the end, as if it were one
+    dips = np.flatnonzero(np.diff(tops) > 1)
+    if not dips.size:
+        return []
+    begins, ends = tops[dips] + 1, tops[dips + 1]
+    fall = perf.drawdowns(points)
+    edges = np.ravel(np.column_stack([begins, ends]))
+    depth = np.maximum.reduceat(np.append(fall, 0.0), edges)[::2]
+    found = []
+    for k in np.argsort(-depth, kind="stable")[:most].tolist():
+        begin, end = int(begins[k]), int(ends[k])
+        low = begin + int(np.argmax(fall[begin:end]))
+        found.append(Episode(begin - 1, low, end if end < points.size else -1, float(depth[k])))
+    return found
+
+
+def monthly_returns(of: Curve) -> dict[tuple[int, int], float]:
+    """Compounded daily returns by (year, month); months without a return are not there."""
+    months = of.return_days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+    found = {}
+    for month in np.unique(months).tolist():
+        key = (_EPOCH_YEAR + month // 12, month % 12 + 1)
+        found[key] = perf.total_return(of.returns[months == month])
+    return found
+
+
+def rolling_sharpe(of: Curve, risk_free: float = perf.RISK_FREE) -> tuple[int, Longs, Floats]:
+    """Window in days, dates, and the Sharpe ratio of the window that ends there.
+
+    A quarter's days where at least two quarters are there, else a month's; nothing below a month and a day.
+    """
+    returns = of.returns
+    window = QUARTER if returns.size >= 2 * QUARTER else MONTH
+    ends = range(window, returns.size + 1) if returns.size > MONTH else range(0)
+    values = [perf.sharpe(returns[end - window : end], risk_free) for end in ends]
+    return window, of.return_days[window - 1 :] if values else of.return_days[:0], np.array(values, np.float64)
