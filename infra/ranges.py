@@ -33,14 +33,11 @@ class Messages(NamedTuple):
 
     def cut(self, count: int) -> tuple["Messages", "Messages"]:
         """The first so many records, and the rest."""
-        columns = (self.offsets, self.keys, self.values, self.headers, self.written)
-        head, rest = ([column[part] for column in columns] for part in (slice(count), slice(count, None)))
-        return self._replace(**dict(zip(_COLUMNS, head, strict=True))), self._replace(
-            **dict(zip(_COLUMNS, rest, strict=True))
-        )
+        return self._part(slice(count)), self._part(slice(count, None))
 
-
-_COLUMNS = ("offsets", "keys", "values", "headers", "written")
+    def _part(self, rows: slice) -> "Messages":
+        return self._replace(offsets=self.offsets[rows], keys=self.keys[rows], values=self.values[rows],
+                             headers=self.headers[rows], written=self.written[rows])  # fmt: skip
 
 
 class Reading(NamedTuple):
