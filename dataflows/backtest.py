@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 NOT_BUILT = (
     "forecast", "liquidity filter", "spread filter", "earnings filter", "corporate actions", "jump hold",
-    "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
 )  # fmt: skip
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 
