@@ -120,7 +120,7 @@ def examples_pass() -> bool:
     if child == 0:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:
-                with patience(10.0 * PATIENCE):
+                with patience(30.0 * PATIENCE):
                     code = pytest.main([*PYTEST, *EXAMPLES])
             except BaseException:
                 code = 1
