@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SCHEME = "kafka://"  # before the topic of a log of slices
 NOT_BUILT = (
-    "forecast", "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
+    "forecast",
 )  # fmt: skip
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 

@@ -136,7 +136,11 @@ PROFILES: dict[str, dict[str, Any]] = {
             "max_orders_per_symbol_per_day": 1_000_000,
             "max_open_orders": 1_000_000,
             "cooldown_seconds": 0,
+            "max_sector_pct": 1.0,
+            "max_correlation": 1.0,
+            "max_cvar_pct": 1.0,
         },
+        "halts": {"slippage_guard_minutes": 0},
     },
 }
 

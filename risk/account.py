@@ -262,7 +262,7 @@ def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, 
     """One verdict, and the order if there is no objection."""
     funds, symbol = book.funds[0], market.symbol[r]
     row, price = book.rows[symbol], ticks(market.close[r])
-    one = Candidate(symbol, market.direction[r], market.confidence[r], market.volatility[r], price)
+    one = Candidate(symbol, int(market.direction[r]), market.confidence[r], market.volatility[r], price)
     found = object_to(limits, sheet, book, ts, one)
     verdict = tape.verdicts[tape.written[VERDICTS]]
     tape.written[VERDICTS] += 1

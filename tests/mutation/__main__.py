@@ -29,9 +29,12 @@ from tests.risk.test_account_agrees import TABLES, equal, run
 
 MODULES = (
     "risk.account", "risk.fills", "risk.exits", "risk.halts", "risk.rules", "risk.portfolio", "risk.tape",
-    "broker.venue", "schemas.units",
+    "risk.actions", "risk.returns", "risk.commands", "broker.venue", "schemas.units",
 )  # fmt: skip
-EXAMPLES = ("tests/risk/test_account_examples.py", "tests/broker/test_venue.py", "tests/risk/test_bounds.py")
+EXAMPLES = (
+    "tests/risk/test_account_examples.py", "tests/risk/test_acceptance.py", "tests/broker/test_venue.py",
+    "tests/risk/test_bounds.py",
+)  # fmt: skip
 SLOW = "not three_thousand and not any_history and not a_crowd"  # the histories do it with short tables
 PYTEST = ("-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", SLOW)
 PATIENCE = 2.0  # seconds for one history, some hundred times what it takes
@@ -117,7 +120,7 @@ def examples_pass() -> bool:
     if child == 0:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:
-                with patience(10.0 * PATIENCE):
+                with patience(30.0 * PATIENCE):
                     code = pytest.main([*PYTEST, *EXAMPLES])
             except BaseException:
                 code = 1

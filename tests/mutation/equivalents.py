@@ -21,15 +21,21 @@ _PAD = "rows.last_ts[book.rows.size:] = "
 _BLANK = "tape = blank(slices.size, {})"
 _ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
 _MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
-_EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8))"
+_EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8), closes)"
+_START = "return State(2, empty_book(convert(params)), np.zeros(0, f'S{MAX_NAME}'))"
+_WIDER = "return Book(grown(book.funds, {}), rows, busy, is_busy, closes)"
 
 EQUIVALENT: tuple[Same, ...] = (
     # one row of funds, numbers that are only compared with themselves
     Same(
         "risk.account.start",
-        "return State(1, empty_book(convert(params)))",
-        ("return State(2, empty_book(convert(params)))", "return State(0, empty_book(convert(params)))"),
-        "the version of a snapshot is no money",
+        _START,
+        (
+            _START.replace("State(2,", "State(3,"),
+            _START.replace("State(2,", "State(1,"),
+            _START.replace("zeros(0,", "zeros(1,"),
+        ),
+        "the version of a snapshot is no money; the names come with the first frame",
     ),
     Same("risk.account.step", "if book.funds[0].overflow:", ("if book.funds[-1].overflow:",), "one row: first is last"),
     Same(
@@ -56,10 +62,10 @@ EQUIVALENT: tuple[Same, ...] = (
         "rows are added before the first slice, busy ones only count up to `busy`",
     ),
     Same(
-        "risk.account._widened",
-        _PAD + "-2 ** 62",
-        (_PAD + "-2 ** 61", _PAD + "-2 ** 63"),
-        "longer ago than any cooldown (-2 ** 63 wraps when compiled; then every history fails)",
+        "risk.account.widened",
+        _PAD + "LONG_AGO",
+        (_PAD + "LONG_AGO + 1", _PAD + "LONG_AGO - 1"),
+        "longer ago than any cooldown",
     ),
     Same(
         "risk.account.advance",
@@ -104,12 +110,9 @@ EQUIVALENT: tuple[Same, ...] = (
         "tables grow when they must",
     ),
     Same(
-        "risk.account._widened",
-        "return Book(grown(book.funds, 1), rows, busy, is_busy)",
-        (
-            "return Book(grown(book.funds, 2), rows, busy, is_busy)",
-            "return Book(grown(book.funds, 0), rows, busy, is_busy)",
-        ),
+        "risk.account.widened",
+        _WIDER.format(1),
+        (_WIDER.format(2), _WIDER.format(0)),
         "a second row is not read, and the first is there",
     ),
     Same(
@@ -281,7 +284,7 @@ EQUIVALENT: tuple[Same, ...] = (
         ("return 1", "return -1"),
         "nothing was bought: there is no leg for what is left",
     ),
-    Same("risk.fills.sell_shares", "return 0", ("return 1", "return -1"), "no leg uses what is left after an exit"),
+    Same("risk.fills.close_shares", "return 0", ("return 1", "return -1"), "no leg uses what is left after an exit"),
     # exits and halts
     Same(
         "risk.exits.send_exit",
@@ -312,12 +315,6 @@ EQUIVALENT: tuple[Same, ...] = (
         "sent = funds.sent if ts - funds.sent_ts < NS_PER_MINUTE else 0",
         ("sent = funds.sent if ts - funds.sent_ts < NS_PER_MINUTE - 1 else 0",),
         "slices end at whole minutes",
-    ),
-    Same(
-        "risk.rules.misfit",
-        "if not 0 < stop < price < target_for(limits, price):",
-        ("if not 1 < stop < price < target_for(limits, price):",),
-        "stops are whole cents",
     ),
 )
 

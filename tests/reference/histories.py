@@ -337,7 +337,7 @@ def slices(
     presence = pick(rng, (0.5, 0.7, 0.9) if scene == "wild" else (0.6, 0.9, 1.0))  # of bars that come
     quotes = 0.0 if scene in ("even", "exact") else pick(rng, (0.0, 0.5, 1.0))  # share of bars with a quote
     dust = 0.03 if chance(rng, 0.2) else 0.0  # share of closes near one tick
-    eventful = pick(rng, (0.0, 0.0, 0.02, 0.1))  # splits and dividends by symbol and slice
+    eventful = pick(rng, (0.0, 0.03, 0.1))  # splits and dividends by symbol and slice
     told = 0  # commands so far
     talkative = pick(rng, (0.0, 0.0, 0.0, 0.0, 0.1, 0.3))  # commands by slice
     fresh = True

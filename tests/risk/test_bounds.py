@@ -44,6 +44,8 @@ FREE = Params(  # nothing is refused but for money
         max_sector_pct=1.0,
         max_correlation=1.0,
         max_cvar_pct=1.0,
+        returns_window=2,  # nothing here looks back
+        min_returns=2,
         day_trade_equity_usd=0.0,
     ),
     exits=Exits(take_profit_pct=1.0, stop_loss_pct=0.99, trailing_pct=1.0, max_holding_bars=0, end_of_day=False),
