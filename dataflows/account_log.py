@@ -92,6 +92,12 @@ def _frame(calendar: Calendar, one: ScoredSlice) -> SliceFrame:
     return unpack(one.columns, calendar.slices(index, index + 1, one.after, one.upto))
 
 
+def obeyed(params: Account, state: account.State, entry: LogEntry) -> tuple[account.State, LedgerFrame]:
+    """A command of the log acts."""
+    assert entry.command is not None  # noqa: S101  (it is neither slice nor report)
+    return obey(params, state, _command(entry.source_offset, entry.command))
+
+
 def _command(number: int, one: CommandRecord) -> Command:
     return Command(number=number, kind=one.kind.value, until=one.until, issuer=one.issuer, reason=one.reason)
 

@@ -102,8 +102,7 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     log = op.flat_map("entries", op.input("account_log", graph, TailSource(where, "account.log")), entries)
     start = account.start(settings.account)
     done = scan("account", log, start, partial(account_log.step, settings.account), keep=keeper.account)
-    writer = Writer(settings.run.account, settings.live.timeframe, settings.ensemble.voters,
-                    msgspec.to_builtins(settings.rules))  # fmt: skip
+    writer = writer_of(settings)
     for topic, make in writer.outputs().items():
         name = topic.replace(".", "_")
         made = op.flat_map(f"{name}_record", done, partial(writer.batch, make))
@@ -140,6 +139,17 @@ def letter_records(letters: Sequence[Letter]) -> list[Record]:
     return [letter_record(one, "live") for one in letters]
 
 
+def writer_of(settings: Settings) -> Writer:
+    """Makes the events of the account."""
+    limits = msgspec.to_builtins(settings.rules)
+    return Writer(settings.run.account, settings.live.timeframe, settings.ensemble.voters, limits)
+
+
+def snapshots_of(settings: Settings) -> Path:
+    """Where the account's hashed snapshots are."""
+    return Path(settings.live.folder) / "snapshots" / settings.run.account
+
+
 def identity(settings: Settings) -> str:
     """A hash of all settings that a decision depends on."""
     parts = {name: msgspec.to_builtins(getattr(settings, name)) for name in DECISIVE}
@@ -150,7 +160,7 @@ class Keeper:
     """Puts away hashed snapshots at each session's close."""
 
     def __init__(self, settings: Settings):
-        self._folder = Path(settings.live.folder) / "snapshots" / settings.run.account
+        self._folder = snapshots_of(settings)
         self._identity = identity(settings)
 
     def decide(self, frame: RawFrame, state: pipeline.State) -> None:

@@ -1,0 +1,168 @@
+"""A live day again: decide it anew from the log and compare, slice by slice and order by order.
+
+    utp replay --account paper-1 --day 2026-03-04
+
+State comes from the hashed snapshots of the session before (or is cold, if the log begins with this day); slices from
+`market.slices`; commands act where the account log has them. Nothing of what the live flow computed is read but to
+compare with it.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataflows import account_log, pipeline
+from dataflows.ingest import grid
+from dataflows.live import identity, snapshots_of, writer_of
+from infra.kafka import SCHEMA, Cluster, bounds, records
+from infra.log_bars import LogBars
+from infra.settings import Settings
+from infra.snapshots import read, session_name, sessions
+from operators import barrier
+from operators.drive import unflat
+from risk import account
+from schemas import codec
+from schemas.errors import UserError
+from schemas.frames import SHARDS, SliceFrame
+from schemas.identity import iso
+from schemas.records import LogEntry, LogKind, Order
+from schemas.scored_columns import pack
+
+
+class Outcome(NamedTuple):
+    """What a replay found."""
+
+    slices: int
+    orders: int
+    differences: list[str]  # the first one of each kind
+
+
+class Start(NamedTuple):
+    """Where a replay begins."""
+
+    after: int  # UTC ns
+    decide: dict[int, pipeline.State]  # by shard
+    account: account.State
+
+
+def run(settings: Settings, where: Cluster, day: date, snapshots: Path | None = None) -> Outcome:
+    """Replay a session. Raises UserError where the log or the snapshot before it is not there."""
+    calendar = grid(settings)
+    session = (day - date(1970, 1, 1)).days
+    try:
+        close = calendar.close_of(session)
+    except KeyError:
+        raise UserError(f"--day {day}: no session of the exchange") from None
+    begin = _start(settings, snapshots or snapshots_of(settings), session)
+    bars = LogBars(where, "market.slices", None if begin is None else begin.after + 1, close)
+    if begin is None:
+        begin = Start(bars.after, {}, account.start(settings.account))
+    if bars.after != begin.after or bars.upto != close:
+        raise UserError(f"--day {day}: the log has {iso(bars.after)} to {iso(bars.upto)}, "
+                        f"want {iso(begin.after)} to {iso(close)}")  # fmt: skip
+    redecided = {frame.slices.upto: frame for frame in _decide(settings, bars, begin)}
+    return _trade(settings, where, begin, close, redecided)
+
+
+def _start(settings: Settings, folder: Path, session: int) -> Start | None:
+    """The states at the last close before a session; None if no session was kept before it."""
+    before = [one for one in sessions(folder, "account") if one < session]
+    if not before:
+        return None
+    params = pipeline.decide_params(settings, grid(settings).timeframe)
+    kept = read(folder, before[-1], "account")
+    if kept.identity != identity(settings):
+        raise UserError(f"{folder}: {session_name(before[-1])} was made with other settings ({kept.identity}, "
+                        f"these are {identity(settings)}); replay with those")  # fmt: skip
+    shards = {shard: unflat(pipeline.start(params), read(folder, before[-1], f"decide.{shard:02}").state)
+              for shard in range(SHARDS)}  # fmt: skip
+    return Start(kept.upto, shards, unflat(account.start(settings.account), kept.state))
+
+
+def _decide(settings: Settings, bars: LogBars, begin: Start) -> Iterator[SliceFrame]:
+    """The day's slices, scored anew."""
+    params = pipeline.decide_params(settings, bars.timeframe)
+    states, gate = dict(begin.decide), barrier.start(begin.after)
+    for frames in bars.frames():
+        for frame in frames:
+            before = states.get(frame.shard, pipeline.start(params))
+            states[frame.shard], scored = pipeline.step(params, before, frame)
+            gate, released = barrier.step_singly(gate, scored)
+            yield from released or ()
+
+
+def _trade(settings: Settings, where: Cluster, begin: Start, close: int, redecided: dict[int, SliceFrame]) -> Outcome:
+    """The account over the re-decided slices and the recorded commands, in the order of its log."""
+    state, writer, found = begin.account, writer_of(settings), _Differences()
+    made: dict[str, bytes] = {}
+    slices = len(redecided)
+    for entry in _entries(where, settings.run.account, begin.after, close):
+        if entry.kind == LogKind.SLICE and entry.slice is not None:
+            frame = redecided.pop(entry.slice.upto, None)
+            if frame is None:
+                found.note("slices", f"slice {iso(entry.slice.upto)} is in the account log and was not decided again")
+                continue
+            if pack(frame) != entry.slice.columns:
+                found.note("slices", _parted(frame, entry.slice.columns))
+            state, ledger = account.step(settings.account, state, frame)
+        else:
+            state, ledger = account_log.obeyed(settings.account, state, entry)
+        made |= {record.id: record.value for record in writer.orders(ledger)}
+    for ts in redecided:
+        found.note("slices", f"slice {iso(ts)} was decided again and is not in the account log")
+    recorded = _orders(where, begin.after, close)
+    for key in sorted(made.keys() | recorded.keys()):
+        if made.get(key) != recorded.get(key):
+            ours, theirs = (_said(log.get(key)) for log in (made, recorded))
+            found.note("orders", f"order {key}:\n  replayed {ours}\n  recorded {theirs}")
+    return Outcome(slices, len(recorded), found.lines)
+
+
+class _Differences:
+    """The first of each kind."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._seen: set[str] = set()
+
+    def note(self, kind: str, line: str) -> None:
+        """Keep it if it is the first of its kind."""
+        if kind not in self._seen:
+            self._seen.add(kind)
+            self.lines.append(line)
+
+
+def _parted(frame: SliceFrame, columns: dict[str, bytes]) -> str:
+    ours = pack(frame)
+    names = sorted(name for name in ours.keys() | columns.keys() if ours.get(name) != columns.get(name))
+    return f"slice {iso(frame.slices.upto)}: other {', '.join(names)}"
+
+
+def _entries(where: Cluster, name: str, after: int, close: int) -> Iterator[LogEntry]:
+    """The account's log from the slice after `after` to the one that ends with `close`, commands between them."""
+    low, high = bounds(where, "account.log")[0]
+    inside = False
+    for message in records(where, "account.log", 0, low, high):
+        entry = codec.decode(LogEntry, message.value(), dict(message.headers() or ()).get(SCHEMA))
+        if entry.slice is not None:
+            inside = inside or entry.slice.after >= after
+            if entry.slice.upto > close:
+                return
+        if entry.account == name and inside:
+            yield entry
+
+
+def _orders(where: Cluster, after: int, close: int) -> dict[str, bytes]:
+    """What the live flow sent, by id."""
+    low, high = bounds(where, "account.orders")[0]
+    found: dict[str, bytes] = {}
+    for message in records(where, "account.orders", 0, low, high):
+        order = codec.decode(Order, message.value(), dict(message.headers() or ()).get(SCHEMA))
+        if after < order.slice_ts <= close:
+            found[order.idempotency_key] = message.value()
+    return found
+
+
+def _said(value: bytes | None) -> Any:
+    return "nothing" if value is None else codec.decode(Order, value)
