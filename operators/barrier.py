@@ -12,8 +12,16 @@ from operators.drive import unflat
 from operators.kernel import kernel
 from schemas.events import Reason
 from schemas.frames import (
+    GAP,
+    JUMPED,
+    NO_ACTIONS,
+    NO_COUNTS,
+    NO_FLOATS,
     SHARDS,
+    STALE,
+    Actions,
     BarFrame,
+    Codes,
     Floats,
     Ints,
     Longs,
@@ -46,7 +54,7 @@ class State(NamedTuple):
 def start(after: int) -> State:
     """The log begins after `after`, UTC ns."""
     nothing = np.zeros(0, f"S{MAX_NAME}")
-    return State(1, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
+    return State(2, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
 
 
 def restore(first: State, snapshot: Any) -> State:
@@ -56,8 +64,8 @@ def restore(first: State, snapshot: Any) -> State:
 
 
 def _frame(parts: tuple[Any, ...]) -> SignalFrame:
-    shard, slices, listed, refused, *columns = parts[0]
-    bars = BarFrame(shard, Slices(*slices), listed, Refused(*refused), *columns)
+    shard, slices, listed, refused, *columns, actions = parts[0]
+    bars = BarFrame(shard, Slices(*slices), listed, Refused(*refused), *columns, Actions(*actions))
     return SignalFrame(bars, *parts[1:])
 
 
@@ -117,10 +125,21 @@ def cut(frame: SignalFrame, ts: int) -> tuple[SignalFrame | None, SignalFrame | 
 def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: Any) -> SignalFrame:
     bars = frame.bars
     refused = Refused(*(getattr(bars.refused, name)[gone] for name in Refused.__dataclass_fields__))
-    columns = [getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[6:]]
+    columns = [getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[6:-2]]
     listed = bars.listed if first == 0 else ()
-    picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, bars.at[rows] - np.int32(first), *columns)
+    at = bars.at[rows] - np.int32(first)
+    acted = _acted(bars.actions, first, first + slices.size)
+    picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, at, *columns, NO_FLOATS, acted)
     return SignalFrame(picked, *(getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:]))
+
+
+def _acted(actions: Actions, first: int, last: int) -> Actions:
+    """The actions of the slices `first <= at < last`, placed from `first` on."""
+    if not actions.at.size:
+        return actions
+    own = (actions.at >= first) & (actions.at < last)
+    at, *columns = (getattr(actions, name)[own] for name in Actions.__dataclass_fields__)
+    return Actions(at - np.int32(first), *columns)
 
 
 def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
@@ -136,6 +155,7 @@ def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
         refused=_refused([frame.bars.refused for frame in frames], rank),
         rows=place.size, stopped=np.bincount(reason, minlength=REASONS).astype(np.int64), symbol=symbol,
         half_spread=_half_spread(frames), reason=reason,
+        actions=_actions(frames, slices, rank), quality=_quality(frames, rank.size),
         **{name: _joined([getattr(frame.bars, name) for frame in frames])
            for name in ("open", "high", "low", "close", "volume")},
         **{name: _joined([getattr(frame, name) for frame in frames])
@@ -157,10 +177,48 @@ def _span(frames: list[SignalFrame]) -> Slices:
 
 def _place(frame: SignalFrame, slices: Slices) -> Ints:
     """Where each row's slice stands in the released range."""
+    return frame.bars.at + _offset(frame, slices)
+
+
+def _offset(frame: SignalFrame, slices: Slices) -> np.int32:
+    """Where the frame's first slice stands in the released range."""
     own = frame.bars.slices
     if own.size == 0 or own.after == slices.after:
-        return frame.bars.at
-    return frame.bars.at + np.int32(np.searchsorted(slices.ts, own.ts[0]))
+        return np.int32(0)
+    return np.int32(np.searchsorted(slices.ts, own.ts[0]))
+
+
+def _actions(frames: list[SignalFrame], slices: Slices, rank: Ints) -> Actions:
+    """All shards' actions, in order of `(at, symbol name)`."""
+    acting = [frame for frame in frames if frame.bars.actions.at.size]
+    if not acting:
+        return NO_ACTIONS
+    at = np.concatenate([frame.bars.actions.at + _offset(frame, slices) for frame in acting])
+    rest = [np.concatenate([getattr(frame.bars.actions, name) for frame in acting])
+            for name in list(Actions.__dataclass_fields__)[1:]]  # fmt: skip
+    order = np.lexsort((rank[rest[0]], at))
+    return Actions(at[order], *(column[order] for column in rest))
+
+
+def _quality(frames: list[SignalFrame], symbols: int) -> Longs:
+    """By symbol: bars missing, gaps, stale bars, jumps; empty when there are none."""
+    counts = np.zeros((symbols, 4), np.int64)
+    for bars in (frame.bars for frame in frames):
+        rows = np.flatnonzero(bars.marks & (GAP | STALE | JUMPED))
+        if rows.size:
+            add_marks(bars.marks[rows], bars.missing[rows], bars.symbol[rows], counts)
+    return counts if counts.any() else NO_COUNTS
+
+
+@kernel
+def add_marks(marks: Codes, missing: Ints, symbol: Ints, counts: Longs) -> None:
+    """Count what is said of some bars."""
+    for i in range(marks.size):
+        own = counts[symbol[i]]
+        own[0] += missing[i]
+        own[1] += (marks[i] & GAP) != 0
+        own[2] += (marks[i] & STALE) != 0
+        own[3] += (marks[i] & JUMPED) != 0
 
 
 def _joined(parts: list[Any]) -> Any:

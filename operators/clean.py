@@ -1,14 +1,34 @@
-"""Quality: vendor bars -> BarFrame. A bar is let in or refused with a reason; none is repaired."""
+"""Quality: vendor bars -> BarFrame. A bar is let in or refused with a reason; none is repaired.
 
-from typing import NamedTuple, Protocol
+What is odd about a bar that was let in is marked and counted: bars missing before it, the same numbers again
+and again, a jump. Here corporate actions meet the bars, too: `scale` is how many shares one share of the
+log's start has become, so price × scale and volume / scale have no step at a split. Whatever remembers prices
+reads them so, and needs to know nothing of splits.
+"""
+
+from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from operators.kernel import grown, kernel, table
 from schemas.events import Reason
-from schemas.frames import BarFrame, Codes, Floats, Ints, Longs, RawFrame, Refused, Table
-from schemas.units import MAX_PRICE_USD
+from schemas.frames import (
+    GAP,
+    JUMPED,
+    OVERNIGHT,
+    STALE,
+    BarFrame,
+    Codes,
+    Floats,
+    Ints,
+    Longs,
+    RawFrame,
+    Refused,
+    Table,
+)
+from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
 
 MAX_VOLUME = 1e15
 
@@ -17,10 +37,24 @@ class Row(Protocol):
     """The last bar of a symbol that was let in."""
 
     ts: int
+    place: int  # of its slice, counted from the start of the log
+    session: int
+    steady: float  # close × scale, less dividends since; 0: no bar yet
+    scale: float  # new shares per share at the start of the log; 0 stands for 1
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    alike: int  # bars with these numbers, one after the other
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing to set yet."""
+    """What is marked as odd."""
+
+    stale_bars: Annotated[int, Meta(ge=0, le=1_000_000)] = 5  # equal ones in a row, marked from this on; 0: never
+    # Open or close against the last close, a fraction; beyond it entries are held for one slice. 0: never
+    max_jump: Annotated[float, Meta(ge=0.0, le=1_000.0)] = 0.2
 
 
 class State(NamedTuple):
@@ -28,70 +62,120 @@ class State(NamedTuple):
 
     version: int
     rows: Table
+    slices: int  # so far
+    is_scaled: bool  # has any symbol here had a split?
+
+
+class Given(NamedTuple):
+    """What the kernel reads of a RawFrame."""
+
+    slices: Longs
+    session: Ints
+    ts: Longs
+    slot: Ints
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    acted_at: Ints
+    acted: Ints
+    shares: Floats  # new per old
+    dividend: Floats  # USD per new share
 
 
 def start() -> State:
     """No bar seen."""
-    return State(1, table(Row, 0))
+    return State(2, table(Row, 0), 0, False)
 
 
 def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame]:
     """Let good bars in, refuse the others; rows must come in order of time."""
-    size = frame.ts.size
+    size, slices, actions = frame.ts.size, frame.slices, frame.actions
     slots = int(frame.slot.max()) + 1 if size else 0
-    rows = grown(state.rows, slots)
-    at = np.empty(size, np.int32)
-    reason = np.empty(size, np.int8)
-    refused = advance(rows, frame.slices.ts, frame.ts, frame.slot, frame.open, frame.high, frame.low,
-                      frame.close, frame.volume, at, reason) if size else 0  # fmt: skip
+    rows = grown(state.rows, max(slots, int(frame.acted.max(initial=-1)) + 1))
+    at, missing = np.empty(size, np.int32), np.empty(size, np.int32)
+    reason, marks = np.empty(size, np.int8), np.empty(size, np.int8)
+    is_scaled = state.is_scaled or bool((actions.new != actions.old).any())
+    scale = np.empty(size if is_scaled else 0)
+    refused = 0
+    if size or actions.at.size:
+        given = Given(slices.ts, slices.session, frame.ts, frame.slot, frame.open, frame.high, frame.low,
+                      frame.close, frame.volume, actions.at, frame.acted, actions.new / actions.old,
+                      actions.dividend / TICKS_PER_USD)  # fmt: skip
+        refused = advance(params.stale_bars, params.max_jump, rows, state.slices, given, at, reason, marks,
+                          missing, scale)  # fmt: skip
     kept: slice | Longs = slice(None) if not refused else np.flatnonzero(reason == Reason.NONE)
     gone = np.flatnonzero(reason != Reason.NONE) if refused else np.zeros(0, np.int64)
-    quoted = frame.bid.size > 0
-    return State(state.version, rows), BarFrame(
-        frame.shard, frame.slices, frame.listed,
+
+    def own(column: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Floats:
+        return column[kept] if column.size else column
+
+    return State(state.version, rows, state.slices + slices.size, is_scaled), BarFrame(
+        frame.shard, slices, frame.listed,
         Refused(frame.ts[gone], frame.symbol[gone], reason[gone], frame.open[gone], frame.high[gone],
                 frame.low[gone], frame.close[gone], frame.volume[gone]),
         slots, at[kept], frame.symbol[kept], frame.slot[kept], frame.open[kept], frame.high[kept],
-        frame.low[kept], frame.close[kept], frame.volume[kept],
-        frame.bid[kept] if quoted else frame.bid, frame.ask[kept] if quoted else frame.ask,
+        frame.low[kept], frame.close[kept], frame.volume[kept], own(frame.bid), own(frame.ask),
+        marks[kept], missing[kept], own(scale),
+        frame.earnings_days[kept] if frame.earnings_days.size else frame.earnings_days,
+        own(frame.average_volume), frame.market, actions,
     )  # fmt: skip
 
 
 @kernel
 def advance(
-    rows: Table,
-    slices: Longs,
-    ts: Longs,
-    slot: Ints,
-    open: Floats,  # noqa: A002  (the column's name)
-    high: Floats,
-    low: Floats,
-    close: Floats,
-    volume: Floats,
-    at: Ints,
-    reason: Codes,
-) -> int:
-    """Find each row's slice and judge it; returns how many are refused."""
-    refused = 0
-    k = 0
+    stale_bars: int, max_jump: float, rows: Table, before: int, given: Given,
+    at: Ints, reason: Codes, marks: Codes, missing: Ints, scale: Floats,
+) -> int:  # fmt: skip
+    """Find each row's slice, judge it and mark it; returns how many are refused. `before`: slices so far."""
+    refused, k, acted = 0, 0, 0
+    slices, ts = given.slices, given.ts
     for i in range(ts.size):
         while k < slices.size and slices[k] < ts[i]:
             k += 1
-        at[i] = k
-        row = rows[slot[i]]
+        acted = act(rows, given, acted, k)
+        at[i], marks[i], missing[i] = k, 0, 0
+        row = rows[given.slot[i]]
         why = Reason.NONE
         if k == slices.size or slices[k] != ts[i]:
             why = Reason.OFF_SESSION
         elif ts[i] <= row.ts:
             why = repeated(ts[i], row.ts)
         else:
-            why = flaw(open[i], high[i], low[i], close[i], volume[i])
+            why = flaw(given.open[i], given.high[i], given.low[i], given.close[i], given.volume[i])
         reason[i] = why
-        if why == Reason.NONE:
-            row.ts = ts[i]
-        else:
+        if why != Reason.NONE:
             refused += 1
+            continue
+        if row.scale == 0.0:
+            row.scale = 1.0
+        if row.steady > 0.0:
+            if row.session != given.session[k]:
+                marks[i] = OVERNIGHT
+            elif before + k > row.place + 1:
+                marks[i], missing[i] = GAP, before + k - row.place - 1
+            if jumps(row, given.open[i], given.close[i], max_jump):
+                marks[i] |= JUMPED
+        keep(row, given, i)
+        if 0 < stale_bars <= row.alike:
+            marks[i] |= STALE
+        row.ts, row.place, row.session = ts[i], before + k, given.session[k]
+        if scale.size > 0:
+            scale[i] = row.scale
+    act(rows, given, acted, slices.size)
     return refused
+
+
+@kernel
+def act(rows: Table, given: Given, first: int, k: int) -> int:
+    """Let the actions hold that begin by slice `k`; returns the first that does not."""
+    while first < given.acted_at.size and given.acted_at[first] <= k:
+        row = rows[given.acted[first]]
+        row.scale = (1.0 if row.scale == 0.0 else row.scale) * given.shares[first]
+        row.steady = max(row.steady - given.dividend[first] * row.scale, 0.0)
+        first += 1
+    return first
 
 
 @kernel
@@ -114,3 +198,23 @@ def flaw(open: float, high: float, low: float, close: float, volume: float) -> R
     if volume < 0.0 or volume > MAX_VOLUME:
         return Reason.BAD_VOLUME
     return Reason.NONE
+
+
+@kernel
+def jumps(row: Row, open: float, close: float, bound: float) -> bool:  # noqa: A002
+    """Whether a bar is far from the last one, known splits and dividends aside."""
+    room = bound * row.steady
+    return bound > 0.0 and (abs(close * row.scale - row.steady) > room or abs(open * row.scale - row.steady) > room)
+
+
+@kernel
+def keep(row: Row, given: Given, i: int) -> None:
+    """Remember a bar; count how often it has come, one after the other."""
+    if (given.close[i] == row.close and given.open[i] == row.open and given.high[i] == row.high
+            and given.low[i] == row.low and given.volume[i] == row.volume):  # fmt: skip
+        row.alike += 1
+    else:
+        row.alike = 1
+        row.open, row.high, row.low = given.open[i], given.high[i], given.low[i]
+        row.close, row.volume = given.close[i], given.volume[i]
+    row.steady = given.close[i] * row.scale

@@ -56,7 +56,7 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFram
     rows = grown(state.rows, frame.slots)
     vote = np.zeros(frame.at.size)
     if vote.size:
-        advance(params.fast, params.slow, params.life, rows, frame.slot, frame.close, vote)
+        advance(params.fast, params.slow, params.life, rows, frame.slot, frame.steady, vote)
     return State(state.version, rows), ViewFrame(frame, vote)
 
 

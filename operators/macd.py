@@ -62,7 +62,7 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFram
     vote = np.zeros(frame.at.size)
     if vote.size:
         advance(params.fast, params.slow, params.signal, params.life, params.form == "signal",
-                params.bounce, rows, frame.slot, frame.close, vote)  # fmt: skip
+                params.bounce, rows, frame.slot, frame.steady, vote)  # fmt: skip
     return State(state.version, rows), ViewFrame(frame, vote)
 
 

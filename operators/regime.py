@@ -52,7 +52,7 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, RegimeFr
     rows = grown(state.rows, frame.slots)
     regime = np.zeros(frame.at.size, np.int8)
     if regime.size:
-        advance(params.fast, params.slow, rows, frame.slot, frame.close, regime)
+        advance(params.fast, params.slow, rows, frame.slot, frame.steady, regime)
     return State(state.version, rows), RegimeFrame(frame, regime)
 
 

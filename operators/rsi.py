@@ -54,7 +54,7 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFram
     rows = grown(state.rows, frame.slots)
     vote = np.zeros(frame.at.size)
     if vote.size:
-        advance(params.period, params.life, rows, frame.slot, frame.close, vote)
+        advance(params.period, params.life, rows, frame.slot, frame.steady, vote)
     return State(state.version, rows), ViewFrame(frame, vote)
 
 

@@ -4,7 +4,7 @@ A frame holds rows in order of `(ts, symbol name)` and promises a covered range:
 `after < ts <= upto` is complete in it. Each derived frame holds the one before it and adds columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -55,8 +55,40 @@ class Slices:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Actions:
+    """Splits and cash dividends, in order of `(at, symbol name)`; each holds from the start of its slice.
+
+    A split turns every `old` shares into `new`; a dividend is paid on each share held before the
+    slice, after the split. One row may be both; 1 for 1 is no split.
+    """
+
+    at: Ints  # place in `slices`
+    symbol: Ints
+    new: Longs
+    old: Longs
+    dividend: Longs  # ticks of 1/10 000 USD per share
+
+
+NO_ACTIONS = Actions(*(np.zeros(0, np.int32),) * 2, *(np.zeros(0, np.int64),) * 3)
+NO_FLOATS: Floats = np.zeros(0)
+NO_INTS: Ints = np.zeros(0, np.int32)
+NO_CODES: Codes = np.zeros(0, np.int8)
+NO_COUNTS: Longs = np.zeros((0, 4), np.int64)
+
+# what is said of a bar that was let in; bits of `marks`
+GAP = 1  # bars of its session are missing just before it
+STALE = 2  # the same numbers as in too many bars before it
+JUMPED = 4  # its open or close is far from the close before it
+OVERNIGHT = 8  # the bar before it belongs to an earlier session
+UNKNOWN_DAYS = -1  # to a report of earnings of which nothing is known
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class RawFrame:
-    """Bars as a source delivers them: any order of time, anything in the numbers."""
+    """Bars as a source delivers them: any order of time, anything in the numbers.
+
+    What stands beside a bar was known at its end or before; a column is empty where the source has none.
+    """
 
     shard: int
     slices: Slices
@@ -69,8 +101,13 @@ class RawFrame:
     low: Floats
     close: Floats
     volume: Floats  # shares
-    bid: Floats  # empty where the source has no quotes
+    bid: Floats  # NaN where no quote is fresh
     ask: Floats
+    earnings_days: Ints = field(default_factory=lambda: NO_INTS)  # to the nearest report known, past or coming
+    average_volume: Floats = field(default_factory=lambda: NO_FLOATS)  # shares per day; NaN: not known
+    market: Floats = field(default_factory=lambda: NO_FLOATS)  # close of the market symbol by slice, or NaN
+    actions: Actions = NO_ACTIONS
+    acted: Ints = field(default_factory=lambda: NO_INTS)  # slots of the actions' symbols
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,6 +143,18 @@ class BarFrame:
     volume: Floats
     bid: Floats
     ask: Floats
+    marks: Codes = field(default_factory=lambda: NO_CODES)  # GAP, STALE, JUMPED, OVERNIGHT
+    missing: Ints = field(default_factory=lambda: NO_INTS)  # bars of its session just before it
+    scale: Floats = field(default_factory=lambda: NO_FLOATS)  # shares per share of the start; empty: no split
+    earnings_days: Ints = field(default_factory=lambda: NO_INTS)
+    average_volume: Floats = field(default_factory=lambda: NO_FLOATS)
+    market: Floats = field(default_factory=lambda: NO_FLOATS)  # by slice
+    actions: Actions = NO_ACTIONS
+
+    @property
+    def steady(self) -> Floats:
+        """Closes without a step at a split: in USD per share as shares were at the start of the log."""
+        return self.close * self.scale if self.scale.size else self.close
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -161,24 +210,6 @@ class SignalFrame:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Actions:
-    """Splits and cash dividends, in order of `(at, symbol name)`; each holds from the start of its slice.
-
-    A split turns every `old` shares into `new`; a dividend is paid on each share held before the
-    slice, after the split. One row may be both; 1 for 1 is no split.
-    """
-
-    at: Ints  # place in `slices`
-    symbol: Ints
-    new: Longs
-    old: Longs
-    dividend: Longs  # ticks of 1/10 000 USD per share
-
-
-NO_ACTIONS = Actions(*(np.zeros(0, np.int32),) * 2, *(np.zeros(0, np.int64),) * 3)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
 class SliceFrame:
     """Whole slices of all shards.
 
@@ -209,3 +240,4 @@ class SliceFrame:
     views: Ints
     reason: Codes
     actions: Actions = NO_ACTIONS
+    quality: Longs = field(default_factory=lambda: NO_COUNTS)  # by symbol: bars missing, gaps, stale, jumps

@@ -131,7 +131,21 @@ def table(given_answers: list[Any]) -> dict[str, np.ndarray]:
     return {path: np.concatenate(columns_) for path, columns_ in parts.items()}
 
 
-SKIPPED = {"shard", "listed", "starts", "rank", "names", "slot", "after", "upto", "waiting", "bars.at"}
+SKIPPED = {
+    "shard",
+    "listed",
+    "starts",
+    "rank",
+    "names",
+    "slot",
+    "after",
+    "upto",
+    "waiting",
+    "bars.at",
+    "scale",
+    "market",
+    "quality",
+}
 
 
 ROWS = ("symbol", "open", "high", "low", "close", "volume", "half_spread", "volatility", "direction", "score",
@@ -145,7 +159,10 @@ def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
         return
     if isinstance(value, BarFrame):
         yield f"{path}.ts", value.slices.ts[value.at]
+        yield f"{path}.scale", value.scale if value.scale.size else np.ones(value.at.size)
     if isinstance(value, SliceFrame):
+        yield f"{path}.actions.ts", value.slices.ts[value.actions.at]
+        yield from columns(value.actions, f"{path}.actions")
         yield f"{path}.row.ts", np.repeat(value.slices.ts, np.diff(value.starts))
         yield from columns(value.slices, f"{path}.slices")
         yield from columns(value.refused, f"{path}.refused")
@@ -302,5 +319,5 @@ def test_a_missing_frame_stops_the_barrier() -> None:
 
 def test_a_snapshot_of_another_version_is_refused() -> None:
     state = clean.start()
-    with pytest.raises(drive.StateVersionError, match="version 2"):
-        drive.unflat(state, (2, *drive.flat(state)[1:]))
+    with pytest.raises(drive.StateVersionError, match="version 7"):
+        drive.unflat(state, (7, *drive.flat(state)[1:]))
