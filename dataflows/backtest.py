@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataflows import pipeline
-from infra.bars import Bars, open_bars
+from infra.bars import NO_FILES, Bars, open_bars
+from infra.reference import Files
 from infra.results import Header, Recorder, check_out, header, write_timing
 from infra.settings import Settings, load
+from operators.filters import Params as Filters
 from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
 from schemas.calendar import timeframe_name
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
     from infra.result_sink import ResultSink
 
 NOT_BUILT = (
-    "forecast", "liquidity filter", "spread filter", "earnings filter", "corporate actions", "jump hold",
-    "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
+    "forecast", "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
 )  # fmt: skip
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 
@@ -54,6 +55,7 @@ def plan(
     symbols: Sequence[str] = (),
     start: int | None = None,
     stop: int | None = None,
+    files: Files = NO_FILES,
 ) -> Plan:
     """Open the bars and check everything that a user may get wrong; `start`, `stop`: UTC ns, inclusive.
 
@@ -61,22 +63,35 @@ def plan(
     """
     out = check_out(out)
     bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
-                     frame_slices=settings.run.frame_slices)  # fmt: skip
+                     frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
     return Plan(bars, settings, out, _header(bars, settings, spec))
 
 
 def _header(bars: Bars, settings: Settings, spec: str) -> Header:
-    off = list(NOT_BUILT)
-    off += [] if bars.has_quotes else ["spread cost (no quotes)"]
-    off += [] if settings.filters.market_hours else ["market hours filter"]
+    off = [*NOT_BUILT, *_off(bars, settings.filters)]
     source = bars.label if bars.synthetic else str(Path(spec).expanduser().resolve())
     described = {
         "source": source,
         "label": bars.label, "fingerprint": bars.fingerprint, "rows": bars.rows, "symbols": bars.universe.names,
-        "first_ts": bars.first_ts, "last_ts": bars.last_ts,
+        "first_ts": bars.first_ts, "last_ts": bars.last_ts, "files": bars.files.resolved(),
     }  # fmt: skip
     return header(settings, alphas=settings.ensemble.voters, bars=described, synthetic=bars.synthetic,
                   timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off)  # fmt: skip
+
+
+def _off(bars: Bars, filters: Filters) -> list[str]:
+    """What this run does without: switched off, or without a source where that is no refusal."""
+    lenient, files = filters.missing_data == "off", bars.files
+    missing = {
+        "spread cost (no quotes)": not bars.has_quotes,
+        "market hours filter": not filters.market_hours,
+        "liquidity filter": not filters.liquidity,
+        "liquidity filter in a symbol's first 3 sessions": filters.liquidity and not files.volumes and lenient,
+        "spread filter": not filters.spread or (not bars.has_quotes and lenient),
+        "earnings filter": not filters.earnings or (not files.earnings and lenient),
+        "corporate actions": not files.actions,
+    }
+    return [name for name, is_missing in missing.items() if is_missing]
 
 
 def flow(
@@ -86,10 +101,15 @@ def flow(
     sets: Sequence[str] = (),
     symbols: Sequence[str] = (),
     profile: str | None = None,
+    quotes: str | None = None,
+    earnings: str | None = None,
+    actions: str | None = None,
+    volumes: str | None = None,
 ) -> "Dataflow":
     """The dataflow, for `python -m bytewax.run`; arguments as those of `utp backtest`."""
     loaded = load(Path(settings) if settings else None, sets, profile=profile)
-    return build(plan(spec, loaded, Path(out), symbols=symbols), announce=True)[0]
+    files = Files(quotes, earnings, actions, volumes)
+    return build(plan(spec, loaded, Path(out), symbols=symbols, files=files), announce=True)[0]
 
 
 def build(job: Plan, progress: Progress | None = None, announce: bool = False) -> tuple["Dataflow", "ResultSink"]:

@@ -47,6 +47,12 @@ _FROM = Annotated[
 _TO = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last session or bar end, inclusive.")]
 _TIMEFRAME = Annotated[str | None, typer.Option(metavar="1m|5m|1h|1d|...", help="The bars' length; else found out.")]
 _PROFILE = Annotated[str | None, typer.Option(metavar="NAME", help="Built-in settings: research.")]
+_QUOTES = Annotated[str | None, typer.Option(metavar="FILE", help="Quotes: symbol, ts, bid, ask.")]
+_EARNINGS = Annotated[str | None, typer.Option(metavar="FILE", help="Report dates: symbol, date, known_from.")]
+_ACTIONS = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Splits and dividends: symbol, date, split, dividend.")
+]
+_VOLUMES = Annotated[str | None, typer.Option(metavar="FILE", help="Reference volumes: symbol, average_volume.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -63,6 +69,10 @@ def backtest(
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
     profile: _PROFILE = None,
+    quotes: _QUOTES = None,
+    earnings: _EARNINGS = None,
+    actions: _ACTIONS = None,
+    volumes: _VOLUMES = None,
     json: _JSON = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,
     loop: Annotated[bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")] = False,
@@ -72,8 +82,10 @@ def backtest(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import backtest as command
+    from infra.reference import Files
 
-    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last)
+    files = Files(quotes, earnings, actions, volumes)
+    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, files=files)
     with _progress("backtest") as progress:
         summary = command.run(plan, workers=workers, loop=loop, progress=progress)
     if json:
@@ -93,6 +105,7 @@ def features(
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
     profile: _PROFILE = None,
+    actions: _ACTIONS = None,
     json: _JSON = False,
 ) -> None:
     """Write each bar's features, as the signals see them, to one Parquet file."""
@@ -100,9 +113,11 @@ def features(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import features as command
+    from infra.reference import Files
 
+    files = Files(actions=actions)
     with _progress("features") as progress:
-        done = command.run(bars, given, out, symbols=names, start=first, stop=last, progress=progress)
+        done = command.run(bars, given, out, symbols=names, start=first, stop=last, files=files, progress=progress)
     if json:
         _print_json(done)
     else:

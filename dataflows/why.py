@@ -10,13 +10,17 @@ import pyarrow.parquet as pq
 
 from dataflows import pipeline
 from infra.bars import open_bars
+from infra.reference import Files
 from infra.results import read_summary
 from infra.settings import Settings, settings_of
+from operators import filters
+from operators.asof import NEVER
 from schemas.errors import UserError
 from schemas.events import Direction, Reason, Regime, word
-from schemas.frames import OpinionFrame, SignalFrame
+from schemas.frames import GAP, JUMPED, OVERNIGHT, STALE, UNKNOWN_DAYS, BarFrame, OpinionFrame, SignalFrame
 from schemas.universe import shard_of
 
+MARKS = {GAP: "gap", STALE: "stale", JUMPED: "jump", OVERNIGHT: "overnight"}
 SENTENCES = {
     Reason.NOT_WARM: "The indicators had not seen enough bars yet.",
     Reason.NO_INSIGHT: "No alpha had a view.",
@@ -24,6 +28,11 @@ SENTENCES = {
     Reason.BELOW_PUBLISH_GATE: "Confidence {confidence:.3f} is below the publish gate {publish}.",
     Reason.BELOW_DECISION_GATE: "Confidence {confidence:.3f} is below the decision gate {decide}.",
     Reason.OUTSIDE_MARKET_HOURS: "The order would have been executed too close to the close.",
+    Reason.JUMP: "Open or close is more than {jump:.0%} from the close before: entries are held for this bar.",
+    Reason.LOW_LIQUIDITY: "Average daily volume is {average_volume}, below {min_volume:,.0f} shares, or not known.",
+    Reason.WIDE_SPREAD: "The quoted spread is {spread}, above {max_spread:g} of the price, or no quote is fresh.",
+    Reason.EARNINGS_BLACKOUT: "Days to the nearest report of earnings known: {earnings_days}; entries are held "
+    "within {blackout} days, and where nothing is known.",
     Reason.NO_TIME_TO_EXIT: "The next bar is the session's last: a lot bought in it could not be sold tonight.",
 }
 
@@ -47,7 +56,8 @@ def _decide_again(summary: dict[str, Any], settings: Settings, symbol: str, ts: 
     if symbol not in described["symbols"]:
         raise UserError(f"symbol {symbol}: not in this run; it has {', '.join(described['symbols'][:20])}")
     bars = open_bars(described["source"], timeframe=summary["timeframe"], symbols=[symbol],
-                     start=described["first_ts"], stop=ts)  # fmt: skip
+                     start=described["first_ts"], stop=ts, files=Files(**described.get("files", {})),
+                     reference=settings.reference)  # fmt: skip
     if bars.fingerprint != described["fingerprint"]:
         raise UserError(f"{described['source']}: no longer the bars of this run; run the backtest again")
     shard = shard_of(symbol)
@@ -56,8 +66,24 @@ def _decide_again(summary: dict[str, Any], settings: Settings, symbol: str, ts: 
     state = pipeline.start(params)
     for chunk in bars.frames([shard]):
         state, opinions = pipeline.opine(params, state, chunk[0])
-    _, signals = pipeline.score(params, state, opinions)
-    return _last_row(opinions, signals, settings.ensemble.voters, symbol, ts)
+        state, signals = pipeline.score(params, state, opinions)
+    answer = _last_row(opinions, signals, settings.ensemble.voters, symbol, ts)
+    return {**answer, "reference": _reference(state, signals.bars)}
+
+
+def _reference(state: pipeline.State, bars: BarFrame) -> dict[str, Any]:
+    """What the filters read of the last bar; None where there was nothing."""
+    bid, ask = (float(column[-1]) if column.size else np.nan for column in (bars.bid, bars.ask))
+    days = int(bars.earnings_days[-1]) if bars.earnings_days.size else UNKNOWN_DAYS
+    found = [name for bit, name in MARKS.items() if bars.marks[-1] & bit]
+    return {
+        "bid": _or_none(bid),
+        "ask": _or_none(ask),
+        "spread": _or_none(2.0 * (ask - bid) / (ask + bid)),
+        "average_volume": _or_none(filters.average_volume(state.filters, bars, -1)),
+        "earnings_days": days if 0 <= days < NEVER else None,
+        "marks": found,
+    }
 
 
 def _last_row(opinions: OpinionFrame, signals: SignalFrame, alphas: list[str], symbol: str, ts: int) -> dict[str, Any]:
@@ -121,9 +147,16 @@ def _sentence(answer: dict[str, Any], account: dict[str, Any], settings: Setting
         return f"Refused: {verdict['reason']} (measured {verdict['measured']:g}, limit {verdict['limit']:g})."
     if verdict is None and ended and not account["orders"]:
         return f"The order {ended[0]['order_id']} was {ended[0]['status']} here: {ended[0]['reason']}."
-    gates = settings.ensemble
+    gates, bounds, known = settings.ensemble, settings.filters, answer["reference"]
     sentence = SENTENCES.get(Reason[answer["reason"].upper()], "A candidate without a verdict: it closed a lot.")
     return sentence.format(
         score=abs(answer["score"]), threshold=gates.threshold, confidence=answer["confidence"],
         publish=gates.publish_gate, decide=gates.decision_gate,
+        jump=settings.clean.max_jump, min_volume=bounds.min_average_volume, max_spread=bounds.max_spread,
+        blackout=bounds.blackout_days, average_volume=_told(known["average_volume"], ",.0f"),
+        spread=_told(known["spread"], ".5f"), earnings_days=_told(known["earnings_days"], "d"),
     )  # fmt: skip
+
+
+def _told(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)

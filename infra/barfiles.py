@@ -1,5 +1,6 @@
 """Bar files as tables: Parquet and CSV, one batch at a time, every column checked on the way in."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class BarFile:
         numbers are NaN. Raises UserError for what is no symbol, time or number, with its row.
         """
         numeric = (*PRICES, *(QUOTES if self.has_quotes else ())) if numbers else ()
-        decode = _Decoder(self.path, numeric, sum(self.groups[: groups[0]]) if groups else 0)
+        decode = Decoder(self.path, numeric, sum(self.groups[: groups[0]]) if groups else 0)
         with reading(self.path):
             for batch in self._batches(["symbol", "ts", *numeric], groups):
                 yield decode(batch)
@@ -90,30 +91,31 @@ class BarFile:
             yield from file.iter_batches(_BATCH, row_groups=chosen, columns=columns, use_threads=False)
 
 
-class _Decoder:
+class Decoder:
     """Arrow batches of one file -> tables; counts rows, so that an error can name one."""
 
     def __init__(self, path: Path, numeric: Sequence[str], row: int):
         self.path, self.numeric, self.row = path, numeric, row
         self._dictionary: Any = None
-        self._names: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
 
     def __call__(self, batch: pa.RecordBatch) -> Table:
-        symbol = self._codes(batch.column("symbol"))
-        ts = self._instants(batch.column("ts"))
-        floats = {name: self._floats(name, batch.column(name)) for name in self.numeric}
+        """The rows of a batch."""
+        symbol = self.codes(batch.column("symbol"))
+        ts = self.instants(batch.column("ts"))
+        floats = {name: self.floats(name, batch.column(name)) for name in self.numeric}
         self.row += batch.num_rows
         columns = (floats.get(name, _NONE) for name in (*PRICES, *QUOTES))
-        return Table(self._names, Columns(ts, symbol, *columns))
+        return Table(self.names, Columns(ts, symbol, *columns))
 
-    def _codes(self, array: Any) -> Ints:
+    def codes(self, array: Any) -> Ints:
         """Places in the names; a new dictionary becomes new names."""
         self._present("symbol", array)
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
         if self._dictionary is None or not array.dictionary.equals(self._dictionary):
             self._dictionary = array.dictionary
-            self._names = tuple(self._symbol(name) for name in array.dictionary.to_pylist())
+            self.names = tuple(self._symbol(name) for name in array.dictionary.to_pylist())
         codes: Ints = array.indices.to_numpy().astype(np.int32, copy=False)
         return codes
 
@@ -125,11 +127,11 @@ class _Decoder:
             )
         return name.upper()
 
-    def _instants(self, array: Any) -> Longs:
+    def instants(self, array: Any, name: str = "ts") -> Longs:
         """UTC ns."""
-        self._present("ts", array)
-        if _is_text(array.type):
-            array = self._parsed("ts", array, pa.timestamp("ns", "UTC"))
+        self._present(name, array)
+        if is_text(array.type):
+            array = self.parsed(name, array, pa.timestamp("ns", "UTC"))
         factor = _PER_NS[array.type.unit]
         ts: Longs = array.view(pa.int64()).to_numpy()
         if factor == 1 or not ts.size:
@@ -137,14 +139,14 @@ class _Decoder:
         bound = (2**63 - 1) // factor
         if ts.max() > bound or ts.min() < -bound:
             at = int(np.argmax(np.abs(ts.astype(np.float64))))
-            far = f"ts {ts[at]} {array.type.unit} since 1970 is no date"
+            far = f"{name} {ts[at]} {array.type.unit} since 1970 is no date"
             raise UserError(f"{self.path}: row {self.row + at + 1}: {far}")
         return ts * factor
 
-    def _floats(self, name: str, array: Any) -> Floats:
+    def floats(self, name: str, array: Any) -> Floats:
         """Numbers, with NaN for null."""
-        if _is_text(array.type):
-            array = self._parsed(name, array, pa.float64())
+        if is_text(array.type):
+            array = self.parsed(name, array, pa.float64())
         if array.type != pa.float64():
             array = array.cast(pa.float64(), safe=False)
         values: Floats = array.to_numpy(zero_copy_only=False)
@@ -158,7 +160,7 @@ class _Decoder:
             row = self.row + pc.index(array.is_null(), value=True).as_py() + 1
             raise UserError(f"{self.path}: row {row} has no {name}; give it one or take the row out")
 
-    def _parsed(self, name: str, array: Any, kind: Any) -> Any:
+    def parsed(self, name: str, array: Any, kind: Any) -> Any:
         """Text -> numbers or instants; the first that cannot be read is named."""
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
@@ -170,12 +172,14 @@ class _Decoder:
                 try:
                     pc.cast(value, kind)
                 except pa.ArrowInvalid:
-                    raise UserError(self._unreadable(name, at, value.as_py())) from None
+                    raise UserError(self._unreadable(name, kind, at, value.as_py())) from None
             raise
 
-    def _unreadable(self, name: str, at: int, value: str) -> str:
+    def _unreadable(self, name: str, kind: Any, at: int, value: str) -> str:
         start = f"{self.path}: row {self.row + at + 1}, column {name}: {value!r}"
-        if name != "ts":
+        if kind == pa.date32():
+            return f"{start} is no date; write it as 2024-01-02"
+        if kind == pa.float64():
             return f"{start} is not a number"
         if _NAIVE.fullmatch(value):
             return f"{start} has no time zone; write UTC as in 2024-01-02T14:31:00Z"
@@ -193,16 +197,38 @@ def open_folder(path: Path) -> list[BarFile]:
     return [open_file(each) for each in found]
 
 
-def open_file(path: Path) -> BarFile:
-    """Look at a file's columns. Raises UserError, one line, for anything that is no bar file."""
+def look(path: Path) -> os.stat_result:
+    """A file that there is something in. Raises UserError."""
     if not path.exists():
         raise UserError(f"{path}: no such file{_nearest_file(path)}")
     if not _kind(path):
         raise UserError(f"{path}: unknown kind of file; want {', '.join(KINDS)}")
     with reading(path):
         stat = path.stat()
-        if not stat.st_size:
-            raise UserError(f"{path} is empty; want a header and rows")
+    if not stat.st_size:
+        raise UserError(f"{path} is empty; want a header and rows")
+    return stat
+
+
+def read_table(path: Path) -> pa.Table:
+    """A whole file, for what is small beside bars; text where the file is text. Raises UserError."""
+    look(path)
+    with reading(path):
+        if _kind(path) == ".parquet":
+            return pq.read_table(path)
+        with _text(path) as stream:
+            names = pyarrow.csv.open_csv(stream, pyarrow.csv.ReadOptions(use_threads=False)).schema.names
+        options = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+        )
+        with _text(path) as stream:
+            return pyarrow.csv.read_csv(stream, convert_options=options)
+
+
+def open_file(path: Path) -> BarFile:
+    """Look at a file's columns. Raises UserError, one line, for anything that is no bar file."""
+    stat = look(path)
+    with reading(path):
         if _kind(path) != ".parquet":
             with _text(path) as stream:
                 columns: dict[str, Any] = dict.fromkeys(
@@ -228,11 +254,11 @@ def _check_columns(path: Path, columns: dict[str, Any]) -> None:
             raise UserError(f"{path} has no column {name}{nearest(name, columns)}")
         kind = columns[name]
         if name == "symbol":
-            if not _is_text(kind):
+            if not is_text(kind):
                 raise UserError(f"{path}: column symbol is {kind}; want text")
         elif name == "ts":
             _check_time(path, kind)
-        elif not _is_text(kind) and not _is_number(kind):
+        elif not is_text(kind) and not _is_number(kind):
             raise UserError(f"{path}: column {name} is {kind}; want numbers")
 
 
@@ -240,11 +266,12 @@ def _check_time(path: Path, kind: Any) -> None:
     if pa.types.is_timestamp(kind):
         if kind.tz is None:
             raise UserError(f"{path}: column ts has no time zone; store it as timestamp[us, UTC]")
-    elif not _is_text(kind):
+    elif not is_text(kind):
         raise UserError(f"{path}: column ts is {kind}; store it as timestamp[us, UTC], the end of the bar")
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is text."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -9,18 +9,21 @@ from typing import Protocol
 import numpy as np
 
 from infra.barfiles import BarFile, Extent, Table, nearest, open_folder
+from infra.reference import MARKETS, Files, Reference
+from infra.settings import Reference as ReferenceParams
 from infra.sorting import Survey, arranged
 from infra.synthetic import Market, parse
 from operators.split import Columns, places, split
 from operators.tally import LONG
 from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
 from schemas.errors import UserError
-from schemas.frames import SHARDS, Ints, Listing, RawFrame, Slices
+from schemas.frames import NO_FLOATS, SHARDS, Floats, Listing, RawFrame, Slices
 from schemas.universe import Universe, shard_of
 
 AUTO_ROWS = 131_072  # in a chunk, over all shards: enough to hide what a frame costs, little enough for the caches
 AUTO_SLICES = 8_192  # of a chunk at most, then
 SYNTHETIC = "synthetic"
+NO_FILES, DEFAULTS = Files(), ReferenceParams()
 
 
 class Feed(Protocol):
@@ -55,9 +58,15 @@ class Bars:
         extent: Extent,
         start: int | None,
         frame_slices: int,
+        files: Files,
+        params: ReferenceParams,
     ):
         self.label, self.fingerprint, self.synthetic = feed.label, feed.fingerprint, feed.synthetic
-        self.has_quotes = feed.has_quotes
+        self.files, beside = files, files.fingerprint()
+        if beside:
+            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {beside}".encode()).hexdigest()[:16]
+        self.has_quotes = feed.has_quotes or files.quotes is not None
+        self.market = next((name for name in MARKETS if name in feed.names), None)
         self.timeframe = timeframe
         self.universe = Universe(symbols)
         self.rows, self.first_ts, self.last_ts = extent
@@ -66,6 +75,7 @@ class Bars:
         begin = self.calendar.index_after(self.first_ts - 1)
         self.after = max(self.calendar.ts_at(begin - 1), -(2**63) if start is None else start - 1)
         self.upto = self.last_ts
+        self.reference = Reference(files, params, self.universe, self.calendar, self.after, self.market)
         self._begin = self.calendar.index_after(self.after)
         self._end = self.calendar.index_after(self.upto)
         automatic = min(max(-(-AUTO_ROWS // len(self.universe)), 1), AUTO_SLICES)
@@ -86,7 +96,8 @@ class Bars:
         """
         wanted = sorted(set(shards))
         where = places(self.universe)
-        columns = self._columns(self._edge(first))
+        ahead: list[Columns] = []  # the market's bars, of the tables read so far
+        columns = self._columns(self._edge(first), ahead)
         rest = next(columns, None)
         for chunk in range(first, self.chunks):
             slices = self._slices(chunk)
@@ -98,7 +109,17 @@ class Bars:
                     rest = rest.rows(n, rest.ts.size)
                     break
                 rest = next(columns, None)
-            yield split(parts, where, wanted, slices, {} if chunk else self._listings())
+            market = self._market_closes(slices, ahead)
+            frames = split(parts, where, wanted, slices, {} if chunk else self._listings())
+            yield [self.reference.attach(frame, market) for frame in frames]
+
+    def _market_closes(self, slices: Slices, ahead: list[Columns]) -> Floats:
+        """By slice, from the market's bars; those that no later chunk needs are let go."""
+        if self.market is None:
+            return NO_FLOATS
+        closes = self.reference.market_closes(slices, ahead)
+        ahead[:] = [part for part in ahead if part.ts[-1] > slices.upto]
+        return closes
 
     def _edge(self, chunk: int) -> int:
         """Where a chunk begins: its range is `edge(k) < ts <= edge(k + 1)`."""
@@ -121,15 +142,23 @@ class Bars:
             listed.setdefault(shard_of(name), []).append(listing)
         return {shard: tuple(listings) for shard, listings in listed.items()}
 
-    def _columns(self, after: int) -> Iterator[Columns]:
-        """The bars with `after < ts <= upto`, with ids for symbols; -1 for those not asked for."""
+    def _columns(self, after: int, market: list[Columns]) -> Iterator[Columns]:
+        """The bars with `after < ts <= upto`, with ids for symbols; -1 for those not asked for.
+
+        The market's own, asked for or not, are put into `market`.
+        """
         known: tuple[str, ...] | None = None
-        ids: Ints = np.zeros(0, np.int32)
+        ids, code = np.zeros(0, np.int32), -1
         for names, columns in self._feed.tables(after, self.upto):
             if names is not known:
                 known, ids = names, np.array([self.universe.ids.get(name, -1) for name in names], np.int32)
+                code = names.index(self.market) if self.market in names else -1
             begin, end = np.searchsorted(columns.ts, (after, self.upto), side="right").tolist()
             own = columns.rows(begin, end)
+            if code >= 0:
+                rows = np.flatnonzero(own.symbol == code)
+                if rows.size:
+                    market.append(Columns._make(column[rows] if column.size else column for column in own))
             yield own._replace(symbol=ids.take(own.symbol))
 
 
@@ -141,12 +170,14 @@ def open_bars(
     start: int | None = None,
     stop: int | None = None,
     frame_slices: int = 0,
+    files: Files = NO_FILES,
+    reference: ReferenceParams = DEFAULTS,
 ) -> Bars:
     """Open a bar file, a folder of them, or `synthetic:symbols=20,days=5,seed=7`.
 
     Bars with `start <= ts <= stop` (UTC ns) of `symbols` (all when empty) are taken. `frame_slices`
     0 chooses by the number of symbols. The universe is the chosen symbols of the whole file,
-    whatever the range. Raises UserError, one line, for whatever of this cannot be had.
+    whatever the range. `files` stand beside the bars. Raises UserError, one line, for whatever of this cannot be had.
     """
     if frame_slices < 0:
         raise UserError(f"frame_slices {frame_slices}: want a number of slices, or 0 to choose")
@@ -158,7 +189,7 @@ def open_bars(
         feed = _files(spec)
     minutes = asked or _told(feed)
     chosen = _chosen(feed, symbols)
-    return Bars(feed, minutes, chosen, _extent(feed, chosen, start, stop), start, frame_slices)
+    return Bars(feed, minutes, chosen, _extent(feed, chosen, start, stop), start, frame_slices, files, reference)
 
 
 class _Files:

@@ -35,7 +35,7 @@ from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, w
 from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names
 from schemas.units import NS_PER_SECOND, TICKS_PER_USD, to_usd
 
-VERSION = 1
+VERSION = 2
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
 HELD_BYTES = 1 << 27  # of full parts in memory before they are written
@@ -91,6 +91,8 @@ _STAGES = (
     ("decided", (Reason.BELOW_DECISION_GATE,)),
     ("filters", tuple(range(10, 20))),
 )
+_ODD = ("missing_bars", "gaps", "stale_bars", "jumps")  # columns of a frame's `quality`
+_ODDEST = 20  # symbols that the summary names
 
 
 class LedgerError(RuntimeError):
@@ -327,7 +329,7 @@ class Recorder:
         from risk import report
 
         self._flush()
-        summary = self._totals.summary(self.header, self.rows, self._written)
+        summary = self._totals.summary(self.header, self.rows, self._written, self._names)
         run = self._work / "run"
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir()
@@ -416,7 +418,7 @@ class Recorder:
         if not (self.out / "summary.json").exists():
             return False
         summary = read_summary(self.out)
-        wanted = self._totals.summary(self.header, self.rows, self._written)
+        wanted = self._totals.summary(self.header, self.rows, self._written, self._names)
         return bool(summary == json.loads(json.dumps(wanted)))
 
     # Parquet.
@@ -558,6 +560,7 @@ class _Totals:
         self.wins = 0
         self.gains = 0
         self.losses = 0
+        self.quality: Longs = np.zeros((0, len(_ODD)), np.int64)  # by symbol
         self.funds: dict[str, int] = {**dict.fromkeys(_FUNDS, 0), "cash": initial_cash}
 
     def plain(self) -> State:
@@ -578,6 +581,9 @@ class _Totals:
             self.last = int(frame.slices.ts[-1])
         self.slices += frame.slices.size
         self.stopped[: frame.stopped.size] += frame.stopped
+        if frame.quality.size:
+            missing = len(frame.quality) - len(self.quality)
+            self.quality = np.pad(self.quality, ((0, missing), (0, 0))) + frame.quality
         if frame.equity.size:
             self.equity = int(frame.equity["equity"][-1])
         if frame.funds.size:
@@ -607,7 +613,7 @@ class _Totals:
                 self.gains += int(pnl[pnl > 0].sum())
                 self.losses -= int(pnl[pnl < 0].sum())
 
-    def summary(self, header: Header, rows: int, written: Mapping[str, int]) -> dict[str, Any]:
+    def summary(self, header: Header, rows: int, written: Mapping[str, int], names: Names) -> dict[str, Any]:
         """What summary.json holds; raises LedgerError where the totals do not reconcile."""
         funds, initial = self.funds, header["initial_cash"]
         self._reconcile(initial, rows, written)
@@ -658,10 +664,21 @@ class _Totals:
                 "latch_releases": funds["latch_releases"],
                 "killed": bool(funds["killed"]),
             },
+            "quality": self._quality(names),
             "funnel": self._funnel(rows, written),
             "settings_hash": header["settings_hash"],
             "settings": header["settings"],
         }
+
+    def _quality(self, names: Names) -> dict[str, Any]:
+        """What was odd about bars that were let in, and the symbols with the most of it."""
+        sums = self.quality.sum(axis=1)
+        oddest = sorted(np.flatnonzero(sums).tolist(), key=lambda symbol: (-int(sums[symbol]), names[symbol]))
+        by_symbol = {
+            names[symbol].decode(): dict(zip(_ODD, self.quality[symbol].tolist(), strict=True))
+            for symbol in oddest[:_ODDEST]
+        }
+        return dict(zip(_ODD, self.quality.sum(axis=0).tolist(), strict=True)) | {"by_symbol": by_symbol}
 
     def _reconcile(self, initial: int, rows: int, written: Mapping[str, int]) -> None:
         """Exactly, in ticks."""

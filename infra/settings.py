@@ -42,6 +42,14 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     run_ahead: Annotated[int, Meta(ge=1, le=1_000)] = 4  # frames a shard may be ahead of the slowest
 
 
+class Reference(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long what stands beside the bars is good for; see docs/data.md."""
+
+    quote_age_bars: Annotated[float, Meta(gt=0.0, le=10_000)] = 1.0  # oldest quote of a bar, in bar lengths
+    earnings_notice_days: Annotated[int, Meta(ge=0, le=400)] = 14  # a date without known_from is known so long before
+    earnings_stale_days: Annotated[int, Meta(ge=1, le=4_000)] = 120  # after the last report known, nothing is known
+
+
 class Cash(Struct, frozen=True, forbid_unknown_fields=True):
     """What the account starts with."""
 
@@ -62,6 +70,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set, by section."""
 
     run: Run = Run()
+    reference: Reference = Reference()
     cash: Cash = Cash()
     clean: Clean = Clean()
     features: Features = Features()

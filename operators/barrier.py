@@ -16,7 +16,6 @@ from schemas.frames import (
     JUMPED,
     NO_ACTIONS,
     NO_COUNTS,
-    NO_FLOATS,
     SHARDS,
     STALE,
     Actions,
@@ -64,8 +63,9 @@ def restore(first: State, snapshot: Any) -> State:
 
 
 def _frame(parts: tuple[Any, ...]) -> SignalFrame:
-    shard, slices, listed, refused, *columns, actions = parts[0]
-    bars = BarFrame(shard, Slices(*slices), listed, Refused(*refused), *columns, Actions(*actions))
+    own = dict(zip(BarFrame.__dataclass_fields__, parts[0], strict=True))
+    whole = {"slices": Slices(*own["slices"]), "refused": Refused(*own["refused"]), "actions": Actions(*own["actions"])}
+    bars = BarFrame(**own | whole)
     return SignalFrame(bars, *parts[1:])
 
 
@@ -125,11 +125,11 @@ def cut(frame: SignalFrame, ts: int) -> tuple[SignalFrame | None, SignalFrame | 
 def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: Any) -> SignalFrame:
     bars = frame.bars
     refused = Refused(*(getattr(bars.refused, name)[gone] for name in Refused.__dataclass_fields__))
-    columns = [getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[6:-2]]
+    columns = {name: getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[6:-2]}
     listed = bars.listed if first == 0 else ()
     at = bars.at[rows] - np.int32(first)
     acted = _acted(bars.actions, first, first + slices.size)
-    picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, at, *columns, NO_FLOATS, acted)
+    picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, at, **columns, actions=acted)
     return SignalFrame(picked, *(getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:]))
 
 

@@ -3,9 +3,12 @@
 The features stand in groups, each with a state row of its own, so that a run computes only the
 groups it needs: the set `risk` is what the rules read, `all` is every one of them. Formulas: section 4
 of the contracts (streaming forms); EMA, Wilder's means and MACD are seeded as in LEAN.
+
+Groups read prices and volumes without the steps of splits, and answer in the bar's own dollars and shares.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -37,6 +40,9 @@ AVERAGES = ("ema_5", "ema_12", "ema_20", "ema_26", "ema_50", "ema_200", "macd", 
             "rsi_14_wilder")  # fmt: skip
 RANGES = ("atr_14", "adx_14", "stoch_k", "stoch_d")
 VOLUMES = ("volume_zscore", "volume_ratio", "vwap_dev")
+MARKET = ("market_return_1", "market_volatility_5")  # of SPY, else QQQ; NaN where it has no bar
+IN_DOLLARS = ("sma_5", "sma_20", "sma_50", "bb_upper", "bb_middle", "bb_lower", "ema_5", "ema_12", "ema_20", "ema_26",
+              "ema_50", "ema_200", "macd", "macd_signal", "macd_hist", "atr_14")  # fmt: skip
 
 # the 15 baseline inputs in model order first
 ORDER = ("price", "volume", "returns_1", "returns_5", "returns_15", "volatility_5", "volatility_15",
@@ -44,7 +50,7 @@ ORDER = ("price", "volume", "returns_1", "returns_5", "returns_15", "volatility_
          "macd", "macd_signal", "macd_hist", "bb_upper", "bb_middle", "bb_lower", "bb_pct", "returns_60",
          "rsi_28", "rsi_14_wilder", "ema_12", "ema_26", "ema_50", "ema_200", "sma_50", "atr_14", "adx_14",
          "stoch_k", "stoch_d", "volume_ratio", "vwap_dev", "hour_of_day", "is_weekend", "day_of_month",
-         "week_of_year", "month_of_year", "is_month_end")  # fmt: skip
+         "week_of_year", "month_of_year", "is_month_end", *MARKET)  # fmt: skip
 SETS = {"risk": RISK, "all": ORDER}
 
 
@@ -106,6 +112,14 @@ class VolumeRow(Protocol):
     traded: Annotated[Floats, 64]
 
 
+class MarketRow(Protocol):
+    """The market symbol's last close, and its last one-bar log returns."""
+
+    seen: int
+    close: float
+    returns: Annotated[Floats, 8]
+
+
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which features are computed."""
 
@@ -121,11 +135,15 @@ class State(NamedTuple):
     averages: Table
     ranges: Table
     volumes: Table
+    market: Table  # one row
 
 
 def start() -> State:
     """Nothing seen yet."""
-    return State(1, *(table(row, 0) for row in (RiskRow, PriceRow, AverageRow, RangeRow, VolumeRow)))
+    risk, prices, averages, ranges, volumes = (
+        table(row, 0) for row in (RiskRow, PriceRow, AverageRow, RangeRow, VolumeRow)
+    )
+    return State(2, risk, prices, averages, ranges, volumes, table(MarketRow, 1))
 
 
 def set_hash(params: Params) -> str:
@@ -140,7 +158,7 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, FeatureF
         values = np.full((size, len(RISK)), np.nan)
         rows = grown(state.risk, slots)
         if size:
-            advance_risk(rows, frame.slot, frame.close, values)
+            advance_risk(rows, frame.slot, frame.steady, values)
         return state._replace(risk=rows), FeatureFrame(frame, RISK, values)
     rows_by_group: list[Table] = []
     columns: dict[str, Floats] = {}
@@ -151,21 +169,38 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, FeatureF
             advance(fresh, frame.slot, *inputs, block)
         rows_by_group.append(fresh)
         columns.update(zip(names, block.T, strict=True))
+    if frame.scale.size:
+        columns.update({name: columns[name] / frame.scale for name in IN_DOLLARS})
+        columns.update(price=frame.close, volume=frame.volume)
     columns.update(calendar(frame))
+    market = grown(state.market, 1)
+    columns.update(zip(MARKET, _market(market, frame).T, strict=True))
     values = np.stack([columns[name] for name in ORDER], axis=1)
-    return State(state.version, *rows_by_group), FeatureFrame(frame, ORDER, values)
+    return State._make([state.version, *rows_by_group, market]), FeatureFrame(frame, ORDER, values)
+
+
+def _market(rows: Table, frame: BarFrame) -> Floats:
+    """The market's features in each row's slice; moves its state on."""
+    by_slice = np.full((frame.slices.size, len(MARKET)), np.nan)
+    if frame.market.size:
+        advance_market(rows, frame.market, by_slice)
+    answer: Floats = by_slice[frame.at]
+    return answer
 
 
 def _groups(
     state: State, frame: BarFrame
 ) -> list[tuple[tuple[str, ...], Table, Callable[..., None], tuple[Floats, ...]]]:
-    close, volume, high, low = frame.close, frame.volume, frame.high, frame.low
+    close, scale = frame.steady, frame.scale
+    opened, high, low, volume = frame.open, frame.high, frame.low, frame.volume
+    if scale.size:
+        opened, high, low, volume = opened * scale, high * scale, low * scale, volume / scale
     return [
         (RISK, state.risk, advance_risk, (close,)),
         (PRICES, state.prices, advance_prices, (close, volume)),
         (AVERAGES, state.averages, advance_averages, (close,)),
         (RANGES, state.ranges, advance_ranges, (high, low, close)),
-        (VOLUMES, state.volumes, advance_volumes, (frame.open, high, low, close, volume)),
+        (VOLUMES, state.volumes, advance_volumes, (opened, high, low, close, volume)),
     ]
 
 
@@ -350,3 +385,20 @@ def advance_volumes(
         if seen >= 50:
             weighted = ratio(mean(row.traded, seen, 50), mean(row.volumes, seen, 50))
             out[i, 2] = ratio(close[i], weighted) - 1.0
+
+
+@kernel
+def advance_market(rows: Table, close: Floats, out: Floats) -> None:
+    """The loop over slices: log return since the market's last bar, and the deviation of the last 5."""
+    row = rows[0]
+    for k in range(close.size):
+        if not close[k] > 0.0:
+            continue
+        row.seen += 1
+        if row.seen > 1:
+            step_return = math.log(close[k] / row.close)
+            put(row.returns, row.seen - 1, step_return)
+            out[k, 0] = step_return
+        if row.seen > 5:
+            out[k, 1] = deviation(row.returns, row.seen - 1, 5, 1)
+        row.close = close[k]

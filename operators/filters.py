@@ -1,63 +1,196 @@
 """Filters: what keeps a decided signal from the account whatever its score.
 
-Market hours are judged at the instant of execution, which is the next slice's start: so a daily bar, known
-at the close, can trade at the next open.
+In this order, the first that objects wins: market hours, jump, liquidity, spread, earnings. Market hours are
+judged at the instant of execution, which is the next slice's start: so a daily bar, known at the close, can
+trade at the next open. A value that its source does not give for a bar fails the filter; a filter without any
+source is off or refuses, by setting.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
-from operators.kernel import kernel
+from operators.indicators import mean, put
+from operators.kernel import grown, kernel, table
 from schemas.events import Phase, Reason
-from schemas.frames import Codes, Ints, SignalFrame
+from schemas.frames import JUMPED, BarFrame, Codes, Floats, Ints, SignalFrame, Table
+
+SESSIONS = 10  # of average daily volume
+FEWEST = 3  # sessions before there is an average
+MOST_APART = 30  # days between two sessions; after more the average begins anew
+
+
+class Row(Protocol):
+    """The volume of one symbol's last sessions, in shares as they were at the start of the log."""
+
+    session: int
+    today: float
+    sessions: int  # complete ones
+    average: float
+    volumes: Annotated[Floats, 16]
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long before the close the last entry may be executed."""
+    """Which filters there are, and their bounds. `missing_data` is for those without any source."""
 
     market_hours: bool = True
-    minutes_before_close: Annotated[int, Meta(ge=0, le=390)] = 15
+    minutes_before_close: Annotated[int, Meta(ge=0, le=390)] = 15  # when the last entry may be executed
+    liquidity: bool = True
+    min_average_volume: Annotated[float, Meta(ge=0.0, le=1e15)] = 500_000.0  # shares a day, over 10 sessions
+    spread: bool = True
+    max_spread: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.001  # (ask - bid) / mid
+    earnings: bool = True
+    blackout_days: Annotated[int, Meta(ge=0, le=60)] = 2  # calendar days before and after a report
+    missing_data: Literal["off", "refuse"] = "off"  # refuse: no source, no entry; live trading wants that
 
 
 class State(NamedTuple):
-    """Nothing is remembered."""
+    """One Row per slot."""
 
     version: int
+    rows: Table
+
+
+class Bounds(NamedTuple):
+    """Params as the kernel reads them."""
+
+    earliest: int  # minutes to the close; -1: whenever
+    end_of_day: bool
+    liquidity: bool
+    volume: float
+    spread: bool
+    width: float
+    earnings: bool
+    days: int
+    refuses: bool  # where there is no source
+
+
+class Given(NamedTuple):
+    """What the kernel reads of a frame; columns without a source are empty."""
+
+    at: Ints
+    slot: Ints
+    to_close: Ints
+    phase: Codes
+    session: Ints
+    marks: Codes
+    volume: Floats
+    scale: Floats
+    average_volume: Floats
+    bid: Floats
+    ask: Floats
+    earnings_days: Ints
 
 
 def start() -> State:
-    """Nothing to remember."""
-    return State(1)
+    """No session seen."""
+    return State(2, table(Row, 0))
 
 
 def step(params: Params, end_of_day: bool, state: State, frame: SignalFrame) -> tuple[State, SignalFrame]:
     """Give each candidate that a filter stops its reason; `end_of_day`: all lots are sold by the close."""
-    reason = frame.reason.copy()
-    slices = frame.bars.slices
+    reason, bars = frame.reason.copy(), frame.bars
+    rows = grown(state.rows, bars.slots)
     if reason.size:
-        earliest = params.minutes_before_close if params.market_hours else -1
-        advance(earliest, end_of_day, slices.to_close, slices.phase, frame.bars.at, reason)
-    return state, SignalFrame(
-        frame.bars, frame.volatility, frame.direction, frame.score, frame.confidence,
+        advance(_bounds(params, end_of_day), rows, _given(bars), reason)
+    return State(state.version, rows), SignalFrame(
+        bars, frame.volatility, frame.direction, frame.score, frame.confidence,
         frame.regime, frame.views, reason,
     )  # fmt: skip
 
 
+def _bounds(params: Params, end_of_day: bool) -> Bounds:
+    return Bounds(
+        params.minutes_before_close if params.market_hours else -1, end_of_day,
+        params.liquidity, params.min_average_volume, params.spread, params.max_spread,
+        params.earnings, params.blackout_days, params.missing_data == "refuse",
+    )  # fmt: skip
+
+
+def _given(bars: BarFrame) -> Given:
+    slices = bars.slices
+    return Given(bars.at, bars.slot, slices.to_close, slices.phase, slices.session, bars.marks, bars.volume,
+                 bars.scale, bars.average_volume, bars.bid, bars.ask, bars.earnings_days)  # fmt: skip
+
+
+def average_volume(state: State, bars: BarFrame, i: int) -> float:
+    """What the liquidity filter compares for row `i`, the last of its symbol; NaN where it has nothing."""
+    if bars.average_volume.size:
+        return float(bars.average_volume[i])
+    row = state.rows[bars.slot[i]]
+    own = bars.scale[i] if bars.scale.size else 1.0
+    return float(row.average * own) if row.sessions >= FEWEST else np.nan
+
+
 @kernel
-def advance(earliest: int, end_of_day: bool, to_close: Ints, phase: Codes, at: Ints, reason: Codes) -> None:
-    """The loop over rows; only candidates are looked at."""
-    for i in range(at.size):
+def advance(bounds: Bounds, rows: Table, given: Given, reason: Codes) -> None:
+    """The loop over rows; each adds to its session's volume, only candidates are judged."""
+    counts = bounds.liquidity and given.average_volume.size == 0
+    for i in range(reason.size):
+        row, k = rows[given.slot[i]], given.at[i]
+        if counts:
+            add(row, given.session[k], given.volume[i] / given.scale[i] if given.scale.size > 0 else given.volume[i])
         if reason[i] == Reason.NONE:
-            reason[i] = objection(earliest, end_of_day, to_close[at[i]], phase[at[i]])
+            reason[i] = objection(bounds, row, given, i, k)
 
 
 @kernel
-def objection(earliest: int, end_of_day: bool, to_close: int, phase: int) -> Reason:
+def add(row: Row, session: int, volume: float) -> None:
+    """Add a bar's volume; the first bar of a session completes the one before."""
+    if session != row.session:
+        if session - row.session > MOST_APART:
+            row.sessions = 0
+        else:
+            row.sessions += 1
+            put(row.volumes, row.sessions, row.today)
+            row.average = mean(row.volumes, row.sessions, min(row.sessions, SESSIONS))
+        row.session, row.today = session, 0.0
+    row.today += volume
+
+
+@kernel
+def objection(bounds: Bounds, row: Row, given: Given, i: int, k: int) -> Reason:
     """The first filter that fails, or NONE."""
-    if to_close < earliest:
+    if given.to_close[k] < bounds.earliest:
         return Reason.OUTSIDE_MARKET_HOURS
-    if end_of_day and phase == Phase.EVE:
+    if bounds.end_of_day and given.phase[k] == Phase.EVE:
         return Reason.NO_TIME_TO_EXIT  # it would be filled in the last bar and held overnight
+    if given.marks.size > 0 and given.marks[i] & JUMPED:
+        return Reason.JUMP
+    if bounds.liquidity and is_thin(bounds, row, given, i):
+        return Reason.LOW_LIQUIDITY
+    if bounds.spread and is_wide(bounds, given, i):
+        return Reason.WIDE_SPREAD
+    if bounds.earnings and is_near_report(bounds, given, i):
+        return Reason.EARNINGS_BLACKOUT
     return Reason.NONE
+
+
+@kernel
+def is_thin(bounds: Bounds, row: Row, given: Given, i: int) -> bool:
+    """Too little volume a day: of the reference, else of the sessions so far, at least FEWEST."""
+    if given.average_volume.size > 0:
+        return not bool(given.average_volume[i] >= bounds.volume)
+    if row.sessions < FEWEST:
+        return bounds.refuses
+    own = given.scale[i] if given.scale.size > 0 else 1.0
+    return bool(row.average * own < bounds.volume)
+
+
+@kernel
+def is_wide(bounds: Bounds, given: Given, i: int) -> bool:
+    """Too wide a quote, or none that is fresh and sane."""
+    if given.bid.size == 0:
+        return bounds.refuses
+    bid, ask = given.bid[i], given.ask[i]
+    return not bool(0.0 < bid <= ask and ask - bid <= bounds.width * (bid + ask) / 2.0)
+
+
+@kernel
+def is_near_report(bounds: Bounds, given: Given, i: int) -> bool:
+    """Too near a report of earnings, or nobody knows."""
+    if given.earnings_days.size == 0:
+        return bounds.refuses
+    return bool(given.earnings_days[i] <= bounds.days)  # what is not known is below 0

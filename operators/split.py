@@ -87,8 +87,10 @@ def split(
     frames = []
     for i, shard in enumerate(shards):
         ts, symbol, *numbers = out.rows(int(edges[i]), int(edges[i + 1]))
+        opened, high, low, close, volume, bid, ask = numbers
         own = slot[edges[i] : edges[i + 1]]
-        frames.append(RawFrame(shard, slices, listed.get(shard, ()), ts, symbol, own, *numbers))
+        frames.append(RawFrame(shard, slices, listed.get(shard, ()), ts, symbol, own, opened, high, low, close, volume,
+                               bid, ask))  # fmt: skip
     return frames
 
 

@@ -255,7 +255,8 @@ def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
         _in_order(rows, rows[key], frame.rank) for rows, key in zip(events, keys, strict=True)
     )
     head = (frame.slices, frame.names, frame.rows, frame.stopped, frame.refused)
-    return LedgerFrame(*head, _signals(frame), equity, verdicts, orders, updates, fills, trades, _funds(book))
+    return LedgerFrame(*head, _signals(frame), equity, verdicts, orders, updates, fills, trades, _funds(book),
+                       frame.quality)  # fmt: skip
 
 
 def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:

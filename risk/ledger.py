@@ -1,9 +1,9 @@
 """What the account answers: tables of events, one row each, written by compiled code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas.frames import Codes, Floats, Ints, Longs, Names, Refused, Slices, Table
+from schemas.frames import NO_COUNTS, Codes, Floats, Ints, Longs, Names, Refused, Slices, Table
 
 
 class EquityRow(Protocol):
@@ -133,3 +133,4 @@ class LedgerFrame:
     fills: Table
     trades: Table
     funds: Table  # one row: the totals after the last slice
+    quality: Longs = field(default_factory=lambda: NO_COUNTS)  # by symbol: bars missing, gaps, stale, jumps

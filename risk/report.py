@@ -219,11 +219,14 @@ def _rows_of(trades: Mapping[str, Any], which: Longs) -> list[list[str]]:
 
 
 def _quality(summary: Mapping[str, Any]) -> str:
-    counts, bars = summary["counts"], summary["bars"]
+    counts, bars, quality = summary["counts"], summary["bars"], summary["quality"]
     rows = [
         ["bars taken in", f"{counts['bars']:,}"],
         ["bars refused", f"{counts['refused']:,}"],
         *([f"· {_text(reason)}", f"{number:,}"] for reason, number in counts["refused_by_reason"].items()),
+        ["bars missing within sessions / gaps", f"{quality['missing_bars']:,} / {quality['gaps']:,}"],
+        ["bars that repeat themselves", f"{quality['stale_bars']:,}"],
+        ["jumps", f"{quality['jumps']:,}"],
         ["slices", f"{counts['slices']:,}"],
         ["signals published", f"{counts['signals']:,}"],
         ["orders / fills", f"{counts['orders']:,} / {counts['fills']:,}"],
