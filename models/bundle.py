@@ -91,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference: Reference
     metrics: dict[str, float]
     files: dict[str, str]  # sha256 by name
+    gap_days: int = 5  # longest pause within a window, calendar days
     format: int = FORMAT
     id: str = ""
 

@@ -5,7 +5,7 @@ Slice by slice: fills, exits, halts, then the rules for each candidate. `docs/ac
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -256,7 +256,7 @@ def _ledger(frame: SliceFrame, book: Book, tape: Tape) -> LedgerFrame:
     )
     head = (frame.slices, frame.names, frame.rows, frame.stopped, frame.refused)
     return LedgerFrame(*head, _signals(frame), equity, verdicts, orders, updates, fills, trades, _funds(book),
-                       frame.quality)  # fmt: skip
+                       frame.quality, frame.absent, frame.made, frame.alarms)  # fmt: skip
 
 
 def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:
@@ -278,7 +278,13 @@ def _signals(frame: SliceFrame) -> SignalColumns:
     ts = np.repeat(frame.slices.ts, np.diff(frame.starts))[places]
     return SignalColumns(ts, frame.symbol[published], frame.direction[published], frame.confidence[published],
                          frame.score[published], frame.regime[published], frame.views[published],
-                         frame.reason[published])  # fmt: skip
+                         frame.reason[published], **_of_forecasts(frame, published))  # fmt: skip
+
+
+def _of_forecasts(frame: SliceFrame, rows: Ints) -> dict[str, Any]:
+    """The forecasts' columns; none where no model is configured."""
+    names = ("q10", "q50", "q90", "probability", "age", "model") if frame.absent.size else ()
+    return {name: getattr(frame, name)[rows] for name in names}
 
 
 def _funds(book: Book) -> Table:
