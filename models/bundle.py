@@ -28,7 +28,7 @@ class Flaw(IntEnum):
     HASH = 3  # a file is not the one that was published
     FEATURE_SET = 4  # trained on other features than those that are computed here
     GRAPH = 5  # onnxruntime cannot load it, or its inputs and outputs are not the manifest's
-    SELF_TEST = 6  # the sample gives other numbers, crossing quantiles, or depends on its neighbours
+    SELF_TEST = 6  # the sample gives other numbers, or crossing quantiles
 
 
 class Refusal(msgspec.Struct, frozen=True):

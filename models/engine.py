@@ -17,7 +17,9 @@ import onnxruntime
 from models.bundle import GRAPH, SAMPLE, BundleError, Flaw, Manifest, Refusal, read
 from schemas.frames import Floats, Longs
 
-BATCH = 8  # rows of every call: a fixed shape, so that a row's bits do not depend on how many came with it
+# Rows of every call. With more, onnxruntime's kernels give a row other last bits at another place in the batch
+# (seen with 2, 3, 4, 6, 8, 12 and 16), and a forecast may not depend on who came with it.
+BATCH = 1
 TOLERANCE = 1e-5  # of the self-test: another CPU may use other kernels
 INPUTS, OUTPUT = ("features", "future", "symbol"), "quantiles"
 Inputs = npt.NDArray[np.float32] | Floats
@@ -63,17 +65,13 @@ class Engine:
         who = np.zeros(rows, np.int64) if symbol is None else symbol
         answer = np.full((rows, len(m.horizons), len(m.quantiles)), np.nan)
         good = np.isfinite(windows).all(axis=(1, 2)) & np.isfinite(future).all(axis=(1, 2))
-        some = np.flatnonzero(good)
-        for begin in range(0, some.size, BATCH):
-            own = some[begin : begin + BATCH]
-            full = np.resize(own, BATCH)  # the last call is filled up with rows of its own
-            answer[own] = self._run(windows[full], future[full], who[full])[: own.size]
+        feeds: list[npt.NDArray[Any]] = [windows.astype(np.float32, copy=False), future.astype(np.float32, copy=False),
+                                         who.astype(np.int64, copy=False)]  # fmt: skip
+        for row in np.flatnonzero(good).tolist():
+            own = slice(row, row + BATCH)
+            feed = {name: values[own] for name, values in zip(INPUTS, feeds, strict=True)}
+            answer[own] = self._session.run([OUTPUT], feed)[0]
         return answer
-
-    def _run(self, windows: Inputs, future: Inputs, symbol: Longs) -> npt.NDArray[np.float32]:
-        feed = (windows.astype(np.float32), future.astype(np.float32), symbol.astype(np.int64))
-        output: npt.NDArray[np.float32] = self._session.run([OUTPUT], dict(zip(INPUTS, feed, strict=True)))[0]
-        return output
 
 
 class Holder:
@@ -157,8 +155,4 @@ def _self_test(engine: Engine, path: Path) -> str:
     worst = float(np.abs(found - expected).max())
     if not worst <= TOLERANCE:
         return f"off by {worst:.2g}, allowed {TOLERANCE:g}"
-    for row in range(min(len(windows), 2 * BATCH)):
-        alone = engine.forecast(windows[row : row + 1], future[row : row + 1], symbol[row : row + 1])
-        if not np.array_equal(alone[0], found[row]):
-            return f"row {row} depends on its neighbours: another place in the batch changes its bits"
     return ""

@@ -15,6 +15,11 @@ def inputs(calendar: Calendar, ts: Longs, horizons: Sequence[int]) -> Floats:
 
     `ts` are ends of slices, UTC ns. A day without the bar changes nothing: the grid is asked, not the rows.
     """
-    session, minute, nights = calendar.ahead(ts, horizons)
+    return at_slices(calendar, calendar.index_of(ts), horizons)
+
+
+def at_slices(calendar: Calendar, index: Longs, horizons: Sequence[int]) -> Floats:
+    """The same for slices by their places in the calendar."""
+    session, minute, nights = calendar.ahead(index, horizons)
     weekday = (session + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     return np.stack([minute, weekday, nights], axis=-1).astype(np.float64)

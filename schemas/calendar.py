@@ -76,13 +76,16 @@ class Calendar:
         index: Longs = self._first[session] + nth - 1
         return index
 
-    def ahead(self, ts: Longs, bars: Sequence[int]) -> tuple[Ints, Ints, Ints]:
-        """Date, minute and nights of the slices so many bars after those that end at `ts`; [instants, bars] each.
+    def session_at(self, index: Longs) -> Ints:
+        """The exchange's date of slices by their places, days since 1970-01-01."""
+        return self.sessions[np.searchsorted(self._first, index, side="right") - 1]
+
+    def ahead(self, index: Longs, bars: Sequence[int]) -> tuple[Ints, Ints, Ints]:
+        """Date, minute and nights of the slices so many bars after those at `index`; [slices, bars] each.
 
         The exchange's date in days since 1970-01-01, the minute of its day at the slice's end, and how many
         nights lie between.
         """
-        index = self.index_of(ts)
         later = index[:, None] + np.asarray(bars, np.int64)
         if later.size and later.max() >= self._first[-1]:
             raise ValueError(f"{int(later.max() - index.max())} bars after the last instant is past the calendar's end")

@@ -13,8 +13,8 @@ from operators import known
 FEATURES = ("price", "returns_1", "volatility_5", "rsi_14")
 
 
-def graph(lookback=6, features=FEATURES, horizons=(30, 45, 60), *, crossing=False, neighbours=False, seed=0):
-    """tanh(window · W + future · V + symbol / 8) × √h × 0.01, ± 0.02; `neighbours`: mixes the batch's rows."""
+def graph(lookback=6, features=FEATURES, horizons=(30, 45, 60), *, crossing=False, seed=0):
+    """tanh(window · W + future · V + symbol / 8) × √h × 0.01, ± 0.02."""
     rng = np.random.default_rng(seed)
     count = len(horizons)
     spread = np.array([0.02, 0.0, -0.02] if crossing else [-0.02, 0.0, 0.02], np.float32)
@@ -29,8 +29,6 @@ def graph(lookback=6, features=FEATURES, horizons=(30, 45, 60), *, crossing=Fals
         "last": np.array([-1, count, 1], np.int64),
         "eighth": np.array(0.125, np.float32),
     }
-    mixed = [helper.make_node("ReduceMean", ["sum1"], ["mean"], axes=[0], keepdims=1),
-             helper.make_node("Add", ["sum1", "mean"], ["sum2"])]  # fmt: skip
     nodes = [
         helper.make_node("Reshape", ["features", "flat"], ["rows"]),
         helper.make_node("MatMul", ["rows", "weights"], ["seen"]),
@@ -41,8 +39,7 @@ def graph(lookback=6, features=FEATURES, horizons=(30, 45, 60), *, crossing=Fals
         helper.make_node("Mul", ["who", "eighth"], ["bias"]),
         helper.make_node("Reshape", ["bias", "column"], ["bias_column"]),
         helper.make_node("Add", ["sum0", "bias_column"], ["sum1"]),
-        *(mixed if neighbours else [helper.make_node("Identity", ["sum1"], ["sum2"])]),
-        helper.make_node("Tanh", ["sum2"], ["bounded"]),
+        helper.make_node("Tanh", ["sum1"], ["bounded"]),
         helper.make_node("Mul", ["bounded", "roots"], ["middle"]),
         helper.make_node("Reshape", ["middle", "last"], ["deep"]),
         helper.make_node("Add", ["deep", "spread"], ["quantiles"]),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.bundle import GRAPH, MANIFEST, SAMPLE, BundleError, Flaw, Refusal, publish, read
-from models.engine import BATCH, Engine, Holder, opened
+from models.engine import Engine, Holder, opened
 from tests.models import bundles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def test_a_forecast_is_the_graph_s(engine, path):
     assert engine.numbers(["BB", "ZZZ", "AAA"]).tolist() == [2, 0, 1]
 
 
-@given(st.integers(1, 3 * BATCH), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_the_bits_of_a_row_depend_on_that_row_alone(engine, rows, seed):
     windows, future, symbol = bundles.examples(rows, seed=seed)
     together = engine.forecast(windows, future, symbol)
@@ -112,7 +112,6 @@ def published(tmp_path, blob, answer=None, **changes):
         (bundles.graph(lookback=7), {}, Flaw.GRAPH, "features is tensor"),
         (bundles.graph(seed=1), {}, Flaw.SELF_TEST, "off by"),
         (bundles.graph(crossing=True), {}, Flaw.SELF_TEST, "quantiles cross"),
-        (bundles.graph(neighbours=True), {}, Flaw.SELF_TEST, ""),
         (bundles.graph(), {"quantiles": (0.5,)}, Flaw.GRAPH, "quantiles is tensor"),
     ],
 )
@@ -121,19 +120,6 @@ def test_a_bundle_whose_graph_is_another_is_refused(tmp_path, blob, changes, fla
     assert isinstance(refusal, Refusal)
     assert refusal.flaw == flaw
     assert detail in refusal.detail
-
-
-def test_a_graph_that_mixes_rows_is_refused_even_with_the_right_sample(tmp_path):
-    blob = bundles.graph(neighbours=True)
-    made = bundles.files(blob)  # of five rows at once; the engine fills up to eight
-    windows, future, symbol = bundles.examples(8)
-    answer = bundles.session(blob).run(None, {"features": windows, "future": future, "symbol": symbol})[0]
-    with (tmp_path / "sample").open("wb") as file:
-        np.savez(file, features=windows, future=future, symbol=symbol, quantiles=answer)
-    path = publish(tmp_path, bundles.manifest(), {**made, SAMPLE: (tmp_path / "sample").read_bytes()})
-    refusal = opened(path)
-    assert isinstance(refusal, Refusal)
-    assert "depends on its neighbours" in refusal.detail
 
 
 def test_another_feature_set_is_refused(path):

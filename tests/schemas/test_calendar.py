@@ -219,7 +219,8 @@ def test_the_slices_ahead_are_those_of_the_grid(timeframe, begin, bars):
     first += begin if timeframe < 60 else begin % 20
     some = calendar.slices(first, first + 8, 0, 0)
     assert calendar.index_of(some.ts).tolist() == list(range(first, first + 8))
-    session, minute, nights = calendar.ahead(some.ts, bars)
+    assert calendar.session_at(np.arange(first, first + 8)).tolist() == some.session.tolist()
+    session, minute, nights = calendar.ahead(np.arange(first, first + 8), bars)
     for k, h in enumerate(bars):
         later = calendar.slices(first + h, first + h + 8, 0, 0)
         assert session[:, k].tolist() == later.session.tolist()
@@ -231,4 +232,4 @@ def test_the_slices_ahead_are_those_of_the_grid(timeframe, begin, bars):
 def test_past_the_calendar_s_end_there_is_nothing_ahead():
     calendar = Calendar(DAY, date(2024, 6, 26), date(2024, 7, 12))
     with pytest.raises(ValueError, match="past the calendar's end"):
-        calendar.ahead(np.array([calendar.ts_at(0)]), [2_000])
+        calendar.ahead(np.array([0]), [2_000])
