@@ -9,13 +9,15 @@ Both run the same dataflow; `loop=True` drives the same steps by a plain loop, t
 import gc
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataflows import pipeline
 from infra.bars import NO_FILES, Bars, open_bars
+from infra.forecaster import Forecaster, open_forecaster
 from infra.reference import Files
 from infra.results import Header, Recorder, check_out, header, write_timing
 from infra.settings import Settings, load
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from infra.result_sink import ResultSink
 
 NOT_BUILT = (
-    "forecast", "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
+    "sector cap", "correlation and CVaR rules", "pattern-day-trader rule", "confidence-weighted size",
 )  # fmt: skip
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 
@@ -45,6 +47,7 @@ class Plan:
     settings: Settings
     out: Path
     header: Header
+    forecaster: Forecaster | None = None  # None: no model is configured
 
 
 def plan(
@@ -56,27 +59,34 @@ def plan(
     start: int | None = None,
     stop: int | None = None,
     files: Files = NO_FILES,
+    models: Path | None = None,
+    forecasts: Path | None = None,
 ) -> Plan:
-    """Open the bars and check everything that a user may get wrong; `start`, `stop`: UTC ns, inclusive.
+    """Open bars and models and check everything that a user may get wrong; `start`, `stop`: UTC ns, inclusive.
 
-    Raises UserError.
+    `models` is a history of activations, `forecasts` the folder in which forecasts are kept, one in the cache if
+    it is not given. Raises UserError.
     """
     out = check_out(out)
     bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
                      frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
-    return Plan(bars, settings, out, _header(bars, settings, spec))
+    forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,
+                                 forecasts or cache_root() / "forecasts")  # fmt: skip
+    return Plan(bars, settings, out, _header(bars, settings, spec, forecaster), forecaster)
 
 
-def _header(bars: Bars, settings: Settings, spec: str) -> Header:
-    off = [*NOT_BUILT, *_off(bars, settings.filters)]
+def _header(bars: Bars, settings: Settings, spec: str, forecaster: Forecaster | None) -> Header:
+    off = [*([] if forecaster else ["forecast"]), *NOT_BUILT, *_off(bars, settings.filters)]
     source = bars.label if bars.synthetic else str(Path(spec).expanduser().resolve())
     described = {
         "source": source,
         "label": bars.label, "fingerprint": bars.fingerprint, "rows": bars.rows, "symbols": bars.universe.names,
         "first_ts": bars.first_ts, "last_ts": bars.last_ts, "files": bars.files.resolved(),
     }  # fmt: skip
-    return header(settings, alphas=settings.ensemble.voters, bars=described, synthetic=bars.synthetic,
-                  timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off)  # fmt: skip
+    voters = [*settings.ensemble.voters, *(["forecast"] if forecaster else [])]
+    return header(settings, alphas=voters, bars=described, synthetic=bars.synthetic,
+                  timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off,
+                  forecast=forecaster.describe() if forecaster else None)  # fmt: skip
 
 
 def _off(bars: Bars, filters: Filters) -> list[str]:
@@ -105,11 +115,15 @@ def flow(
     earnings: str | None = None,
     actions: str | None = None,
     volumes: str | None = None,
+    models: str | None = None,
+    forecasts: str | None = None,
 ) -> "Dataflow":
     """The dataflow, for `python -m bytewax.run`; arguments as those of `utp backtest`."""
     loaded = load(Path(settings) if settings else None, sets, profile=profile)
     files = Files(quotes, earnings, actions, volumes)
-    return build(plan(spec, loaded, Path(out), symbols=symbols, files=files), announce=True)[0]
+    history, keep = (None if folder is None else Path(folder) for folder in (models, forecasts))
+    job = plan(spec, loaded, Path(out), symbols=symbols, files=files, models=history, forecasts=keep)
+    return build(job, announce=True)[0]
 
 
 def build(job: Plan, progress: Progress | None = None, announce: bool = False) -> tuple["Dataflow", "ResultSink"]:
@@ -124,8 +138,9 @@ def build(job: Plan, progress: Progress | None = None, announce: bool = False) -
     sink = ResultSink(job.out, job.header, announce)
     graph = Dataflow("backtest")
     frames = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, board))
-    keyed = op.map("shard", frames, _keyed)
-    decided = pipeline.decide("decide", keyed, pipeline.decide_params(job.settings, job.bars.timeframe))
+    keyed = op.map("shard", frames, partial(_keyed, job.forecaster))
+    params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
+    decided = pipeline.decide("decide", keyed, params)
     ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after)
     if progress is not None:
         ledger = op.map("progress", ledger, _Meter(job, progress))
@@ -133,8 +148,9 @@ def build(job: Plan, progress: Progress | None = None, announce: bool = False) -
     return graph, sink
 
 
-def _keyed(frame: RawFrame) -> tuple[str, RawFrame]:
-    return pipeline.KEYS[frame.shard], frame
+def _keyed(forecaster: Forecaster | None, frame: RawFrame) -> tuple[str, RawFrame]:
+    """A frame under its key, with the models' events of its range."""
+    return pipeline.KEYS[frame.shard], forecaster.told(frame) if forecaster else frame
 
 
 class _Meter:
@@ -165,8 +181,10 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
         summary = _loop(job, progress) if loop else _flow(job, workers, progress)
     finally:
         gc.unfreeze()
-    write_timing(job.out, {"wall_seconds": time.perf_counter() - begun[0],
-                           "cpu_seconds": time.process_time() - begun[1]})  # fmt: skip
+        if job.forecaster is not None:
+            job.forecaster.close()
+    spent = {"wall_seconds": time.perf_counter() - begun[0], "cpu_seconds": time.process_time() - begun[1]}
+    write_timing(job.out, spent | ({"forecasts": job.forecaster.counts()} if job.forecaster else {}))
     return summary
 
 
@@ -182,9 +200,15 @@ def _flow(job: Plan, workers: int, progress: Progress | None) -> dict[str, Any]:
 def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
     recorder = Recorder(job.out, job.header)
     meter = _Meter(job, progress) if progress is not None else None
-    params = pipeline.decide_params(job.settings, job.bars.timeframe)
-    for frame in pipeline.run(job.bars.frames(), params, job.settings.account, job.bars.after):
+    params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
+    for frame in pipeline.run(_chunks(job), params, job.settings.account, job.bars.after):
         recorder.add(frame)
         if meter is not None:
             meter.count(frame)
     return recorder.finish()
+
+
+def _chunks(job: Plan) -> Iterator[list[RawFrame]]:
+    """The bars' frames with the models' events."""
+    for chunk in job.bars.frames():
+        yield chunk if job.forecaster is None else [job.forecaster.told(frame) for frame in chunk]

@@ -53,6 +53,12 @@ _ACTIONS = Annotated[
     str | None, typer.Option(metavar="FILE", help="Splits and dividends: symbol, date, split, dividend.")
 ]
 _VOLUMES = Annotated[str | None, typer.Option(metavar="FILE", help="Reference volumes: symbol, average_volume.")]
+_MODELS = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Which model was in force from when; see docs/serving.md.")
+]
+_FORECASTS = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where forecasts are kept for the next run; else in the cache.")
+]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -73,6 +79,8 @@ def backtest(
     earnings: _EARNINGS = None,
     actions: _ACTIONS = None,
     volumes: _VOLUMES = None,
+    models: _MODELS = None,
+    forecasts: _FORECASTS = None,
     json: _JSON = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,
     loop: Annotated[bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")] = False,
@@ -85,13 +93,16 @@ def backtest(
     from infra.reference import Files
 
     files = Files(quotes, earnings, actions, volumes)
-    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, files=files)
+    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, files=files, models=models,
+                        forecasts=forecasts)  # fmt: skip
     with _progress("backtest") as progress:
         summary = command.run(plan, workers=workers, loop=loop, progress=progress)
     if json:
         _print_json(summary)
     else:
         _print_summary(summary, out)
+        if plan.forecaster is not None:
+            _print_forecasts(summary["forecasts"], plan.forecaster.counts())
 
 
 @app.command(short_help="Bars in; features in one Parquet file out.")
@@ -384,6 +395,25 @@ def _print_bench(lines: "Sequence[Line]") -> None:
         table.add_row(f"  {escape(line.name)}", shown(line, line.value), shown(line, line.best),
                       "" if line.unit == "share" else line.unit, goal(line), mark)  # fmt: skip
     console.print(table)
+
+
+def _print_forecasts(forecasts: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
+    """Who forecast, and how many rows had one."""
+    for model in forecasts["models"]:
+        marks = [word for word, holds in (("made-up training data", model["synthetic"]),
+                                          ("not promotable", not model["promotable"]),
+                                          ("uncalibrated", not model["calibrated"])) if holds]  # fmt: skip
+        typer.echo(f"model {model['id']}, trained up to {model['trained_upto'][:10]} {', '.join(marks)}".rstrip())
+    missing = ", ".join(f"{reason} {rows:,}" for reason, rows in forecasts["missing"].items())
+    typer.echo(f"forecasts: {counts['computed']:,} computed, {counts['reused']:,} kept from before; "
+               f"in force at {forecasts['rows']:,} rows; none: {missing or 'never'}")  # fmt: skip
+    if forecasts["drift_alarms"]:
+        first = forecasts["first_drift_alarm"]
+        typer.echo(
+            f"drift: {forecasts['drift_alarms']} shards stopped a model, {first['model']} first at {first['ts']}"
+        )
+    if "first_failure" in counts:
+        typer.echo(f"{counts['failed']:,} forecasts failed, the first: {counts['first_failure']}")
 
 
 def _print_summary(summary: Mapping[str, Any], out: Path) -> None:

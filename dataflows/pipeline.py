@@ -17,6 +17,9 @@ from infra.settings import Settings
 from operators import barrier, clean, ensemble, features, filters, forecast, regime
 from operators.alphas import ALPHAS
 from operators.drive import replay, scan
+from operators.ensemble import FREE, Toll
+from operators.forecast import Forecaster
+from operators.forecast import Params as Forecast
 from risk import account
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
@@ -40,9 +43,9 @@ class Decide(NamedTuple):
     ensemble: ensemble.Params
     filters: filters.Params
     end_of_day: bool
-    forecast: forecast.Params = forecast.Params()
-    forecaster: forecast.Forecaster | None = None  # None: no model is configured
-    toll: ensemble.Toll = ensemble.Toll()
+    forecast: Forecast = Forecast()
+    forecaster: Forecaster | None = None  # None: no model is configured
+    toll: Toll = FREE
 
 
 class State(NamedTuple):
@@ -58,7 +61,7 @@ class State(NamedTuple):
     forecast: forecast.State
 
 
-def decide_params(settings: Settings, timeframe: int, forecaster: forecast.Forecaster | None = None) -> Decide:
+def decide_params(settings: Settings, timeframe: int, forecaster: Forecaster | None = None) -> Decide:
     """The symbol side's share of the settings, for bars of so many minutes; `forecaster`: the models, if any."""
     chosen = []
     for name in settings.ensemble.voters:
@@ -71,12 +74,12 @@ def decide_params(settings: Settings, timeframe: int, forecaster: forecast.Forec
                   settings.exits.end_of_day, settings.forecast, forecaster, _toll(settings, timeframe))  # fmt: skip
 
 
-def _toll(settings: Settings, timeframe: int) -> ensemble.Toll:
+def _toll(settings: Settings, timeframe: int) -> Toll:
     """What a round trip costs on both sides, as a share of what an order is worth at most."""
     venue, worth = settings.venue, settings.rules.max_notional_usd
     commission = venue.commission_usd / worth if worth > 0.0 else 0.0
     floor = settings.ensemble.return_floors.get(timeframe_name(timeframe), 0.0)
-    return ensemble.Toll(2.0 * (venue.slippage_bps / 10_000 + commission), floor)
+    return Toll(2.0 * (venue.slippage_bps / 10_000 + commission), floor)
 
 
 def start(params: Decide) -> State:

@@ -67,7 +67,9 @@ class ForecastStore:
 
     def add(self, names: Names, ts: Longs, words: Words, quantiles: Singles) -> None:
         """Keep forecasts; they are found by those who open the store after the next flush."""
-        flat = quantiles.reshape(len(quantiles), -1).astype(np.float32)
+        if not ts.size:
+            return
+        flat = quantiles.reshape(ts.size, -1).astype(np.float32)
         self._fresh.append((names, Kept(words[:, 0].copy(), words[:, 1].copy(), ts, flat)))
         self._waiting += ts.size
         if self._waiting >= FLUSH_ROWS:

@@ -69,6 +69,8 @@ class Forecaster:
         self._lock = threading.Lock()
         self.computed = self.reused = self.failed = 0  # forecasts
         self.first_failure = ""
+        self.horizons: tuple[int, ...] = ()  # of the first model that was opened; all others must have them
+        self.decision = 0
         self.events = _from(events, after)
         atexit.register(self.close)
 
@@ -98,10 +100,10 @@ class Forecaster:
 
     def forecast(self, id: str, names: Names, ts: Longs, windows: Singles) -> Floats:  # noqa: A002
         """Quantiles [rows, horizons, 3], kept ones where the numbers are the same; NaN where the engine failed."""
-        engine, model, kept = self._served[id]
+        engine, _, kept = self._served[id]
         who, of = np.unique(names, return_inverse=True)
         number = engine.numbers([name.decode() for name in who.tolist()])[of]
-        future = known.inputs(self._calendar, ts, model.horizons).astype(np.float32)
+        future = known.inputs(self._calendar, ts, self.horizons).astype(np.float32)
         if kept is None:
             return self._computed(engine, windows, future, number)
         words = _words(windows, future, number)
@@ -179,10 +181,16 @@ class Forecaster:
             raise UserError(f"model {id_}: gives the quantiles {list(m.quantiles)}, want 0.1, 0.5, 0.9")
         if len(id_.encode()) > forecast.MAX_ID:
             raise UserError(f"model {id_}: an id may have {forecast.MAX_ID} bytes at most")
-        model = Model(m.id, m.features, m.lookback, m.horizons, m.horizons.index(m.decision_horizon), m.gap_days,
-                      m.calibration.a, m.calibration.b, m.calibration.kept, m.reference.edge)  # fmt: skip
+        decision = m.horizons.index(m.decision_horizon)
+        if self.horizons and (m.horizons, decision) != (self.horizons, self.decision):
+            own = f"{list(m.horizons)} bars ahead and trades {m.decision_horizon}"
+            wanted = f"{list(self.horizons)} and {self.horizons[self.decision]}"
+            raise UserError(f"model {id_}: forecasts {own}; the models before it {wanted}, and a run keeps to that")
+        model = Model(m.id, m.features, m.lookback, m.gap_days, m.calibration.a, m.calibration.b,
+                      m.calibration.kept, m.reference.edge)  # fmt: skip
         engine_name = f"onnxruntime {onnxruntime.__version__}"
         kept = None if self._keep is None else ForecastStore(self._keep, m.id, len(m.horizons), engine_name)
+        self.horizons, self.decision = m.horizons, decision
         return Served(engine, model, kept)
 
     def _since(self, id_: str) -> str:
@@ -249,8 +257,8 @@ class _Line(msgspec.Struct, frozen=True):
 
 def _from(events: Sequence[Event], after: int) -> list[Event]:
     """Events within the log; of those before it the last one holds from its first slice."""
-    before = [event for event in events if event.ts <= after]
-    return [Event(after + 1, before[-1].model)][: len(before)] + [event for event in events if event.ts > after]
+    before = [event._replace(ts=after + 1) for event in events if event.ts <= after]
+    return before[-1:] + [event for event in events if event.ts > after]
 
 
 def _named(name: str, store: Path) -> tuple[str, Path]:

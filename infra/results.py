@@ -174,7 +174,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def write_timing(folder: Path, timing: Mapping[str, float]) -> None:
+def write_timing(folder: Path, timing: Mapping[str, Any]) -> None:
     """How long things took, in seconds; beside the summary, which must not depend on a clock."""
     (folder / "timing.json").write_text(json.dumps(dict(timing), indent=2) + "\n")
 

@@ -17,8 +17,8 @@ from msgspec import Meta
 
 from operators import drift
 from operators.drift import Params as Drift
+from operators.drift import note
 from operators.kernel import grown, kernel, table
-from schemas.errors import UserError
 from schemas.events import Absence, Direction
 from schemas.frames import (
     Alarm,
@@ -51,8 +51,6 @@ class Model(NamedTuple):
     id: str
     features: tuple[str, ...]
     lookback: int  # bars
-    horizons: tuple[int, ...]  # bars
-    decision: int  # place of the horizon that trades
     gap_days: int  # longest pause within a window, calendar days
     a: float  # P(correct | p) = 1 / (1 + exp(a p + b))
     b: float
@@ -61,7 +59,15 @@ class Model(NamedTuple):
 
 
 class Forecaster(Protocol):
-    """The models of a run."""
+    """The models of a run; all have the same horizons."""
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Bars ahead; none before the first model."""
+
+    @property
+    def decision(self) -> int:
+        """Place of the horizon that trades."""
 
     def model(self, id: str) -> Model:  # noqa: A002
         """What this model is; raises where it is not here."""
@@ -170,45 +176,33 @@ def start() -> State:
 def step(params: Params, forecaster: Forecaster, state: State, frame: FeatureFrame) -> tuple[State, ForecastFrame]:
     """Move the windows on, ask the model where it is time, and say what is in force at each row.
 
-    Raises UserError when an event names a model that is not here, or one with other horizons.
+    Raises what `forecaster.model` raises when an event names a model that is not here.
     """
     bars = frame.bars
     size = bars.at.size
     state = _widened(params, state, bars)
     model = forecaster.model(state.models[state.active - 1].decode()) if state.active else None
     coming = [forecaster.model(event.model) if event.model else None for event in bars.models]
-    horizons = _horizons([one for one in (model, *coming) if one is not None])
+    horizons = forecaster.horizons
     out = Columns(np.full((size, len(horizons), 3), np.nan), np.full(size, -1, np.int32), np.zeros(size, np.int8),
                   np.zeros(size), np.full(size, np.nan), np.full(size, Absence.NO_MODEL, np.int8))  # fmt: skip
     number, is_calibrated = np.zeros(size, np.int8), np.zeros(size, np.bool_)
     alarms: list[Alarm] = []
-    first = decision = 0
+    first = 0
     for event, following in zip((*bars.models, None), (*coming, None), strict=True):
         last = size if event is None else int(np.searchsorted(bars.at, event.at))
         if model is not None:
-            decision = model.decision
             alarms += _advance(params, forecaster, model, state, frame, first, last, out)
             number[first:last] = state.active
             is_calibrated[first:last] = model.is_calibrated
         if event is not None:
-            state, model = _activated(params, state, model, following), following
+            state, model = _activated(params, state, model, following, len(horizons)), following
         first = last
     number[out.absence != Absence.NONE] = 0
     return state._replace(slices=state.slices + bars.slices.size), ForecastFrame(
-        frame, horizons, decision, out.quantiles, out.age, out.direction, out.strength, out.probability, number,
-        is_calibrated, out.absence, tuple(alarms),
+        frame, horizons, forecaster.decision, out.quantiles, out.age, out.direction, out.strength, out.probability,
+        number, is_calibrated, out.absence, tuple(alarms),
     )  # fmt: skip
-
-
-def _horizons(models: list[Model]) -> tuple[int, ...]:
-    """The horizons of a frame; one run keeps to the same ones."""
-    for one in models[1:]:
-        if one.horizons != models[0].horizons or one.decision != models[0].decision:
-            raise UserError(
-                f"model {one.id} forecasts {list(one.horizons)} bars ahead, {models[0].id} before it "
-                f"{list(models[0].horizons)}: a run keeps to the same horizons"
-            )
-    return models[0].horizons if models else ()
 
 
 def _widened(params: Params, state: State, bars: BarFrame) -> State:
@@ -230,7 +224,7 @@ def _longer(array: npt.NDArray[A], size: int) -> npt.NDArray[A]:
     return more
 
 
-def _activated(params: Params, state: State, before: Model | None, model: Model | None) -> State:
+def _activated(params: Params, state: State, before: Model | None, model: Model | None, horizons: int) -> State:
     """Another model is in force, or none: its answers and its record begin anew.
 
     A window stays where the features are the same; a longer one has to fill up.
@@ -250,7 +244,7 @@ def _activated(params: Params, state: State, before: Model | None, model: Model 
         ring = np.zeros((slots, bars, columns), np.float32)
     else:
         ring = _moved(rows, state.ring, model.lookback)
-    answers = np.zeros((slots, 0 if model is None else len(model.horizons), 3))
+    answers = np.zeros((slots, horizons, 3))
     watch = drift.opened(drift.start(), 0 if model is None else params.drift.window)
     return state._replace(active=active, models=models, rows=rows, ring=ring, answers=answers, drift=watch)
 
@@ -275,12 +269,12 @@ def _advance(
     """The rows `first <= i < last` under one model; writes into the state's own arrays."""
     bars, watch = frame.bars, state.drift.rows[0]
     bound = params.drift.share * model.edge if model.edge > 0.0 else -1.0
-    rule = Rule(model.lookback, model.gap_days, params.forecast_every, params.max_age_bars, model.decision,
+    rule = Rule(model.lookback, model.gap_days, params.forecast_every, params.max_age_bars, forecaster.decision,
                 params.min_return, model.a, model.b, model.is_calibrated, params.drift.least, bound)  # fmt: skip
     take = np.array([frame.names.index(name) for name in model.features], np.int64)
     given = Given(state.slices, bars.at, bars.slot, bars.slices.session, frame.values)
     is_asked = not watch.is_stopped  # a model that is stopped is not asked; its windows move on
-    rows, answers = [np.zeros(0, np.int64)], [np.zeros((0, len(model.horizons), 3))]
+    rows, answers = [np.zeros(0, np.int64)], [np.zeros((0, *state.answers.shape[1:]))]
     i = first
     while i < last:
         windows = np.empty((min(BLOCK, last - i), model.lookback, take.size), np.float32)
@@ -350,7 +344,7 @@ def advance_answers(
                 row.made, row.status = place, hold(rule, row, answers[slot], fresh[count])
                 if row.status == HELD:
                     edge = 2.0 * chance(fresh[count, rule.decision]) - 1.0
-                    if drift.note(watch[0], edges, edge, rule.least, rule.bound):
+                    if note(watch[0], edges, edge, rule.least, rule.bound):
                         stopped = i
             count += 1
         if watch[0].is_stopped:
@@ -390,10 +384,13 @@ def hold(rule: Rule, row: Row, answer: Floats, fresh: Floats) -> int:
 
 @kernel
 def chance(quantiles: Floats) -> float:
-    """How probable it is that the median's direction comes true, of a normal distribution with these quantiles."""
+    """How probable it is that the median's direction comes true, if these are a normal distribution's quantiles.
+
+    One half where they have no width, as in calibration.
+    """
     deviation = (quantiles[2] - quantiles[0]) / WIDTH
     if not deviation > 0.0:
-        return 0.5 if quantiles[1] == 0.0 else 1.0
+        return 0.5
     return 0.5 * (1.0 + math.erf(abs(quantiles[1]) / deviation / math.sqrt(2.0)))
 
 
