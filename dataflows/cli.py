@@ -129,7 +129,7 @@ _MODELS = Path("models_store")
 
 @models_app.callback()
 def models(context: typer.Context, store: _STORE = _MODELS, json: _JSON = False) -> None:
-    """List models, the champion first known, and why each was promoted or refused."""
+    """List models, the latest first, and why each was promoted or refused."""
     if context.invoked_subcommand is not None:
         context.obj = store
         return

@@ -5,6 +5,7 @@ transaction and one row of the history, which a backtest reads to use the model 
 `mirror` and `record` import MLflow.
 """
 
+import logging
 import os
 import sqlite3
 import warnings
@@ -265,6 +266,8 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
 def _mlflow(store: Path, tracking: str) -> tuple[Any, Any]:
     """A client and the module, both at the store's SQLite file unless an address is given."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("mlflow", "alembic"):  # they tell of every table
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own, on import
         import mlflow
