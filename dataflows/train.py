@@ -152,10 +152,11 @@ def _bundle(
     stamps = ds.ts(train[[0, -1]])
     covered = tuple(last.outcomes[walk_forward.MODEL].corrected.tolist())
     end = max(ds.calendar.ts_at(int(slot)) for slot in ds.label_end[train[-len(ds.symbols) :]])
+    symbols = () if params.network.unknown == 1.0 else ds.symbols  # else their embeddings never learned
     manifest = Manifest(
         feature_set=features.set_hash(features.Params(set="all")), features=ds.data.features, known=known.NAMES,
         timeframe=bars.timeframe, lookback=ds.data.lookback, horizons=ds.data.horizons,
-        decision_horizon=ds.data.decision_horizon, quantiles=QUANTILES, symbols=ds.symbols,
+        decision_horizon=ds.data.decision_horizon, quantiles=QUANTILES, symbols=symbols,
         label="log return from this close to that of the bar so many slices later", trained_from=_iso(int(stamps[0])),
         trained_upto=_iso(end), data=bars.label, synthetic=bars.synthetic, promotable=not verdict.reasons,
         reasons=tuple(verdict.reasons), calibration=rolled.calibration or Calibration(),

@@ -266,12 +266,12 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
 def _mlflow(store: Path, tracking: str) -> tuple[Any, Any]:
     """A client and the module, both at the store's SQLite file unless an address is given."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name in ("mlflow", "alembic"):  # they tell of every table
-        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own, on import
         import mlflow
         from mlflow import MlflowClient
+    for name in ("mlflow", "alembic"):  # they tell of every table
+        logging.getLogger(name).setLevel(logging.WARNING)
     uri = tracking or f"sqlite:///{(store / 'mlflow.db').resolve()}"
     mlflow.set_tracking_uri(uri)
     client = MlflowClient(uri)
