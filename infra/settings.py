@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec import inspect as types
 
+from models.training import Params as Training
 from operators.alphas import ALPHAS
 from operators.clean import Params as Clean
 from operators.ensemble import Params as Ensemble
@@ -85,6 +86,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     exits: Exits = Exits()
     halts: Halts = Halts()
     venue: Venue = Venue()
+    training: Training = Training()
 
     def __post_init__(self) -> None:
         for name in self.ensemble.weights:

@@ -1,6 +1,7 @@
 """A fitted network -> a bundle, refused unless onnxruntime says what torch says."""
 
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,7 @@ def graph(model: Model, ds: Dataset, which: Longs) -> bytes:
                     StackedSelection(model.tft.decoder_variable_selection).eval())  # fmt: skip
     try:
         rows = torch.export.Dim("batch", min=1, max=4096)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which is not needed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own
             made = torch.onnx.export(

@@ -116,11 +116,10 @@ class Trades(NamedTuple):
     result: Floats  # net, a fraction of what was put in
 
 
-def decide(median: Floats, rule: Rule, cost: float) -> Ints:
-    """Direction of each decision from the median log return: it must pay for the round trip several times over."""
-    least = max(rule.cost_multiple * cost, rule.floor)
+def decide(median: Floats, least: float, shorts: bool) -> Ints:
+    """Direction of each decision: the median log return must reach `least`; shorts only where they are let."""
     long, short = (median >= least) & (median > 0.0), (median <= -least) & (median < 0.0)
-    return long.astype(np.int32) - (short & rule.shorts).astype(np.int32)
+    return long.astype(np.int32) - (short & shorts).astype(np.int32)
 
 
 def trade(ds: Dataset, which: Longs, direction: Ints, cost: float, upto: int) -> Trades:
@@ -224,7 +223,8 @@ def judge(ds: Dataset, fold: Fold, test: Longs, q: Floats, offsets: Floats, rule
     y = ds.label[test].astype(np.float64)
     k = ds.data.horizons.index(ds.data.decision_horizon)
     median = q[:, k, 1] * ds.volatility[test] * np.sqrt(ds.data.decision_horizon)
-    trades = trade(ds, test, decide(median, rule, cost), cost, fold.test_upto)
+    way = decide(median, rule.least(ds.calendar.timeframe, cost), rule.shorts)
+    trades = trade(ds, test, way, cost, fold.test_upto)
     return Outcome(pinball(y, q), calibration.coverage(q, y), calibration.coverage(calibration.widened(q, offsets), y),
                    trades, daily(ds, fold, trades))  # fmt: skip
 
