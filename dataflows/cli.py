@@ -54,7 +54,7 @@ _ACTIONS = Annotated[
     str | None, typer.Option(metavar="FILE", help="Splits and dividends: symbol, date, split, dividend.")
 ]
 _VOLUMES = Annotated[str | None, typer.Option(metavar="FILE", help="Reference volumes: symbol, average_volume.")]
-_MODELS = Annotated[
+_HISTORY = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Which model was in force from when; see docs/serving.md.")
 ]
 _FORECASTS = Annotated[
@@ -80,7 +80,7 @@ def backtest(
     earnings: _EARNINGS = None,
     actions: _ACTIONS = None,
     volumes: _VOLUMES = None,
-    models: _MODELS = None,
+    models: _HISTORY = None,
     forecasts: _FORECASTS = None,
     json: _JSON = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,

@@ -156,7 +156,7 @@ def _bundle(
     manifest = Manifest(
         feature_set=features.set_hash(features.Params(set="all")), features=ds.data.features, known=known.NAMES,
         timeframe=bars.timeframe, lookback=ds.data.lookback, horizons=ds.data.horizons,
-        decision_horizon=ds.data.decision_horizon, quantiles=QUANTILES, symbols=symbols,
+        decision_horizon=ds.data.decision_horizon, quantiles=QUANTILES, symbols=symbols, gap_days=ds.data.gap_days,
         label="log return from this close to that of the bar so many slices later", trained_from=_iso(int(stamps[0])),
         trained_upto=_iso(end), data=bars.label, synthetic=bars.synthetic, promotable=not verdict.reasons,
         reasons=tuple(verdict.reasons), calibration=rolled.calibration or Calibration(),

@@ -28,7 +28,7 @@ SENTENCES = {
     Reason.BELOW_PUBLISH_GATE: "Confidence {confidence:.3f} is below the publish gate {publish}.",
     Reason.BELOW_DECISION_GATE: "Confidence {confidence:.3f} is below the decision gate {decide}.",
     Reason.OUTSIDE_MARKET_HOURS: "The order would have been executed too close to the close.",
-    Reason.JUMP: "Open or close is more than {jump:.0%} from the close before: entries are held for this bar.",
+    Reason.JUMP: "Open or close is more than {jump:.3g} of the price from the close before: entries are held.",
     Reason.LOW_LIQUIDITY: "Average daily volume is {average_volume}, below {min_volume:,.0f} shares, or not known.",
     Reason.WIDE_SPREAD: "The quoted spread is {spread}, above {max_spread:g} of the price, or no quote is fresh.",
     Reason.EARNINGS_BLACKOUT: "Days to the nearest report of earnings known: {earnings_days}; entries are held "

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from infra.barfiles import BarFile, Extent, Table, nearest, open_folder
-from infra.reference import MARKETS, Files, Reference
+from infra.reference import MARKETS, Files, open_reference
 from infra.settings import Reference as ReferenceParams
 from infra.sorting import Survey, arranged
 from infra.synthetic import Market, parse
@@ -75,7 +75,7 @@ class Bars:
         begin = self.calendar.index_after(self.first_ts - 1)
         self.after = max(self.calendar.ts_at(begin - 1), -(2**63) if start is None else start - 1)
         self.upto = self.last_ts
-        self.reference = Reference(files, params, self.universe, self.calendar, self.after, self.market)
+        self.reference = open_reference(files, params, self.universe, self.calendar, self.after, self.market)
         self._begin = self.calendar.index_after(self.after)
         self._end = self.calendar.index_after(self.upto)
         automatic = min(max(-(-AUTO_ROWS // len(self.universe)), 1), AUTO_SLICES)

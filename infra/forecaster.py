@@ -1,6 +1,6 @@
 """The models of a run: which is in force from when, and the engines that answer for them.
 
-A history of activations is a file of lines, appended to and never changed:
+The history is the registry's; or a file of lines, appended to and never changed:
 
     {"from": "2024-03-04T14:31:00Z", "model": "tft_20240301_0123456789ab"}
     {"from": "2024-03-11T13:30:00Z", "model": "none"}
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from models.engine import Engine
 
 NONE, CHAMPION = "none", "champion"  # what forecast.model may be beside an id or a path
-HISTORY = "history.jsonl"  # in the store, beside the bundles
+REGISTRY, HISTORY = "registry.db", "history.jsonl"  # in the store; the second where there is no registry
 
 
 class Event(NamedTuple):
@@ -157,7 +157,7 @@ class Forecaster:
             "id": m.id, "lookback": m.lookback, "horizons": list(m.horizons), "decision_horizon": m.decision_horizon,
             "trained_from": m.trained_from, "trained_upto": m.trained_upto, "synthetic": m.synthetic,
             "promotable": m.promotable, "calibrated": served.model.is_calibrated,
-            "bundle": str((self._paths.get(m.id) or self._store / m.id).resolve()),
+            "bundle": str((self._paths.get(m.id) or _place(self._store, m.id)).resolve()),
         }  # fmt: skip
 
     def _open(self, id_: str) -> Served:
@@ -167,7 +167,7 @@ class Forecaster:
         from models.bundle import Refusal
         from models.engine import opened
 
-        path = self._paths.get(id_) or self._store / id_
+        path = self._paths.get(id_) or _place(self._store, id_)
         engine = opened(path, features.set_hash(features.Params(set="all")))
         if isinstance(engine, Refusal):
             raise UserError(f"model {id_}: {engine}{self._since(id_)}; put the right bundle there")
@@ -214,11 +214,11 @@ def open_forecaster(
     if history is not None:
         events = read_history(history)
         paths = {event.model: history.parent / event.model for event in events
-                 if event.model and not (store / event.model).is_dir()}  # fmt: skip
+                 if event.model and not _place(store, event.model).is_dir()}  # fmt: skip
     elif params.model == NONE:
         return None
     elif params.model == CHAMPION:
-        events = read_history(store / HISTORY)
+        events = _champions(store) if (store / REGISTRY).is_file() else read_history(store / HISTORY)
     else:
         id_, path = _named(params.model, store)
         events, paths = [Event(after, id_)], {id_: path}
@@ -243,9 +243,29 @@ def read_history(path: Path) -> list[Event]:
             raise UserError(f"{path} line {number}: {error}; want {{'from': TIME, 'model': ID}}") from error
         if when.tzinfo is None:
             raise UserError(f"{path} line {number}: {told.from_} has no time zone; write {told.from_}Z for UTC")
-        ns = int(when.astimezone(UTC).replace(microsecond=0).timestamp()) * NS_PER_SECOND
-        events.append(Event(ns, "" if told.model == NONE else told.model))
+        events.append(Event(_ns(when), "" if told.model == NONE else told.model))
     return sorted(events, key=lambda event: event.ts)
+
+
+def _champions(store: Path) -> list[Event]:
+    """Every change of the registry's champion; raises UserError."""
+    from models.registry import Registry
+
+    events = [Event(_ns(datetime.fromisoformat(change.at)), change.id) for change in Registry(store).history()]
+    if not events:
+        raise UserError(f"forecast.model = {CHAMPION}: {store} never had one; utp models promote ID makes one")
+    return sorted(events, key=lambda event: event.ts)
+
+
+def _ns(when: datetime) -> int:
+    """UTC ns of an aware instant, its second's begin."""
+    return int(when.astimezone(UTC).replace(microsecond=0).timestamp()) * NS_PER_SECOND
+
+
+def _place(store: Path, id_: str) -> Path:
+    """Where a store has a bundle: in `bundles`, as the registry's does, or beside the history."""
+    kept = store / "bundles" / id_
+    return kept if kept.is_dir() else store / id_
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -265,13 +285,13 @@ def _named(name: str, store: Path) -> tuple[str, Path]:
     """A model by its id in the store or its path."""
     from models.bundle import MANIFEST, Refusal, read
 
-    for path in (store / name, Path(name).expanduser()):
+    for path in (_place(store, name), Path(name).expanduser()):
         if (path / MANIFEST).is_file():
             manifest = read(path)
             if isinstance(manifest, Refusal):
                 raise UserError(f"forecast.model = {name}: {manifest}")
             return manifest.id, path
-    there = sorted(path.parent.name for path in store.glob(f"*/{MANIFEST}"))
+    there = sorted(path.parent.name for path in (*store.glob(f"*/{MANIFEST}"), *store.glob(f"bundles/*/{MANIFEST}")))
     nearest = difflib.get_close_matches(name, there, 1, 0.0)
     more = f"; the nearest in {store} is {nearest[0]}" if nearest else f"; {store} holds no bundle"
     raise UserError(f"forecast.model = {name}: no such bundle{more}")

@@ -7,7 +7,7 @@ that it begins with: `operators.asof` offers no way to ask for more. `docs/data.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
@@ -74,26 +74,18 @@ class Action(NamedTuple):
         return self.new / self.old
 
 
+@dataclass(frozen=True)
 class Reference:
-    """Reference data of the chosen symbols, laid beside frames; `after`: where the log begins, UTC ns."""
+    """Reference data of a universe, to be laid beside frames; None: there is no such source."""
 
-    def __init__(self, files: Files, params: Params, universe: Universe, calendar: Calendar, after: int,
-                 market: str | None):  # fmt: skip
-        self._params, self._ids = params, universe.ids
-        self._oldest = int(params.quote_age_bars * calendar.timeframe * NS_PER_MINUTE)
-        self._slots, self._shards = universe.slots, universe.shards
-        given = files.given()
-        every = sorted(read_actions(given["actions"], calendar)) if "actions" in given else []
-        self.actions = [action for action in every if action.ts > after and action.name in universe.ids]
-        self.quotes = read_quotes(given["quotes"], universe.ids) if "quotes" in given else None
-        self.earnings = (
-            read_earnings(given["earnings"], universe.ids, params.earnings_notice_days) if "earnings" in given else None
-        )
-        self.volumes = read_volumes(given["volumes"], universe.ids, self.actions) if "volumes" in given else None
-        splits = [action for action in every if action.name == market and action.ts > after]
-        self._market_ts: Longs = np.array([action.ts for action in splits], np.int64)
-        scale: Floats = np.array([1.0, *(action.shares for action in splits)])
-        self._market_scale: Floats = np.multiply.accumulate(scale)
+    universe: Universe
+    oldest: int = NS_PER_MINUTE  # quote, ns before the bar's end
+    stale_days: int = 120  # after the last report known
+    quotes: Known | None = None  # bid, ask
+    earnings: Known | None = None  # days since 1970, NEVER
+    volumes: Known | None = None
+    actions: tuple[Action, ...] = ()  # of these symbols, in order of time and name, none before the log begins
+    market_splits: tuple[Action, ...] = ()
 
     def attach(self, frame: RawFrame, market: Floats) -> RawFrame:
         """The frame with all that was known at its bars; `market`: as `market_closes` gives it."""
@@ -114,7 +106,7 @@ class Reference:
         rows = quotes.at(frame.symbol, frame.ts)
         is_fresh = rows >= 0
         if quotes.since.size:
-            is_fresh &= frame.ts - quotes.since.take(rows, mode="clip") <= self._oldest
+            is_fresh &= frame.ts - quotes.since.take(rows, mode="clip") <= self.oldest
         return _taken(quotes.values[0], rows, is_fresh), _taken(quotes.values[1], rows, is_fresh)
 
     def _days(self, earnings: Known, frame: RawFrame) -> Ints:
@@ -123,28 +115,49 @@ class Reference:
         if slices.size:
             session = slices.session.take(np.searchsorted(slices.ts, frame.ts), mode="clip")
             days_to_report(earnings.first, earnings.since, earnings.values[0], frame.symbol, frame.ts, session,
-                           self._params.earnings_stale_days, days)  # fmt: skip
+                           self.stale_days, days)  # fmt: skip
         return days
 
     def _acted(self, frame: RawFrame) -> tuple[Actions, Ints]:
         """The actions of the frame's own symbols and slices."""
         slices = frame.slices
         due = [action for action in self.actions if slices.after < action.ts <= slices.upto]
-        own = [action for action in due if self._shards[self._ids[action.name]] == frame.shard]
+        own = [action for action in due if self.universe.shards[self.universe.ids[action.name]] == frame.shard]
         if not own:
             return NO_ACTIONS, frame.acted
-        symbol = np.array([self._ids[action.name] for action in own], np.int32)
+        symbol = np.array([self.universe.ids[action.name] for action in own], np.int32)
         columns = (np.array([getattr(action, name) for action in own], np.int64) for name in ("new", "old", "dividend"))
         at = np.searchsorted(slices.ts, [action.ts for action in own]).astype(np.int32)
-        return Actions(at, symbol, *columns), self._slots[symbol]
+        return Actions(at, symbol, *columns), self.universe.slots[symbol]
 
     def market_closes(self, slices: Slices, parts: Sequence[Columns]) -> Floats:
         """The market's close by slice, NaN without a good bar, in USD per share of the log's start."""
         closes = np.full(slices.size, np.nan)
         for part in parts:
             closes_by_slice(slices.ts, part.ts, part.open, part.high, part.low, part.close, part.volume, closes)
-        scaled: Floats = closes * self._market_scale[np.searchsorted(self._market_ts, slices.ts, side="right")]
-        return scaled
+        for action in self.market_splits:
+            closes[slices.ts >= action.ts] *= action.shares
+        return closes
+
+
+def open_reference(
+    files: Files, params: Params, universe: Universe, calendar: Calendar, after: int, market: str | None
+) -> Reference:
+    """Read the files; the log begins after `after`, UTC ns. Raises UserError."""
+    given, ids = files.given(), universe.ids
+    every = sorted(read_actions(given["actions"], calendar)) if "actions" in given else []
+    every = [action for action in every if action.ts > after]
+    actions = [action for action in every if action.name in ids]
+    return Reference(
+        universe,
+        int(params.quote_age_bars * calendar.timeframe * NS_PER_MINUTE),
+        params.earnings_stale_days,
+        quotes=read_quotes(given["quotes"], ids) if "quotes" in given else None,
+        earnings=read_earnings(given["earnings"], ids, params.earnings_notice_days) if "earnings" in given else None,
+        volumes=read_volumes(given["volumes"], ids, actions) if "volumes" in given else None,
+        actions=tuple(actions),
+        market_splits=tuple(action for action in every if action.name == market),
+    )
 
 
 def _taken(column: Floats, rows: Longs, there: Any) -> Floats:

@@ -183,7 +183,7 @@ def is_wide(bounds: Bounds, given: Given, i: int) -> bool:
     if given.bid.size == 0:
         return bounds.refuses
     bid, ask = given.bid[i], given.ask[i]
-    return not bool(0.0 < bid <= ask and ask - bid <= bounds.width * (bid + ask) / 2.0)
+    return not bool(0.0 < bid <= ask and (ask - bid) / ((bid + ask) / 2.0) <= bounds.width)
 
 
 @kernel

@@ -8,6 +8,8 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 
+from infra.reference import Action, Reference
+from operators.asof import NEVER, Known, known
 from operators.split import Columns, places, split
 from schemas.calendar import Calendar
 from schemas.frames import SHARDS, Listing, RawFrame, Slices
@@ -27,6 +29,7 @@ class Market:
     last: int
     after: int
     table: Columns
+    reference: Reference | None = None
 
     @property
     def slices(self) -> Slices:
@@ -47,9 +50,19 @@ class Market:
             slices = self.calendar.slices(self.first + begin, self.first + end, after, upto)
             low, high = np.searchsorted(self.table.ts, [after, upto], side="right")
             listed = self.listings() if begin == 0 else {}
-            answer.append(split([self.table.rows(low, high)], where, range(SHARDS), slices, listed))
+            rows = self.table.rows(low, high)
+            frames = split([rows], where, range(SHARDS), slices, listed)
+            if self.reference is not None:
+                closes = self.reference.market_closes(slices, [self._market(rows)])
+                frames = [self.reference.attach(frame, closes) for frame in frames]
+            answer.append(frames)
             after = upto
         return answer
+
+    def _market(self, rows: Columns) -> Columns:
+        """The bars of the first symbol, by name, which stands for the market."""
+        own = rows.symbol == self.universe.ids[min(self.universe.names)]
+        return Columns(*(column[own] if column.size else column for column in rows))
 
     def listings(self) -> dict[int, tuple[Listing, ...]]:
         """Who is listed in which shard."""
@@ -64,8 +77,11 @@ calendar_of = cache(lambda minutes: Calendar(minutes, FIRST, date(2024, 12, 31))
 
 
 def make(seed: int, *, sessions: int = 5, symbols: int = 4, minutes: int = 30, quotes: bool = True,
-         dirt: float = 0.02, order: tuple[int, ...] | None = None) -> Market:  # fmt: skip
-    """A market with trends, turns, gaps, missing bars and, in the share `dirt` of the rows, bad ones."""
+         dirt: float = 0.02, order: tuple[int, ...] | None = None, beside: bool = False) -> Market:  # fmt: skip
+    """A market with trends, turns, gaps, missing bars and, in the share `dirt` of the rows, bad ones.
+
+    `beside` it: splits, dividends, report dates, reference volumes and a market symbol.
+    """
     rng = np.random.default_rng(seed)
     calendar = calendar_of(minutes)
     first = calendar.index_after(int(np.datetime64(FIRST, "ns").astype(np.int64)))
@@ -93,7 +109,32 @@ def make(seed: int, *, sessions: int = 5, symbols: int = 4, minutes: int = 30, q
     table = Columns(*(c[keep] for c in columns))
     if not quotes:
         table = table._replace(bid=np.zeros(0), ask=np.zeros(0))
-    return Market(universe, calendar, first, last, after, _soil(table, rng, dirt))
+    reference = _beside(universe, slices, rng) if beside else None
+    return Market(universe, calendar, first, last, after, _soil(table, rng, dirt), reference)
+
+
+def _beside(universe: Universe, slices: Slices, rng: np.random.Generator) -> Reference:
+    """Reference data that becomes known all along; by name, so that ids do not matter."""
+    names = sorted(universe.names)
+    ids = np.array([universe.ids[name] for name in names], np.int32)
+    some = np.repeat(ids, 3)
+    actions = []
+    for name in names:
+        for ts in sorted(rng.choice(slices.ts, 2, replace=False)):
+            new, old = rng.choice([1, 1, 2, 3, 7], 2)
+            actions.append(Action(int(ts), name, int(new), int(old), int(rng.choice([0, 1_234]))))
+    dates = np.where(rng.random(some.size) < 0.2, NEVER, slices.session[0] + rng.integers(-9, 12, some.size))
+    volumes = known(len(names), some, _instants(slices, rng, some.size), 10.0 ** rng.uniform(3, 6, some.size))
+    earnings = known(len(names), some, _instants(slices, rng, some.size), dates)
+    market = tuple(action for action in actions if action.name == names[0])
+    whole = Reference(universe, earnings=earnings, volumes=volumes, actions=tuple(sorted(actions)),
+                      market_splits=market, stale_days=20)  # fmt: skip
+    return whole if rng.random() < 0.5 else replace(whole, volumes=None)
+
+
+def _instants(slices: Slices, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Before, within and after the market, on and off the grid."""
+    return rng.integers(slices.ts[0] - 10**13, slices.ts[-1] + 10**13, size)
 
 
 def _soil(table: Columns, rng: np.random.Generator, dirt: float) -> Columns:
@@ -141,11 +182,34 @@ def altered_after(market: Market, slice_: int, seed: int) -> Market:
         n: np.where(later, np.round(getattr(table, n) * scale, 2), getattr(table, n))
         for n in ("open", "high", "low", "close")
     }
-    return replace(market, table=table._replace(**prices, volume=np.where(later, 77.0, table.volume)))
+    ts = market.calendar.ts_at(market.first + slice_)
+    reference = market.reference and _retold(market.reference, ts, rng)
+    table = table._replace(**prices, volume=np.where(later, 77.0, table.volume))
+    return replace(market, table=table, reference=reference)
+
+
+def _retold(reference: Reference, ts: int, rng: np.random.Generator) -> Reference:
+    """The same reference data up to an instant; what becomes known later is another, and later or never."""
+
+    def other(values: Known | None) -> Known | None:
+        if values is None:
+            return None
+        symbol = np.repeat(np.arange(values.first.size - 1), np.diff(values.first)).astype(np.int32)
+        late = (values.since > ts) & (rng.random(values.since.size) < 0.7)
+        since = np.where(late, np.maximum(values.since - rng.integers(0, 10**13, late.size), ts + 1), values.since)
+        return known(values.first.size - 1, symbol, since,
+                     *(np.where(late, rng.permutation(column), column) for column in values.values))  # fmt: skip
+
+    def told(actions: tuple[Action, ...]) -> tuple[Action, ...]:
+        return tuple(action if action.ts <= ts else action._replace(new=5, dividend=77) for action in actions)
+
+    return replace(reference, earnings=other(reference.earnings), volumes=other(reference.volumes),
+                   actions=told(reference.actions), market_splits=told(reference.market_splits))  # fmt: skip
 
 
 markets = st.builds(
     make, st.integers(0, 2**32), sessions=st.integers(2, 6), symbols=st.integers(1, 6),
     minutes=st.sampled_from([30, 60]), quotes=st.booleans(), dirt=st.sampled_from([0.0, 0.03]),
+    beside=st.booleans(),
 )  # fmt: skip
 cuts = st.lists(st.integers(0, 200), max_size=6)

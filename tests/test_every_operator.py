@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from dataflows import pipeline
 from infra.forecaster import Event, Forecaster
-from infra.settings import Settings
+from infra.settings import load
 from operators import alphas, barrier, clean, drive, ensemble, features, filters, forecast, regime
 from risk import account
 from schemas.frames import BarFrame, FeatureFrame, OpinionFrame, SliceFrame
@@ -31,7 +31,7 @@ from tests.markets import Market, altered_after, calendar_of, cuts, make, market
 from tests.models import bundles
 from tests.plain import plain
 
-SETTINGS = Settings()
+SETTINGS = load(None, ["filters.min_average_volume=20000", "clean.max_jump=0.04", "clean.stale_bars=1"], environ={})
 DECIDE = pipeline.decide_params(SETTINGS, 30)
 ACCOUNT = SETTINGS.account
 
@@ -83,7 +83,7 @@ def bars(market: Market, chunks: list) -> Iterator[BarFrame]:
     states: dict[int, Any] = {}
     for frame in (frame for chunk in chunks for frame in chunk):
         before = states.get(frame.shard, clean.start())
-        states[frame.shard], answer = clean.step(clean.Params(), before, frame)
+        states[frame.shard], answer = clean.step(DECIDE.clean, before, frame)
         yield answer
 
 
@@ -124,7 +124,7 @@ ALPHAS = [
 ]
 OPERATORS = [
     Operator("clean", clean, lambda _, chunks: (f for c in chunks for f in c), lambda _: clean.start(),
-             partial(clean.step, clean.Params())),
+             partial(clean.step, DECIDE.clean)),
     Operator("features", features, bars, lambda _: features.start(), partial(features.step, features.Params())),
     Operator("all features", features, bars, lambda _: features.start(),
              partial(features.step, features.Params(set="all"))),
@@ -142,6 +142,8 @@ OPERATORS = [
     Operator("barrier with a model", barrier,
              lambda market, chunks: pipeline.signals([list(told(market, chunks))], OUTLOOK),
              lambda market: barrier.start(market.after), barrier.step, barrier.restore, by_shard=False),
+    Operator("strict filters", filters, scored, lambda _: filters.start(),
+             partial(filters.step, filters.Params(missing_data="refuse"), False)),
     Operator("decide", pipeline, lambda _, chunks: (f for c in chunks for f in c),
              lambda _: pipeline.start(DECIDE), partial(pipeline.step, DECIDE)),
     Operator("barrier", barrier, lambda _, chunks: pipeline.signals(chunks, DECIDE),
@@ -217,8 +219,8 @@ def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
         yield f"{path}.ts", value.slices.ts[value.at]
         yield f"{path}.scale", value.scale if value.scale.size else np.ones(value.at.size)
     if isinstance(value, SliceFrame):
-        yield f"{path}.actions.ts", value.slices.ts[value.actions.at]
-        yield from columns(value.actions, f"{path}.actions")
+        yield f"{path}.acted.ts", value.slices.ts[value.actions.at]
+        yield from columns(value.actions, f"{path}.acted")
         yield f"{path}.row.ts", np.repeat(value.slices.ts, np.diff(value.starts))
         yield from columns(value.slices, f"{path}.slices")
         yield from columns(value.refused, f"{path}.refused")
@@ -324,7 +326,7 @@ def test_leaves_what_it_was_given_alone(op: Operator, market: Market) -> None:
 @pytest.mark.parametrize("op", [op for op in OPERATORS if op.module is not pipeline], ids=lambda op: op.name)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_compiled_or_not_the_bits_are_the_same(op: Operator, seed: int) -> None:
-    market = make(seed, sessions=9, symbols=3)
+    market = make(seed, sessions=9, symbols=3, beside=True)
     chunks = market.chunks([17])
     compiled = bits(op, answers(op, market, chunks))
     with undone(op.module):
@@ -350,7 +352,7 @@ class undone:  # noqa: N801  (used as a statement)
 @given(order=st.permutations(range(5)), seed=st.integers(0, 2**32))
 def test_names_decide_and_ids_do_not(order: list[int], seed: int) -> None:
     """The same market under another assignment of ids gives the same ledger, by name."""
-    one, two = make(seed, symbols=5), make(seed, symbols=5, order=tuple(order))
+    one, two = make(seed, symbols=5, beside=True), make(seed, symbols=5, order=tuple(order), beside=True)
     assert named(one) == named(two)
 
 

@@ -67,9 +67,9 @@ def outlook(frame, quantiles, absence=None, direction=None, strength=1.0, probab
     return replace(frame, forecast=forecast)
 
 
-def signals(slices, reason=Reason.NONE):
-    """One scored row per slice, all with one reason."""
-    frame = bars(np.ones(slices.size), slices=slices)
+def signals(slices, reason=Reason.NONE, **columns):
+    """One scored row per slice, all with one reason; `columns` of the bars."""
+    frame = replace(bars(np.ones(slices.size), slices=slices), **columns)
     whole, codes = np.ones(slices.size), np.ones(slices.size, np.int8)
     views = np.ones(slices.size, np.int32)
     return SignalFrame(frame, whole, codes, whole, whole, codes, views, np.full(slices.size, reason, np.int8))

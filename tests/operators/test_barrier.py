@@ -8,7 +8,8 @@ import pytest
 from dataflows import pipeline
 from infra.settings import Settings
 from operators import barrier
-from schemas.frames import SHARDS, SignalFrame
+from operators.drive import replay
+from schemas.frames import GAP, JUMPED, SHARDS, STALE, SignalFrame, SliceFrame
 from tests.markets import Market, make
 
 DECIDE = pipeline.decide_params(Settings(), 30)
@@ -90,3 +91,38 @@ def test_waiting_is_bounded_by_what_the_sources_may_be_ahead() -> None:
         state, _ = barrier.step(state, frame)
         most = max(most, len(state.waiting))
     assert most <= SHARDS - 1
+
+
+def released(market: Market, cuts: list[int]) -> list[SliceFrame]:
+    """What comes out when the odd shards are cut elsewhere than the even ones."""
+    early, late = frames(market, cuts), frames(market, [cut + 3 for cut in cuts])
+    mixed = [frame for frame in early if frame.bars.shard % 2] + [frame for frame in late if not frame.bars.shard % 2]
+    return list(replay(barrier.start(market.after), barrier.step, mixed))
+
+
+@pytest.mark.parametrize("cuts", [[], [9], [1, 20, 31]])
+def test_actions_of_all_shards_keep_their_slice_and_come_by_name(cuts: list[int]) -> None:
+    market = make(11, symbols=7, beside=True)
+    names, found = market.universe.names, []
+    for answer in released(market, cuts):
+        own = answer.actions
+        rank = answer.rank[own.symbol]
+        assert (np.diff(own.at * 100 + rank) > 0).all()
+        for k in range(own.at.size):
+            what = (int(own.new[k]), int(own.old[k]), int(own.dividend[k]))
+            found.append((int(answer.slices.ts[own.at[k]]), names[own.symbol[k]], *what))
+    assert len(found) == 14
+    assert found == [tuple(action) for action in market.reference.actions]
+
+
+@pytest.mark.parametrize("cuts", [[9], [1, 20, 31]])
+def test_what_is_odd_is_counted_once(cuts: list[int]) -> None:
+    market = make(12, symbols=7)
+    whole = sum(answer.quality.sum(axis=0) for answer in released(market, []) if answer.quality.size)
+    parts = sum(answer.quality.sum(axis=0) for answer in released(market, cuts) if answer.quality.size)
+    assert whole.tolist() == parts.tolist()
+    marks = np.concatenate([frame.bars.marks for frame in frames(market, [])])
+    missing = np.concatenate([frame.bars.missing for frame in frames(market, [])])
+    expected = [missing.sum(), *((marks & bit != 0).sum() for bit in (GAP, STALE, JUMPED))]
+    assert whole.tolist() == expected
+    assert whole[0] >= whole[1] > 0

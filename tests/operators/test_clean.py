@@ -1,6 +1,7 @@
 """Quality: each reason by a bar made for it, and the last bar that is still good."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from operators import clean
 from operators.clean import MAX_VOLUME
 from schemas.events import Reason
-from schemas.frames import RawFrame
+from schemas.frames import GAP, JUMPED, OVERNIGHT, STALE, Actions, RawFrame
 from schemas.units import MAX_PRICE_USD
 from tests.operators.frames import plain_slices
 
@@ -16,14 +17,13 @@ GOOD = {"open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 100.0}
 INF, NAN = math.inf, math.nan
 
 
-def raw(*rows, slices=10, quotes=False):
+def raw(*rows, slices=10, quotes=False, **more):
     """Rows of (ts, slot, changes to the good bar); slices end at 1, 2, 3 .. ns."""
     column = {name: np.array([(GOOD | row[2])[name] for row in rows], np.float64) for name in GOOD}
     ts, slot = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.int32)
     quote = np.arange(len(rows), dtype=np.float64) if quotes else np.zeros(0)
-    return RawFrame(
-        3, plain_slices(slices), (), ts, slot + 40, slot, **column, bid=quote, ask=quote + 0.5 if quotes else quote
-    )
+    ask = quote + 0.5 if quotes else quote
+    return RawFrame(3, plain_slices(slices), (), ts, slot + 40, slot, **column, bid=quote, ask=ask, **more)
 
 
 def judged(*frames):
@@ -150,3 +150,111 @@ def test_without_quotes_there_are_no_columns_of_quotes():
 
 def test_an_empty_frame_is_answered_by_an_empty_one():
     assert judged(raw()) == [([], [])]
+
+
+# --- what is marked
+
+
+def marked(*frames, **params):
+    """(ts, slot, marks, bars missing) of every bar let in, by frame."""
+    state, found = clean.start(), []
+    for frame in frames:
+        state, bars = clean.step(clean.Params(**params), state, frame)
+        ts = bars.slices.ts[bars.at].tolist()
+        found += zip(ts, bars.slot.tolist(), bars.marks.tolist(), bars.missing.tolist(), strict=True)
+    return found
+
+
+def at(close, **more):
+    """Changes that make a bar of one price."""
+    return {"open": close, "high": close, "low": close, "close": close, **more}
+
+
+def test_missing_bars_are_counted_within_a_session():
+    slices = replace(plain_slices(10), session=np.array([1] * 5 + [2] * 5, np.int32))
+    frame = replace(
+        raw((1, 0, {}), (2, 0, {}), (2, 1, {}), (5, 0, {}), (8, 0, {}), (9, 1, {}), (10, 0, {})), slices=slices
+    )
+    assert marked(frame, stale_bars=0) == [
+        (1, 0, 0, 0), (2, 0, 0, 0), (2, 1, 0, 0), (5, 0, GAP, 2), (8, 0, OVERNIGHT, 0), (9, 1, OVERNIGHT, 0),
+        (10, 0, GAP, 1),
+    ]  # fmt: skip
+
+
+def test_a_refused_bar_is_missing_too():
+    frame = raw((1, 0, {}), (2, 0, {"close": NAN}), (3, 0, {}))
+    assert marked(frame, stale_bars=0) == [(1, 0, 0, 0), (3, 0, GAP, 1)]
+
+
+def test_gaps_are_seen_across_frames():
+    first, second = raw((1, 0, {}), slices=2), raw((5, 0, {}))
+    head, tail = second.slices.cut(2)[0], second.slices.cut(2)[1]
+    frames = replace(first, slices=head), replace(second, slices=tail)
+    assert marked(*frames, stale_bars=0) == [(1, 0, 0, 0), (5, 0, GAP, 3)]
+
+
+@pytest.mark.parametrize(("bars", "marks"), [(0, [0, 0, 0, 0, 0]), (1, [2, 2, 2, 2, 2]), (3, [0, 0, 2, 0, 0])])
+def test_equal_bars_are_stale_from_a_number_on(bars, marks):
+    frame = raw((1, 0, {}), (2, 0, {}), (3, 0, {}), (4, 0, {"volume": 101.0}), (5, 0, {"volume": 101.0}))
+    assert [mark for _, _, mark, _ in marked(frame, stale_bars=bars)] == marks
+    assert STALE == 2
+
+
+@pytest.mark.parametrize("column", list(GOOD))
+def test_one_number_makes_a_difference(column):
+    frame = raw((1, 0, {}), (2, 0, {column: GOOD[column] + 0.25 * (1 if column in ("high", "volume") else -1)}))
+    assert [mark for _, _, mark, _ in marked(frame, stale_bars=2)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "jumps"),
+    [
+        (at(12.0), False), (at(8.0), False), (at(12.001), True), (at(7.999), True),
+        (at(10.0, open=13.0, high=13.0), True), (at(10.0, low=1.0, high=99.0), False),
+    ],
+)  # fmt: skip
+def test_a_jump_is_measured_from_the_last_close_let_in(changes, jumps):
+    frame = raw((1, 0, at(50.0)), (2, 0, at(10.0)), (3, 0, {"close": NAN}), (4, 0, changes))
+    assert bool(marked(frame, max_jump=0.2)[2][2] & JUMPED) == jumps
+    assert not marked(frame, max_jump=0.0)[2][2] & JUMPED
+
+
+def acting(*rows):
+    """Actions (slice from 0, slot, new, old, dividend in USD) as fields of a raw frame."""
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    places, slot, new, old, dividend = columns
+    return {
+        "actions": Actions(places.astype(np.int32), slot.astype(np.int32) + 40, new, old, np.int64(dividend * 10_000)),
+        "acted": slot.astype(np.int32),
+    }
+
+
+def test_a_known_split_or_dividend_is_no_jump():
+    rows = (1, 0, at(70.0)), (2, 0, at(10.0)), (3, 0, at(200.0)), (4, 0, at(120.0))
+    known = acting((1, 0, 7, 1, 0.0), (2, 0, 1, 20, 0.0), (3, 0, 1, 1, 80.0))
+    assert [mark & JUMPED for _, _, mark, _ in marked(raw(*rows, **known))] == [0, 0, 0, 0]
+    assert [bool(mark & JUMPED) for _, _, mark, _ in marked(raw(*rows))] == [False, True, True, True]
+
+
+def test_the_scale_is_the_product_of_the_splits_so_far():
+    rows = [(ts, slot, {}) for ts in range(1, 7) for slot in (0, 1)]
+    known = acting((2, 0, 3, 2, 0.0), (4, 0, 4, 1, 0.0), (4, 2, 9, 1, 0.0))
+    state, bars = clean.step(clean.Params(), clean.start(), raw(*rows, **known))
+    assert bars.scale[bars.slot == 0].tolist() == [1.0, 1.0, 1.5, 1.5, 6.0, 6.0]
+    assert bars.scale[bars.slot == 1].tolist() == [1.0] * 6
+    assert bars.steady.tolist() == (bars.close * bars.scale).tolist()
+    assert state.is_scaled
+    later = clean.step(clean.Params(), state, raw((7, 0, {}), (7, 2, {})))[1]
+    assert later.scale.tolist() == [6.0, 9.0]
+
+
+def test_an_action_without_a_bar_holds_from_its_slice_on():
+    state, bars = clean.step(clean.Params(), clean.start(), raw((1, 0, {}), **acting((5, 0, 2, 1, 0.0))))
+    assert bars.scale.tolist() == [1.0]
+    assert clean.step(clean.Params(), state, raw((11, 0, {}), slices=20))[1].scale.tolist() == [2.0]
+
+
+def test_without_splits_there_is_no_column_of_scales():
+    bars = clean.step(clean.Params(), clean.start(), raw((1, 0, {}), **acting((0, 0, 1, 1, 0.5))))[1]
+    assert bars.scale.size == 0
+    assert bars.steady is bars.close

@@ -1,6 +1,7 @@
 """Every feature against a plain formula over the whole series, and when it becomes known."""
 
 import calendar as months
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -27,7 +28,7 @@ WARM = {
     "ema_200": 200, "sma_50": 50, "atr_14": 14, "adx_14": 28, "stoch_k": 16, "stoch_d": 18,
     "volume_ratio": 20, "vwap_dev": 50,
     "hour_of_day": 1, "is_weekend": 1, "day_of_month": 1, "week_of_year": 1, "month_of_year": 1,
-    "is_month_end": 1,
+    "is_month_end": 1, "market_return_1": 2, "market_volatility_5": 6,
 }  # fmt: skip
 BASELINE = ("price", "volume", "returns_1", "returns_5", "returns_15", "volatility_5", "volatility_15", "sma_5",
             "sma_20", "ema_5", "ema_20", "rsi_14", "volume_zscore", "minute_of_day", "day_of_week")  # fmt: skip
@@ -44,8 +45,9 @@ def market(seed, size=BARS):
 
 
 def streamed(size=BARS, slices=None, **columns):
-    """All features of one symbol, fed in one piece."""
+    """All features of one symbol, which is the market too, fed in one piece."""
     frame = bars(**columns, slices=slices)
+    frame = replace(frame, market=np.asarray(columns["close"], np.float64))
     return features.step(ALL, features.start(), frame)[1]
 
 
@@ -156,13 +158,25 @@ def batch(m):
         "atr_14": wilder(ranges(m), 14), "adx_14": adx(m), "stoch_k": k, "stoch_d": d,
         "volume_zscore": (volume - centre) / window(volume, 20, sample), "volume_ratio": volume / centre,
         "vwap_dev": close / weighted - 1.0,
+        "market_return_1": np.log1p(back(close, 1)),
+        "market_volatility_5": window(np.log1p(back(close, 1)), 5, lambda x: np.std(x, ddof=1)),
     }  # fmt: skip
 
 
 CALENDAR = ("minute_of_day", "hour_of_day", "day_of_week", "is_weekend", "day_of_month", "week_of_year",
             "month_of_year", "is_month_end")  # fmt: skip
 # differences of prices: what rounding leaves is relative to the price
-OF_PRICES = {"macd", "macd_signal", "macd_hist", "returns_1", "returns_5", "returns_15", "returns_60", "vwap_dev"}
+OF_PRICES = {
+    "market_return_1",
+    "macd",
+    "macd_signal",
+    "macd_hist",
+    "returns_1",
+    "returns_5",
+    "returns_15",
+    "returns_60",
+    "vwap_dev",
+}
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +204,7 @@ def test_the_columns_are_those_of_the_contracts():
     assert set(WARM) == set(features.ORDER)
     assert len(features.ORDER) == len(set(features.ORDER))
     assert features.ORDER[:15] == BASELINE
-    groups = [getattr(features, name) for name in ("RISK", "PRICES", "AVERAGES", "RANGES", "VOLUMES")]
+    groups = [getattr(features, name) for name in ("RISK", "PRICES", "AVERAGES", "RANGES", "VOLUMES", "MARKET")]
     computed = [*(name for group in groups for name in group), *CALENDAR]
     assert sorted(computed) == sorted(features.ORDER)
 
@@ -207,9 +221,52 @@ def test_symbols_do_not_mix():
     one, two = market(1), market(2)
     mixed = {name: np.stack([one[name], two[name]], axis=1).reshape(-1) for name in one}
     at, slot = np.repeat(np.arange(BARS), 2), np.tile([0, 1], BARS)
-    both = features.step(ALL, features.start(), bars(**mixed, at=at, slot=slot))[1]
+    frame = replace(bars(**mixed, at=at, slot=slot), market=one["close"])
+    both = features.step(ALL, features.start(), frame)[1]
+    own = [k for k, name in enumerate(features.ORDER) if name not in features.MARKET]
     for k, alone in enumerate((one, two)):
-        np.testing.assert_array_equal(both.values[slot == k], streamed(**alone).values)
+        np.testing.assert_array_equal(both.values[slot == k][:, own], streamed(**alone).values[:, own])
+    of_market = both.values[:, [k for k in range(len(features.ORDER)) if k not in own]]
+    np.testing.assert_array_equal(of_market[slot == 0], of_market[slot == 1])
+
+
+def test_without_a_market_symbol_its_features_are_missing():
+    answer = features.step(ALL, features.start(), bars(**market(3)))[1]
+    for name in features.MARKET:
+        assert np.isnan(answer.column(name)).all()
+
+
+def test_a_slice_without_a_bar_of_the_market_has_no_features_of_it():
+    closes = np.array([10.0, 11.0, np.nan, 12.0, 12.5, 13.0, 12.0, 12.25])
+    frame = replace(bars(np.full(8, 5.0)), market=closes)
+    answer = features.step(ALL, features.start(), frame)[1]
+    there = closes[~np.isnan(closes)]
+    expected = np.full(8, np.nan)
+    expected[[1, 3, 4, 5, 6, 7]] = np.log(there[1:] / there[:-1])
+    np.testing.assert_allclose(answer.column("market_return_1"), expected, rtol=1e-12)
+    last = np.std(expected[[3, 4, 5, 6, 7]], ddof=1)
+    np.testing.assert_allclose(answer.column("market_volatility_5")[-2:],
+                               [np.std(expected[[1, 3, 4, 5, 6]], ddof=1), last], rtol=1e-12)  # fmt: skip
+    assert np.isnan(answer.column("market_volatility_5")[:-2]).all()
+
+
+# --- splits
+
+
+@pytest.mark.parametrize(("share", "at"), [(7.0, 130), (0.05, 1), (1.5, 299)])
+def test_a_split_changes_no_feature_but_the_unit(share, at):
+    """Raw bars with their scale, against bars that were adjusted beforehand."""
+    whole = market(11)
+    after = np.arange(BARS) >= at
+    scale = np.where(after, share, 1.0)
+    raw = {n: column * scale if n == "volume" else column / scale for n, column in whole.items()}
+    frame = replace(bars(**raw), scale=scale)
+    told = features.step(ALL, features.start(), frame)[1]
+    beforehand = features.step(ALL, features.start(), bars(**whole))[1]
+    for name in features.ORDER:
+        unit = scale if name in (*features.IN_DOLLARS, "price") else 1.0 / scale if name == "volume" else 1.0
+        slack = 1e-9 * whole["close"][0] if name in OF_PRICES else 1e-9
+        np.testing.assert_allclose(told.column(name) * unit, beforehand.column(name), rtol=1e-7, atol=slack)
 
 
 # --- what has no value, and what has one by definition
@@ -343,7 +400,7 @@ def test_one_row_per_bar_in_order_of_time_and_name(written):
     first = int((OPEN + timedelta(minutes=1)).timestamp()) * 10**9
     assert ts[0] == first
     assert ts[-1] == first + 210 * 60 * 10**9
-    assert table.column_names == ["ts", "symbol", *features.ORDER, "is_warm"] == answer["columns"]
+    assert table.column_names == ["ts", "symbol", *features.ORDER, "is_warm", "is_overnight"] == answer["columns"]
     assert table.schema.metadata[b"feature_set"].decode() == answer["feature_set"] == features.set_hash(ALL)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -356,6 +413,7 @@ def test_refused_bars_keep_their_rows_without_values(written):
     for i in missing:
         assert np.isnan([rows[i][name] for name in features.ORDER]).all()
         assert not rows[i]["is_warm"]
+        assert not rows[i]["is_overnight"]
 
 
 def test_the_file_holds_what_the_step_gives(written):
@@ -369,8 +427,35 @@ def test_the_file_holds_what_the_step_gives(written):
         n = close.size
         expected = streamed(open=close, high=close + 0.5, low=close - 0.5, close=close, volume=np.full(n, 100.0))
         for name in features.ORDER:
-            if name not in CALENDAR:
+            if name not in (*CALENDAR, *features.MARKET):
                 given = np.array([row[name] for row in own])
                 np.testing.assert_array_equal(given, expected.column(name))
     assert {row["day_of_month"] for row in whole} == {3.0}
     assert [row["minute_of_day"] for row in whole] == list(range(571, 781))
+
+
+def test_a_return_over_night_is_flagged(tmp_path):
+    days = [datetime(2024, 7, day, 16, tzinfo=NEW_YORK).astimezone(UTC) for day in (1, 2)]
+    stamps = [day + timedelta(minutes=minute) for day in days for minute in (-2, -1, 0)]
+    lines = [f"AAA,{ts.isoformat().replace('+00:00', 'Z')},5,6,4,5,100" for ts in stamps]
+    (tmp_path / "bars.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    dataflow.run(str(tmp_path / "bars.csv"), Settings(), tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["is_overnight"].to_pylist() == [False, False, False, True, False, False]
+
+
+def test_the_market_is_spy_also_for_those_who_did_not_ask_for_it(tmp_path):
+    closes = market(5, 210)["close"].round(2)
+    lines = [bar("SPY", minute, closes[minute - 1]) for minute in range(1, 211) if minute != 50]
+    lines += [bar("SPY", 50, -1.0), bar("QQQ", 50, 7.0)]  # a bad bar is none
+    lines += [bar("AAA", minute, 5.0 + minute % 7) for minute in range(1, 211)]
+    (tmp_path / "bars.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    for name, asked in (("all", ()), ("one", ("AAA",))):
+        dataflow.run(str(tmp_path / "bars.csv"), Settings(), tmp_path / name, symbols=asked)
+    whole, one = (pq.read_table(tmp_path / name) for name in ("all", "one"))
+    assert one.to_pylist() == [row for row in whole.to_pylist() if row["symbol"] == "AAA"]
+    told = np.array(one["market_return_1"])
+    expected = np.full(210, np.nan)
+    kept = np.delete(np.arange(210), 49)
+    expected[kept[1:]] = np.log(closes[kept[1:]] / closes[kept[:-1]])
+    np.testing.assert_allclose(told, expected, rtol=1e-12)

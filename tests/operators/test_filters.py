@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from operators import filters
+from operators.asof import NEVER
 from schemas.calendar import DAY, NEW_YORK
 from schemas.events import Phase, Reason
+from schemas.frames import GAP, JUMPED, STALE, Slices
 from tests.operators.frames import signals, slices_of
 
 HALF_DAYS = [date(2024, 7, 3), date(2024, 11, 29)]
@@ -112,3 +114,118 @@ def test_nothing_else_of_a_signal_changes():
         assert np.shares_memory(getattr(after, name), getattr(before, name))
     assert after.bars is before.bars
     assert slices.phase[-2:].tolist() == [Phase.EVE, Phase.LAST]
+
+
+# --- what stands beside the bars
+
+NAN = float("nan")
+DAYS = slices_of(DAY, date(2024, 7, 1), date(2024, 7, 31))  # 22 sessions, one bar each
+
+
+def daily(count=DAYS.size, slices=DAYS, **changes):
+    """Where the signals of some daily bars of one symbol end; `changes`: of Params, and columns of bars."""
+    params = {name: changes.pop(name) for name in list(changes) if name in filters.Params.__struct_fields__}
+    columns = {name: np.asarray(column) for name, column in changes.items()}
+    frame = signals(slices, **columns)
+    answer = filters.step(filters.Params(**params), False, filters.start(), frame)[1]
+    return [Reason(code) for code in answer.reason.tolist()][:count]
+
+
+PASS = Reason.NONE
+THIN, WIDE, NEAR = Reason.LOW_LIQUIDITY, Reason.WIDE_SPREAD, Reason.EARNINGS_BLACKOUT
+
+
+def column(*values):
+    """Values for the first days, the last one for all the rest."""
+    return np.array([*values, *[values[-1]] * (DAYS.size - len(values))])
+
+
+@pytest.mark.parametrize(("missing", "first"), [("off", PASS), ("refuse", THIN)])
+def test_average_volume_takes_the_sessions_before_at_least_three(missing, first):
+    volume = column(500_000.0, 499_999.0, 500_002.0, 0.0, 2e6)
+    answer = daily(7, volume=volume, spread=False, earnings=False, missing_data=missing)
+    # the mean of 3 is 500,000.33; of 4 it is below; of 5 above again
+    assert answer == [first, first, first, PASS, THIN, PASS, PASS]
+
+
+def test_average_volume_is_that_of_ten_sessions():
+    volume = column(*[1e6] * 4, *[4e5] * 18)
+    # after 10 low sessions none of the high ones is left; with k high ones among 10: (10 + ... ) / 10
+    means = [np.mean(volume[max(0, i - 10) : i]) for i in range(3, DAYS.size)]
+    expected = [THIN if mean < 500_000 else PASS for mean in means]
+    assert daily(volume=volume)[3:] == expected
+    assert {PASS, THIN} == set(expected)
+
+
+def test_sessions_of_several_bars_are_added_up():
+    slices = slices_of(60, date(2024, 7, 1), date(2024, 7, 12))
+    quiet = np.full(slices.size, 499_999.0 / 7)
+    answer = filters.step(filters.Params(), False, filters.start(), signals(slices, volume=quiet))[1]
+    assert (answer.reason == THIN).sum() == (slices.session > slices.session[0] + 2).sum() == 6 * 7
+
+
+def test_after_a_month_without_bars_the_average_begins_anew():
+    slices = slices_of(DAY, date(2024, 5, 1), date(2024, 7, 31))
+    kept = np.r_[0:5, 40:46]
+    picked = Slices(
+        slices.after, slices.upto, *(getattr(slices, n)[kept] for n in list(Slices.__dataclass_fields__)[2:])
+    )
+    answer = daily(11, slices=picked, volume=np.full(11, 10.0))
+    assert answer == [PASS] * 3 + [THIN] * 2 + [PASS] * 3 + [THIN] * 3
+
+
+def test_volume_is_counted_in_the_shares_of_the_day():
+    scale = column(1.0, 1.0, 1.0, 1.0, 4.0)
+    volume = column(2e5, 2e5, 2e5, 2e5, 8e5)
+    assert daily(7, volume=volume, scale=scale) == [PASS, PASS, PASS, THIN, PASS, PASS, PASS]
+
+
+@pytest.mark.parametrize(("value", "why"), [(500_000.0, PASS), (499_999.9, THIN), (NAN, THIN), (1e9, PASS)])
+def test_a_reference_volume_counts_from_the_first_bar_and_instead_of_the_sessions(value, why):
+    assert set(daily(average_volume=column(value), volume=column(1.0))) == {why}
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask", "why"),
+    [
+        (99.95, 100.05, PASS), (99.94, 100.05, WIDE), (100.0, 100.0, PASS), (100.05, 99.95, WIDE), (NAN, 100.0, WIDE),
+        (100.0, NAN, WIDE), (0.0, 0.0, WIDE), (-1.0, -1.0, WIDE), (100.0, float("inf"), WIDE),
+    ],
+)  # fmt: skip
+def test_a_quote_is_narrow_fresh_and_sane(bid, ask, why):
+    quoted = {"bid": column(bid), "ask": column(ask)}
+    assert set(daily(**quoted, liquidity=False)) == {why}
+    assert set(daily(**quoted, liquidity=False, spread=False)) == {PASS}
+
+
+@pytest.mark.parametrize(("days", "why"), [(0, NEAR), (2, NEAR), (3, PASS), (-1, NEAR), (NEVER, PASS)])
+def test_near_a_report_nothing_is_bought(days, why):
+    assert set(daily(earnings_days=column(days), liquidity=False)) == {why}
+    assert set(daily(earnings_days=column(days), liquidity=False, earnings=False)) == {PASS}
+
+
+@pytest.mark.parametrize("missing", ["off", "refuse"])
+def test_without_any_source_a_filter_is_off_or_refuses(missing):
+    reasons = {"liquidity": THIN, "spread": WIDE, "earnings": NEAR}
+    for own, why in reasons.items():
+        chosen = {name: name == own for name in reasons}
+        assert daily(3, missing_data=missing, **chosen) == [why if missing == "refuse" else PASS] * 3
+
+
+def test_a_jump_holds_its_own_slice():
+    marks = column(0, JUMPED, GAP | STALE, JUMPED | GAP, 0).astype(np.int8)
+    assert daily(5, marks=marks, liquidity=False) == [PASS, Reason.JUMP, PASS, Reason.JUMP, PASS]
+
+
+def test_the_first_filter_in_order_wins():
+    bad = {"marks": column(JUMPED).astype(np.int8), "average_volume": column(1.0), "bid": column(NAN),
+           "ask": column(NAN), "earnings_days": column(0)}  # fmt: skip
+    eve = slices_of(DAY, date(2024, 7, 2), date(2024, 7, 2))  # the next session is half a day
+    late = daily(slices=eve, minutes_before_close=390, **{name: values[:1] for name, values in bad.items()})
+    seen = [*late, *set(daily(**bad))]
+    bad["marks"] = column(0).astype(np.int8)
+    for name in ("liquidity", "spread", "earnings"):
+        seen += set(daily(**bad))
+        bad[name] = False
+    assert seen == [Reason.OUTSIDE_MARKET_HOURS, Reason.JUMP, THIN, WIDE, NEAR]
+    assert set(daily(**bad)) == {PASS}
