@@ -27,8 +27,14 @@ $(TRAIN)/ready: pyproject.toml constraints.txt
 	$(TRAIN)/bin/pip install --quiet --disable-pip-version-check $(TRAIN_PIP) -c constraints.txt -e '.[dev,train,lightgbm]'
 	touch $@
 
+# With the model of `make train-demo` where there is one, on a week that it has not seen.
 demo: setup
-	$(BIN)/utp backtest synthetic:symbols=20,days=5,seed=7 --out runs/demo
+	@if test -f demo/model/manifest.json; then \
+	    $(BIN)/utp backtest synthetic:symbols=20,days=5,seed=7,signal=40 --set forecast.model=demo/model --out runs/demo; \
+	else \
+	    $(BIN)/utp backtest synthetic:symbols=20,days=5,seed=7 --out runs/demo && \
+	    echo "no forecasts: there is no demo/model; make train-demo trains one, in minutes"; \
+	fi
 
 test: setup
 	$(BIN)/pytest -n auto
