@@ -1,4 +1,4 @@
-"""`utp`: backtest, train, models, features, metrics, why, bench.
+"""`utp`: backtest, drift, train, models, features, metrics, why, bench.
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -223,6 +223,42 @@ def features(
     else:
         typer.echo(f"{done['rows']:,} rows, {len(done['columns'])} columns: {out}")
         typer.echo(", ".join(done["columns"]))
+
+
+@app.command(short_help="Does a model still see what it was trained on?")
+def drift(
+    bars: _BARS,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    symbols: _SYMBOLS = None,
+    start: _FROM = None,
+    stop: _TO = None,
+    timeframe: _TIMEFRAME = None,
+    models: _HISTORY = None,
+    forecasts: _FORECASTS = None,
+    json: _JSON = False,
+) -> None:
+    """Forecast over bars and compare with training: edge, coverage by month, stability of each feature."""
+    given = _settings(settings, sets, None, timeframe)
+    names, first, last = _symbols(symbols), _first(start), _last(stop)
+    _refuse_empty(start, stop, first, last)
+    from dataflows import drift as command
+
+    told = command.run(bars, given, symbols=names, start=first, stop=last, models=models, forecasts=forecasts)
+    if json:
+        _print_json(told)
+        return
+    for model in told["models"]:
+        edge = "-" if model["edge"] is None else f"{model['edge']:.3f}"
+        typer.echo(f"{model['id']}: {model['forecasts']:,} forecasts, median edge {edge}, "
+                   f"{model['reference_edge']:.3f} in validation")  # fmt: skip
+        typer.echo("within [q10, q90]  " + "  ".join(f"{bars} bars" for bars in model["horizons"]))
+        for month, shares in model["coverage"].items():
+            typer.echo(f"  {month:<16} " + "  ".join("-" if one is None else f"{one:6.1%}" for one in shares))
+        typer.echo("stability of features, the most changed first (0.25: another one)")
+        known = {name: value for name, value in model["stability"].items() if value is not None}
+        for name in sorted(known, key=lambda name: -known[name]):
+            typer.echo(f"  {name:<16} {known[name]:.3f}")
 
 
 @app.command(short_help="How good a run or a curve was.")

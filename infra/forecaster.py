@@ -30,6 +30,7 @@ from schemas.units import NS_PER_SECOND
 
 if TYPE_CHECKING:
     from infra.forecast_store import ForecastStore
+    from models.bundle import Manifest
     from models.engine import Engine
 
 NONE, CHAMPION = "none", "champion"  # what forecast.model may be beside an id or a path
@@ -139,6 +140,11 @@ class Forecaster:
             for served in self._served.values():
                 if served.kept is not None:
                     served.kept.flush()
+
+    def manifest(self, id: str) -> "Manifest":  # noqa: A002
+        """What the bundle of a model says of itself."""
+        self.model(id)
+        return self._served[id].engine.manifest
 
     def counts(self) -> dict[str, Any]:
         """How many forecasts were computed, read and failed in this process."""
