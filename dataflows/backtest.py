@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dataflows import pipeline
 from infra.bars import NO_FILES, Bars, open_bars
 from infra.benchmark import Benchmark, of_bars, of_curve
+from infra.forecaster import Forecaster, open_forecaster
 from infra.reference import Files
 from infra.results import Header, Recorder, check_out, header, write_timing
 from infra.settings import Settings, load
@@ -39,9 +41,6 @@ if TYPE_CHECKING:
     from infra.result_sink import ResultSink
 
 SCHEME = "kafka://"  # before the topic of a log of slices
-NOT_BUILT = (
-    "forecast",
-)  # fmt: skip
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 
 
@@ -54,6 +53,7 @@ class Plan:
     out: Path
     header: Header
     benchmark: Benchmark
+    forecaster: Forecaster | None = None  # None: no model is configured
 
 
 def plan(
@@ -66,34 +66,36 @@ def plan(
     stop: int | None = None,
     files: Files = NO_FILES,
     benchmark: Path | None = None,
+    models: Path | None = None,
+    forecasts: Path | None = None,
 ) -> Plan:
-    """Open the bars and check everything that a user may get wrong; `start`, `stop`: UTC ns, inclusive.
+    """Open bars and models and check everything that a user may get wrong; `start`, `stop`: UTC ns, inclusive.
 
-    `benchmark` is a file as `utp metrics` takes it; SPY, QQQ or all of the bars themselves without one.
-    Raises UserError.
+    `benchmark` is a file as `utp metrics` takes it; SPY, QQQ or all of the bars themselves without one. `models` is a
+    history of activations, `forecasts` the folder in which forecasts are kept, one in the cache if it is not
+    given. Raises UserError.
     """
     out = check_out(out)
+    bars: Bars | LogBars
     if spec.startswith(SCHEME):
-        return _of_log(spec, settings, out, symbols, start, stop, files, benchmark)
-    bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
-                     frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
+        bars = _of_log(spec, symbols, start, stop, files)
+    else:
+        bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
+                         frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
+    forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,
+                                 forecasts or cache_root() / "forecasts")  # fmt: skip
     beside = of_bars(bars) if benchmark is None else _benchmark(benchmark, bars)
-    return Plan(bars, settings, out, _header(bars, settings, spec, beside), beside)
+    return Plan(bars, settings, out, _header(bars, settings, spec, beside, forecaster), beside, forecaster)
 
 
-def _of_log(
-    spec: str, settings: Settings, out: Path, symbols: Sequence[str], start: int | None, stop: int | None,
-    files: Files, benchmark: Path | None,
-) -> Plan:  # fmt: skip
+def _of_log(spec: str, symbols: Sequence[str], start: int | None, stop: int | None, files: Files) -> "LogBars":
     """A range of the log of slices: what stands in it was chosen when it was written."""
     if symbols or files != NO_FILES:
         raise UserError(f"{spec}: the log has its own symbols and its own reference data; leave those options out")
     from infra.kafka import cluster
     from infra.log_bars import LogBars
 
-    bars = LogBars(cluster(), spec.removeprefix(SCHEME), start, stop)
-    beside = of_bars(bars) if benchmark is None else _benchmark(benchmark, bars)
-    return Plan(bars, settings, out, _header(bars, settings, spec, beside), beside)
+    return LogBars(cluster(), spec.removeprefix(SCHEME), start, stop)
 
 
 def _benchmark(file: Path, bars: "Bars | LogBars") -> Benchmark:
@@ -108,17 +110,20 @@ def _benchmark(file: Path, bars: "Bars | LogBars") -> Benchmark:
     return of_curve(file.name, path, ts, found.daily, bars.after, bars.upto + NS_PER_DAY // 2)
 
 
-def _header(bars: "Bars | LogBars", settings: Settings, spec: str, benchmark: Benchmark) -> Header:
-    off = [*NOT_BUILT, *_off(bars, settings.filters)]
+def _header(
+    bars: "Bars | LogBars", settings: Settings, spec: str, benchmark: Benchmark, forecaster: Forecaster | None
+) -> Header:
+    off = [*([] if forecaster else ["forecast"]), *_off(bars, settings.filters)]
     source = bars.label if bars.synthetic or spec.startswith(SCHEME) else str(Path(spec).expanduser().resolve())
     described = {
         "source": source,
         "label": bars.label, "fingerprint": bars.fingerprint, "rows": bars.rows, "symbols": bars.universe.names,
         "first_ts": bars.first_ts, "last_ts": bars.last_ts, "files": bars.files.resolved(),
     }  # fmt: skip
-    return header(settings, alphas=settings.ensemble.voters, bars=described, synthetic=bars.synthetic,
+    voters = [*settings.ensemble.voters, *(["forecast"] if forecaster else [])]
+    return header(settings, alphas=voters, bars=described, synthetic=bars.synthetic,
                   timeframe=timeframe_name(bars.timeframe), after=bars.after, upto=bars.upto, off=off,
-                  benchmark=benchmark.about)  # fmt: skip
+                  benchmark=benchmark.about, forecast=forecaster.describe() if forecaster else None)  # fmt: skip
 
 
 def _off(bars: "Bars | LogBars", filters: Filters) -> list[str]:
@@ -148,11 +153,15 @@ def flow(
     actions: str | None = None,
     volumes: str | None = None,
     benchmark: str | None = None,
+    models: str | None = None,
+    forecasts: str | None = None,
 ) -> "Dataflow":
     """The dataflow, for `python -m bytewax.run`; arguments as those of `utp backtest`."""
     loaded = load(Path(settings) if settings else None, sets, profile=profile)
-    files, beside = Files(quotes, earnings, actions, volumes), Path(benchmark) if benchmark else None
-    return build(plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside), announce=True)[0]
+    files = Files(quotes, earnings, actions, volumes)
+    beside, history, keep = (None if given is None else Path(given) for given in (benchmark, models, forecasts))
+    job = plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside, models=history, forecasts=keep)
+    return build(job, announce=True)[0]
 
 
 def build(job: Plan, progress: Progress | None = None, announce: bool = False) -> tuple["Dataflow", "ResultSink"]:
@@ -167,8 +176,9 @@ def build(job: Plan, progress: Progress | None = None, announce: bool = False) -
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points)
     graph = Dataflow("backtest")
     frames = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, board))
-    keyed = op.map("shard", frames, _keyed)
-    decided = pipeline.decide("decide", keyed, pipeline.decide_params(job.settings, job.bars.timeframe))
+    keyed = op.map("shard", frames, partial(_keyed, job.forecaster))
+    params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
+    decided = pipeline.decide("decide", keyed, params)
     ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after)
     if progress is not None:
         ledger = op.map("progress", ledger, _Meter(job, progress))
@@ -176,8 +186,9 @@ def build(job: Plan, progress: Progress | None = None, announce: bool = False) -
     return graph, sink
 
 
-def _keyed(frame: RawFrame) -> tuple[str, RawFrame]:
-    return pipeline.KEYS[frame.shard], frame
+def _keyed(forecaster: Forecaster | None, frame: RawFrame) -> tuple[str, RawFrame]:
+    """A frame under its key, with the models' events of its range."""
+    return pipeline.KEYS[frame.shard], forecaster.told(frame) if forecaster else frame
 
 
 class _Meter:
@@ -211,8 +222,10 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
         summary = _loop(job, progress) if loop else _flow(job, workers, progress)
     finally:
         gc.unfreeze()
-    write_timing(job.out, {"wall_seconds": time.perf_counter() - begun[0],
-                           "cpu_seconds": time.process_time() - begun[1]})  # fmt: skip
+        if job.forecaster is not None:
+            job.forecaster.close()
+    spent = {"wall_seconds": time.perf_counter() - begun[0], "cpu_seconds": time.process_time() - begun[1]}
+    write_timing(job.out, spent | ({"forecasts": job.forecaster.counts()} if job.forecaster else {}))
     return summary
 
 
@@ -256,9 +269,9 @@ def _cluster(graph: "Dataflow", workers: int) -> None:
 def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
     recorder = Recorder(job.out, job.header, job.benchmark.points)
     meter = _Meter(job, progress) if progress is not None else None
-    params = pipeline.decide_params(job.settings, job.bars.timeframe)
+    params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     try:
-        for frame in pipeline.run(job.bars.frames(), params, job.settings.account, job.bars.after):
+        for frame in pipeline.run(_chunks(job), params, job.settings.account, job.bars.after):
             recorder.add(frame)
             if meter is not None:
                 meter.count(frame)
@@ -266,3 +279,9 @@ def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
     except BaseException:
         recorder.discard()
         raise
+
+
+def _chunks(job: Plan) -> Iterator[list[RawFrame]]:
+    """The bars' frames with the models' events."""
+    for chunk in job.bars.frames():
+        yield chunk if job.forecaster is None else [job.forecaster.told(frame) for frame in chunk]

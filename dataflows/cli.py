@@ -1,4 +1,4 @@
-"""`utp`: backtest, report, features, metrics, why, bench; the log: broker, topics, dlq; paper trading: approve, ...
+"""`utp`: backtest, report, drift, train, models, features, metrics, why, bench; the log; paper trading.
 
 Whatever takes its time to import is imported by the command that needs it, so that `utp --help`
 answers at once. A user's mistake is one line on stderr and exit code 2, Ctrl-C is 130; anything
@@ -27,6 +27,7 @@ from schemas.errors import UserError
 if TYPE_CHECKING:
     from dataflows.bench import Line
     from infra.settings import Settings
+    from models.registry import Change, Entry
 
 PATIENCE = 5.0  # seconds between Ctrl-C and leaving whatever is going on
 Progress = Callable[..., None]  # rows done, rows in all, and of a backtest: trades, equity in USD
@@ -64,6 +65,12 @@ _ACTIONS = Annotated[
 _VOLUMES = Annotated[str | None, typer.Option(metavar="FILE", help="Reference volumes: symbol, average_volume.")]
 _ACCOUNT = Annotated[str | None, typer.Option(metavar="NAME", help="Else run.account.")]
 _ISSUER = Annotated[str | None, typer.Option(metavar="NAME", help="Who gives it; else the user's name.")]
+_HISTORY = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Which model was in force from when; see docs/serving.md.")
+]
+_FORECASTS = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where forecasts are kept for the next run; else in the cache.")
+]
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -88,6 +95,8 @@ def backtest(
         Path | None,
         typer.Option(metavar="FILE", help="A curve to stand beside; else SPY or QQQ of the bars, or all of them."),
     ] = None,
+    models: _HISTORY = None,
+    forecasts: _FORECASTS = None,
     json: _JSON = False,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads of the dataflow.")] = 1,
     loop: Annotated[bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")] = False,
@@ -100,13 +109,104 @@ def backtest(
     from infra.reference import Files
 
     files = Files(quotes, earnings, actions, volumes)
-    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, files=files, benchmark=benchmark)
+    plan = command.plan(bars, given, out, symbols=names, start=first, stop=last, files=files, benchmark=benchmark,
+                        models=models, forecasts=forecasts)  # fmt: skip
     with _progress("backtest") as progress:
         summary = command.run(plan, workers=workers, loop=loop, progress=progress)
     if json:
         _print_json(summary)
     else:
         _print_summary(summary, out)
+        if plan.forecaster is not None:
+            _print_forecasts(summary["forecasts"], plan.forecaster.counts())
+
+
+@app.command(short_help="Bars in; a forecasting model and its report out.")
+def train(
+    bars: _BARS,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where models are kept; made where it is not there.")] = Path(
+        "models_store"
+    ),
+    folds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Folds, as training.folds.count.")] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Make it the champion if it passes every gate.")] = False,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    symbols: _SYMBOLS = None,
+    start: _FROM = None,
+    stop: _TO = None,
+    timeframe: _TIMEFRAME = None,
+    profile: _PROFILE = None,
+    json: _JSON = False,
+) -> None:
+    """Fit a model on rolling folds, hold it against the gates, and keep it with its report."""
+    more = [*(sets or []), *([] if folds is None else [f"training.folds.count={folds}"])]
+    given = _settings(settings, more, profile, timeframe)
+    names, first, last = _symbols(symbols), _first(start), _last(stop)
+    _refuse_empty(start, stop, first, last)
+    from dataflows import train as command
+
+    with _steps("train") as progress:
+        summary = command.run(
+            bars, given, out, symbols=names, start=first, stop=last, promote=promote, progress=progress
+        )
+    if json:
+        _print_json(
+            {**summary, "metrics": _finite(summary["metrics"]), "models": list(map(_finite, summary["models"]))}
+        )
+    else:
+        _print_training(summary)
+
+
+models_app = typer.Typer(
+    help="The models of a store: list, promote, roll back.", add_completion=False, invoke_without_command=True
+)
+app.add_typer(models_app, name="models", short_help="The models of a store; promote and roll back.")
+_STORE = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where models are kept.")]
+_MODELS = Path("models_store")
+
+
+@models_app.callback()
+def models(context: typer.Context, store: _STORE = _MODELS, json: _JSON = False) -> None:
+    """List models, the latest first, and why each was promoted or refused."""
+    if context.invoked_subcommand is not None:
+        context.obj = store
+        return
+    from models.registry import Registry
+
+    registry = Registry(store)
+    entries, challenger = registry.models(), registry.challenger()
+    rows = [_entry(entry, challenger is not None and entry.id == challenger.id) for entry in entries]
+    if json:
+        _print_json({"models": rows, "history": [change._asdict() for change in registry.history()]})
+    else:
+        _print_models(rows)
+
+
+@models_app.command(short_help="Make a model the champion.")
+def promote(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="ID", help="The id, or how it begins.")],
+    settings: _FILE = None,
+    sets: _SETS = None,
+) -> None:
+    """Make a model that passed every gate the champion; the one before is deprecated."""
+    given = _settings(settings, sets, None, None)
+    from dataflows import train as command
+    from models.registry import Registry
+
+    registry = Registry(context.obj)
+    _print_change(registry.promote(registry.full_id(model), command.now()), command.mirrored(registry, given))
+
+
+@models_app.command(short_help="Go back to the champion before.")
+def rollback(context: typer.Context, settings: _FILE = None, sets: _SETS = None) -> None:
+    """Make the champion before the present one the champion again."""
+    given = _settings(settings, sets, None, None)
+    from dataflows import train as command
+    from models.registry import Registry
+
+    registry = Registry(context.obj)
+    _print_change(registry.rollback(command.now()), command.mirrored(registry, given))
 
 
 @app.command(short_help="Bars in; features in one Parquet file out.")
@@ -138,6 +238,42 @@ def features(
     else:
         typer.echo(f"{done['rows']:,} rows, {len(done['columns'])} columns: {out}")
         typer.echo(", ".join(done["columns"]))
+
+
+@app.command(short_help="Does a model still see what it was trained on?")
+def drift(
+    bars: _BARS,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    symbols: _SYMBOLS = None,
+    start: _FROM = None,
+    stop: _TO = None,
+    timeframe: _TIMEFRAME = None,
+    models: _HISTORY = None,
+    forecasts: _FORECASTS = None,
+    json: _JSON = False,
+) -> None:
+    """Forecast over bars and compare with training: edge, coverage by month, stability of each feature."""
+    given = _settings(settings, sets, None, timeframe)
+    names, first, last = _symbols(symbols), _first(start), _last(stop)
+    _refuse_empty(start, stop, first, last)
+    from dataflows import drift as command
+
+    told = command.run(bars, given, symbols=names, start=first, stop=last, models=models, forecasts=forecasts)
+    if json:
+        _print_json(told)
+        return
+    for model in told["models"]:
+        edge = "-" if model["edge"] is None else f"{model['edge']:.3f}"
+        typer.echo(f"{model['id']}: {model['forecasts']:,} forecasts, median edge {edge}, "
+                   f"{model['reference_edge']:.3f} in validation")  # fmt: skip
+        typer.echo("within [q10, q90]  " + "  ".join(f"{bars} bars" for bars in model["horizons"]))
+        for month, shares in model["coverage"].items():
+            typer.echo(f"  {month:<16} " + "  ".join("-" if one is None else f"{one:6.1%}" for one in shares))
+        typer.echo("stability of features, the most changed first (0.25: another one)")
+        known = {name: value for name, value in model["stability"].items() if value is not None}
+        for name in sorted(known, key=lambda name: -known[name]):
+            typer.echo(f"  {name:<16} {known[name]:.3f}")
 
 
 @app.command(short_help="How good a run or a curve was.")
@@ -515,6 +651,113 @@ def _progress(name: str) -> Iterator[Progress | None]:
         yield show
 
 
+@contextmanager
+def _steps(name: str) -> Iterator[Callable[[str, int, int, str], None]]:
+    """A bar on a terminal, else a line for what is worth one: what, done, in all, a note."""
+    if not sys.stderr.isatty():
+
+        def line(what: str, done: int, total: int, note: str) -> None:
+            if note:
+                print(f"{name}: {what} {done}/{total} {note}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
+    )
+    with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int, note: str) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"{name}: {what}", total=None, note="")
+            bar.update(tasks[what], completed=done, total=total, note=note)
+
+        yield show
+
+
+def _print_training(summary: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    made_up = " [bold yellow]SYNTHETIC DATA[/]" if summary["synthetic"] else ""
+    console.print(f"[bold]{escape(summary['id'])}[/]{made_up}")
+    table = Table(box=None, pad_edge=False)
+    for head in ("model", "pinball", "skill", "± error", "coverage", "Sharpe", "below 0", "trades a fold"):
+        table.add_column(head, justify="left" if head == "model" else "right")
+    for model in sorted(summary["models"], key=lambda one: one["loss"]):
+        table.add_row(model["name"], f"{model['loss']:.4f}", f"{model['skill']:+.2%}", f"{model['error']:.2%}",
+                      f"{model['corrected']:.3f}", f"{model['sharpe']:.2f}", f"{model['negative']}",
+                      f"{model['trades']:.0f}")  # fmt: skip
+    console.print(table)
+    console.print(escape(summary["skill"]))
+    if summary["promotable"]:
+        champion = summary["champion"] == summary["id"]
+        console.print(
+            "every gate is passed; " + ("it is the champion" if champion else f"utp models promote {summary['id']}")
+        )
+    else:
+        console.print(f"refused: {escape('; '.join(summary['reasons']))}")
+    console.print(f"report: {escape(summary['report'])}")
+
+
+def _entry(entry: "Entry", challenger: bool) -> dict[str, Any]:
+    """A model as plain values."""
+    from models.bundle import Refusal
+
+    row = {
+        name: getattr(entry, name) for name in ("id", "state", "created_at", "promoted_at", "deprecated_at", "replaced")
+    }
+    row |= {"alias": "champion" if entry.state == "green" else "challenger" if challenger else None, "run": entry.run}
+    if isinstance(entry.manifest, Refusal):
+        return {**row, "promotable": False, "why": str(entry.manifest), "metrics": {}, "synthetic": None, "data": None}
+    m = entry.manifest
+    why = "passed every gate" if m.promotable else "; ".join(m.reasons)
+    return {
+        **row,
+        "promotable": m.promotable,
+        "why": why,
+        "metrics": m.metrics,
+        "synthetic": m.synthetic,
+        "data": m.data,
+    }
+
+
+def _print_models(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not rows:
+        console.print("no models yet: utp train BARS")
+    for row in rows:
+        made_up = " [bold yellow]SYNTHETIC DATA[/]" if row["synthetic"] else ""
+        alias = f" ({row['alias']})" if row["alias"] else ""
+        since = row["promoted_at"] if row["state"] == "green" else row["created_at"]
+        console.print(f"[bold]{escape(row['id'])}[/]  {row['state']}{alias}  since {since}{made_up}")
+        numbers = [f"{name.replace('median_', '')} {row['metrics'][name]:.4g}" for name in
+                   ("median_sharpe", "median_win_rate", "median_trades", "median_coverage_corrected", "skill_tft")
+                   if name in row["metrics"]]  # fmt: skip
+        if row["data"]:
+            console.print(f"  {escape(row['data'])}: {', '.join(numbers)}")
+        console.print(f"  {escape(row['why'])}")
+
+
+def _print_change(change: "Change", mirrored: bool) -> None:
+    before = f", {change.before} is deprecated" if change.before else ""
+    typer.echo(f"{change.id} is the champion{before}")
+    if not mirrored:
+        typer.echo("MLflow is not installed here: its aliases follow with the next utp train")
+
+
 def _print_json(value: Mapping[str, Any]) -> None:
     typer.echo(jsonlib.dumps(value, indent=2, default=str))
 
@@ -592,6 +835,25 @@ def _print_bench(lines: "Sequence[Line]") -> None:
         table.add_row(f"  {escape(line.name)}", shown(line, line.value), shown(line, line.best),
                       "" if line.unit == "share" else line.unit, goal(line), mark)  # fmt: skip
     console.print(table)
+
+
+def _print_forecasts(forecasts: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
+    """Who forecast, and how many rows had one."""
+    for model in forecasts["models"]:
+        marks = [word for word, holds in (("made-up training data", model["synthetic"]),
+                                          ("not promotable", not model["promotable"]),
+                                          ("uncalibrated", not model["calibrated"])) if holds]  # fmt: skip
+        typer.echo(f"model {model['id']}, trained up to {model['trained_upto'][:10]} {', '.join(marks)}".rstrip())
+    missing = ", ".join(f"{reason} {rows:,}" for reason, rows in forecasts["missing"].items())
+    typer.echo(f"forecasts: {counts['computed']:,} computed, {counts['reused']:,} kept from before; "
+               f"in force at {forecasts['rows']:,} rows; none: {missing or 'never'}")  # fmt: skip
+    if forecasts["drift_alarms"]:
+        first = forecasts["first_drift_alarm"]
+        typer.echo(
+            f"drift: {forecasts['drift_alarms']} shards stopped a model, {first['model']} first at {first['ts']}"
+        )
+    if "first_failure" in counts:
+        typer.echo(f"{counts['failed']:,} forecasts failed, the first: {counts['first_failure']}")
 
 
 def _print_summary(summary: Mapping[str, Any], out: Path) -> None:

@@ -1,7 +1,9 @@
 """The diagram itself: `decide` (bars -> scored signals, by shard) and `trade` (signals -> ledger, one account).
 
-raw bars ─ clean ─ features ─ alphas ─ regime ─ ensemble ─ filters ─┐ 16 shards
-                                                                 barrier ─ account ─► ledger
+raw bars ─ clean ─ features ─ forecast ─ alphas ─ regime ─ ensemble ─ filters ─┐ 16 shards
+                                                                            barrier ─ account ─► ledger
+
+The forecast is there where a model is configured; without one nothing of it is computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,13 +14,16 @@ import msgspec
 import numpy as np
 
 from infra.settings import Settings
-from operators import barrier, clean, ensemble, features, filters, regime
+from operators import barrier, clean, ensemble, features, filters, forecast, regime
 from operators.alphas import ALPHAS
 from operators.drive import replay, scan
+from operators.ensemble import FREE, Toll
+from operators.forecast import Forecaster
+from operators.forecast import Params as Forecast
 from risk import account
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
-from schemas.calendar import DAY
+from schemas.calendar import DAY, timeframe_name
 from schemas.frames import SHARDS, BarFrame, OpinionFrame, RawFrame, SignalFrame
 
 if TYPE_CHECKING:
@@ -38,6 +43,9 @@ class Decide(NamedTuple):
     ensemble: ensemble.Params
     filters: filters.Params
     end_of_day: bool
+    forecast: Forecast = Forecast()
+    forecaster: Forecaster | None = None  # None: no model is configured
+    toll: Toll = FREE
 
 
 class State(NamedTuple):
@@ -50,24 +58,35 @@ class State(NamedTuple):
     regime: regime.State
     ensemble: ensemble.State
     filters: filters.State
+    forecast: forecast.State
 
 
-def decide_params(settings: Settings, timeframe: int) -> Decide:
-    """The symbol side's share of the settings, for bars of so many minutes."""
+def decide_params(settings: Settings, timeframe: int, forecaster: Forecaster | None = None) -> Decide:
+    """The symbol side's share of the settings, for bars of so many minutes; `forecaster`: the models, if any."""
     chosen = []
     for name in settings.ensemble.voters:
         params = getattr(settings.alphas, name)
         if name == "macd" and params.form == "auto":
             params = msgspec.structs.replace(params, form="signal" if timeframe == DAY else "histogram")
         chosen.append((name, params))
-    return Decide(settings.clean, settings.features, tuple(chosen), settings.regime, settings.ensemble,
-                  settings.filters, settings.exits.end_of_day)  # fmt: skip
+    wanted = settings.features if forecaster is None else features.Params(set="all")
+    return Decide(settings.clean, wanted, tuple(chosen), settings.regime, settings.ensemble, settings.filters,
+                  settings.exits.end_of_day, settings.forecast, forecaster, _toll(settings, timeframe))  # fmt: skip
+
+
+def _toll(settings: Settings, timeframe: int) -> Toll:
+    """What a round trip costs on both sides, as a share of what an order is worth at most."""
+    venue, worth = settings.venue, settings.rules.max_notional_usd
+    commission = venue.commission_usd / worth if worth > 0.0 else 0.0
+    floor = settings.ensemble.return_floors.get(timeframe_name(timeframe), 0.0)
+    return Toll(2.0 * (venue.slippage_bps / 10_000 + commission), floor)
 
 
 def start(params: Decide) -> State:
     """Nothing seen yet."""
     alphas = tuple(ALPHAS[name].start() for name, _ in params.alphas)
-    return State(1, clean.start(), features.start(), alphas, regime.start(), ensemble.start(), filters.start())
+    return State(2, clean.start(), features.start(), alphas, regime.start(), ensemble.start(), filters.start(),
+                 forecast.start())  # fmt: skip
 
 
 def opine(params: Decide, state: State, frame: RawFrame) -> tuple[State, OpinionFrame]:
@@ -76,9 +95,12 @@ def opine(params: Decide, state: State, frame: RawFrame) -> tuple[State, Opinion
     features_state, featured = features.step(params.features, state.features, bars)
     alpha_states, votes = _vote(params, state, bars)
     regime_state, trend = regime.step(params.regime, state.regime, bars)
-    opinions = OpinionFrame(featured, votes, trend.regime)
+    forecast_state, outlook = state.forecast, None
+    if params.forecaster is not None:
+        forecast_state, outlook = forecast.step(params.forecast, params.forecaster, state.forecast, featured)
+    opinions = OpinionFrame(featured, votes, trend.regime, outlook)
     return state._replace(
-        clean=clean_state, features=features_state, alphas=alpha_states, regime=regime_state
+        clean=clean_state, features=features_state, alphas=alpha_states, regime=regime_state, forecast=forecast_state
     ), opinions
 
 
@@ -99,7 +121,7 @@ def step(params: Decide, state: State, frame: RawFrame) -> tuple[State, SignalFr
 
 def score(params: Decide, state: State, opinions: OpinionFrame) -> tuple[State, SignalFrame]:
     """Opinions -> scored and filtered signals."""
-    ensemble_state, scored = ensemble.step(params.ensemble, state.ensemble, opinions)
+    ensemble_state, scored = ensemble.step(params.ensemble, state.ensemble, opinions, params.toll)
     filters_state, signals = filters.step(params.filters, params.end_of_day, state.filters, scored)
     return state._replace(ensemble=ensemble_state, filters=filters_state), signals
 

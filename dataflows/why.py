@@ -10,14 +10,16 @@ import pyarrow.parquet as pq
 
 from dataflows import pipeline
 from infra.barfiles import reading
-from infra.bars import open_bars
+from infra.bars import Bars, open_bars
+from infra.forecaster import Event, Forecaster
 from infra.reference import Files
 from infra.results import read_summary
 from infra.settings import Settings, settings_of
 from operators import filters
 from operators.asof import NEVER
+from operators.kernel import cache_root
 from schemas.errors import UserError
-from schemas.events import Direction, Reason, Regime, word
+from schemas.events import Absence, Direction, Reason, Regime, word
 from schemas.frames import GAP, JUMPED, OVERNIGHT, STALE, UNKNOWN_DAYS, BarFrame, OpinionFrame, SignalFrame
 from schemas.universe import shard_of
 
@@ -28,6 +30,9 @@ SENTENCES = {
     Reason.NEUTRAL: "The views balance out: |score| {score:.3f} is not above the threshold {threshold}.",
     Reason.BELOW_PUBLISH_GATE: "Confidence {confidence:.3f} is below the publish gate {publish}.",
     Reason.BELOW_DECISION_GATE: "Confidence {confidence:.3f} is below the decision gate {decide}.",
+    Reason.NO_FORECAST: "A forecast is required, and there was none: {absence}.",
+    Reason.EXPECTED_RETURN: "The forecast's median, {q50} up or down, does not pay for the round trip.",
+    Reason.LOW_PROBABILITY: "The calibrated probability {probability} is below {min_probability}.",
     Reason.OUTSIDE_MARKET_HOURS: "The order would have been executed too close to the close.",
     Reason.JUMP: "Open or close is more than {jump:.3g} of the price from the close before: entries are held.",
     Reason.LOW_LIQUIDITY: "Average daily volume is {average_volume}, below {min_volume:,.0f} shares, or not known.",
@@ -64,14 +69,39 @@ def _decide_again(summary: dict[str, Any], settings: Settings, symbol: str, ts: 
     if bars.fingerprint != described["fingerprint"]:
         raise UserError(f"{described['source']}: no longer the bars of this run; run the backtest again")
     shard = shard_of(symbol)
-    params = pipeline.decide_params(settings, bars.timeframe)
+    forecaster = _forecaster(summary, settings, bars)
+    params = pipeline.decide_params(settings, bars.timeframe, forecaster)
     params = params._replace(features=type(params.features)(set="all"))
     state = pipeline.start(params)
     for chunk in bars.frames([shard]):
-        state, opinions = pipeline.opine(params, state, chunk[0])
+        frame = chunk[0] if forecaster is None else forecaster.told(chunk[0])
+        state, opinions = pipeline.opine(params, state, frame)
         state, signals = pipeline.score(params, state, opinions)
     answer = _last_row(opinions, signals, settings.ensemble.voters, symbol, ts)
-    return {**answer, "reference": _reference(state, signals.bars)}
+    return {**answer, "reference": _reference(state, signals.bars), "forecast": _forecast(summary, signals)}
+
+
+def _forecaster(summary: dict[str, Any], settings: Settings, bars: Bars) -> Forecaster | None:
+    """The models of the run, from where it had them."""
+    told = summary.get("forecasts")
+    if told is None:
+        return None
+    events = [Event(**event) for event in told["events"]]
+    paths = {model["id"]: Path(model["bundle"]) for model in told["models"]}
+    store = Path(settings.forecast.store)
+    return Forecaster(events, paths, store, bars.calendar, bars.after, cache_root() / "forecasts").open(bars.upto)
+
+
+def _forecast(summary: dict[str, Any], signals: SignalFrame) -> dict[str, Any] | None:
+    """The forecast in force at the last bar, or why there is none; None where no model is configured."""
+    if not signals.absence.size:
+        return None
+    absence = Absence(int(signals.absence[-1]))
+    if absence != Absence.NONE:
+        return {"absence": word(absence)}
+    model = summary["forecasts"]["models"][int(signals.model[-1]) - 1]
+    numbers = {name: float(getattr(signals, name)[-1]) for name in ("q10", "q50", "q90", "probability")}
+    return {"model": model["id"], "calibrated": model["calibrated"], "age": int(signals.age[-1]), **numbers}
 
 
 def _reference(state: pipeline.State, bars: BarFrame) -> dict[str, Any]:
@@ -157,10 +187,13 @@ def _sentence(answer: dict[str, Any], account: dict[str, Any], settings: Setting
     if verdict is None and ended and not account["orders"]:
         return f"The order {ended[0]['order_id']} was {ended[0]['status']} here: {ended[0]['reason']}."
     gates, bounds, known = settings.ensemble, settings.filters, answer["reference"]
+    outlook = answer["forecast"] or {}
     sentence = SENTENCES.get(Reason[answer["reason"].upper()], "A candidate without a verdict: it closed a lot.")
     return sentence.format(
         score=abs(answer["score"]), threshold=gates.threshold, confidence=answer["confidence"],
         publish=gates.publish_gate, decide=gates.decision_gate,
+        absence=outlook.get("absence"), q50=_told(outlook.get("q50"), ".5f"),
+        probability=_told(outlook.get("probability"), ".3f"), min_probability=gates.min_probability,
         jump=settings.clean.max_jump, min_volume=bounds.min_average_volume, max_spread=bounds.max_spread,
         blackout=bounds.blackout_days, average_volume=_told(known["average_volume"], ",.0f"),
         spread=_told(known["spread"], ".5f"), earnings_days=_told(known["earnings_days"], "d"),

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -32,11 +32,11 @@ from risk.ledger import LedgerFrame
 from risk.limits import limits
 from risk.order_ids import order_ids
 from schemas.errors import UserError
-from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
+from schemas.events import Absence, Direction, Kind, Leg, Reason, Regime, Side, Status, word
 from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names
 from schemas.units import NS_PER_SECOND, TICKS_PER_USD, to_usd
 
-VERSION = 2
+VERSION = 3
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
 HELD_BYTES = 1 << 27  # of full parts in memory before they are written
@@ -79,6 +79,7 @@ _PARTS: dict[str, dict[str, str]] = {
         "volume": "f8",
     },
 }  # fmt: skip
+_OUTLOOK = {"q10": "f8", "q50": "f8", "q90": "f8", "probability": "f8", "age": "i4", "model": "i1"}
 TABLES = tuple(_PARTS)
 _BY_SIZE = ("signals", "orders", *(name for name in TABLES if name not in ("signals", "orders")))
 _FUNDS = ("cash", "cost", "value", "realised", "fees", "dividends", "positions", "pending", "drawdown_latches",
@@ -89,7 +90,7 @@ _STAGES = (
     ("insights", (Reason.NOT_WARM, Reason.NO_INSIGHT)),
     ("direction", (Reason.NEUTRAL,)),
     ("published", (Reason.BELOW_PUBLISH_GATE,)),
-    ("decided", (Reason.BELOW_DECISION_GATE,)),
+    ("decided", (Reason.NO_FORECAST, Reason.BELOW_DECISION_GATE, Reason.EXPECTED_RETURN, Reason.LOW_PROBABILITY)),
     ("filters", tuple(range(10, 20))),
 )
 _ODD = ("missing_bars", "gaps", "stale_bars", "jumps")  # columns of a frame's `quality`
@@ -115,6 +116,7 @@ class Header(TypedDict):
     benchmark: About | None
     settings_hash: str
     settings: dict[str, Any]
+    forecast: NotRequired[dict[str, Any]]  # where a model is configured: `models` (k has number k + 1), `events`
 
 
 def header(
@@ -128,9 +130,10 @@ def header(
     upto: int,
     off: Sequence[str] = (),
     benchmark: About | None = None,
+    forecast: Mapping[str, Any] | None = None,
 ) -> Header:
-    """The header of a run with these settings."""
-    return Header(
+    """The header of a run with these settings; `forecast`: who does, None where no model is configured."""
+    made = Header(
         account=settings.run.account,
         initial_cash=limits(settings.account).initial_cash,
         alphas=list(alphas),
@@ -144,6 +147,14 @@ def header(
         settings_hash=settings_hash(settings),
         settings=describe(settings),
     )
+    if forecast is not None:
+        made["forecast"] = dict(forecast)
+    return made
+
+
+def _parts(header: Header) -> dict[str, dict[str, str]]:
+    """What the parts of a run hold, by table: its signals carry forecasts where a model is configured."""
+    return {**_PARTS, "signals": _PARTS["signals"] | _OUTLOOK} if "forecast" in header else _PARTS
 
 
 def check_out(out: Path) -> Path:
@@ -174,7 +185,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def write_timing(folder: Path, timing: Mapping[str, float]) -> None:
+def write_timing(folder: Path, timing: Mapping[str, Any]) -> None:
     """How long things took, in seconds; beside the summary, which must not depend on a clock."""
     (folder / "timing.json").write_text(json.dumps(dict(timing), indent=2) + "\n")
 
@@ -265,8 +276,9 @@ class Recorder:
         self._next = dict.fromkeys(TABLES, 0)  # number of the next part
         self._written = dict.fromkeys(TABLES, 0)  # rows in parts
         self._held: list[tuple[str, Columns]] = []  # parts that are not on disk yet
+        self._dtypes = _parts(header)
         self._buffers = {
-            table: _Rows(columns, PART_ROWS, partial(self._hold, table)) for table, columns in _PARTS.items()
+            table: _Rows(columns, PART_ROWS, partial(self._hold, table)) for table, columns in self._dtypes.items()
         }
 
     @property
@@ -353,7 +365,8 @@ class Recorder:
         run = self._work / "run"
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir()
-        words = _Words(self.header["account"], self.header["alphas"], self._names)
+        models = [model["id"] for model in self.header.get("forecast", {}).get("models", [])]
+        words = _Words(self.header["account"], self.header["alphas"], self._names, models)
         with ThreadPoolExecutor(2) as pool:  # compiled code without the GIL, for the most part
             list(pool.map(lambda table: self._write_parquet(table, run / f"{table}.parquet", words), _BY_SIZE))
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
@@ -383,7 +396,7 @@ class Recorder:
 
     def _take(self, table: str, rows: Any) -> None:
         """Add a frame's rows of one table, put into order of (ts, symbol name) where they are not."""
-        columns = _columns(rows, _PARTS[table])
+        columns = _columns(rows, self._dtypes[table])
         ts = columns["exit_ts" if table == "trades" else "ts"]
         if not ts.size:
             return
@@ -425,7 +438,7 @@ class Recorder:
             with pa.memory_map(str(self._part(table, number))) as file:
                 batch = pa.ipc.open_file(file).get_batch(0)
                 rows += batch.num_rows
-                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _PARTS[table]}
+                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in self._dtypes[table]}
         for held, columns in self._held:
             if held == table:
                 rows += len(next(iter(columns.values())))
@@ -455,7 +468,7 @@ class Recorder:
 
     def _write_parquet(self, table: str, path: Path, words: "_Words") -> None:
         convert = _CONVERT[table]
-        empty = {name: np.zeros(0, dtype) for name, dtype in _PARTS[table].items()}
+        empty = {name: np.zeros(0, dtype) for name, dtype in self._dtypes[table].items()}
         schema = pa.schema(
             [field.with_nullable(field.name == "parent_id") for field in pa.table(convert(words, empty)).schema]
         )
@@ -591,6 +604,9 @@ class _Totals:
         self.gains = 0
         self.losses = 0
         self.quality: Longs = np.zeros((0, len(_ODD)), np.int64)  # by symbol
+        self.absent: Longs = np.zeros(max(Absence) + 1, np.int64)  # rows by Absence of a forecast
+        self.made = 0  # forecasts
+        self.alarms: list[tuple[Any, ...]] = []  # as Alarm
         self.funds: dict[str, int] = {**dict.fromkeys(_FUNDS, 0), "cash": initial_cash}
 
     def plain(self) -> State:
@@ -614,6 +630,10 @@ class _Totals:
         if frame.quality.size:
             missing = len(frame.quality) - len(self.quality)
             self.quality = np.pad(self.quality, ((0, missing), (0, 0))) + frame.quality
+        if frame.absent.size:
+            self.absent = self.absent + frame.absent
+            self.made += frame.made
+            self.alarms = [*self.alarms, *(tuple(alarm) for alarm in frame.alarms)]
         if frame.equity.size:
             self.equity = int(frame.equity["equity"][-1])
         if frame.funds.size:
@@ -697,10 +717,28 @@ class _Totals:
                 "killed": bool(funds["killed"]),
             },
             "quality": self._quality(names),
+            **({"forecasts": self._forecasts(header["forecast"])} if "forecast" in header else {}),
             "funnel": self._funnel(rows, written),
             "settings_hash": header["settings_hash"],
             "settings": header["settings"],
         }
+
+    def _forecasts(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Who forecast, how many rows had a forecast, and why the others had none."""
+        missing = {word(Absence(code)): int(self.absent[code]) for code in np.argsort(-self.absent, kind="stable")
+                   if code and self.absent[code]}  # fmt: skip
+        first = min(self.alarms, default=None)
+        return {
+            **told,
+            "made": self.made,
+            "rows": int(self.absent[Absence.NONE]),
+            "missing": missing,
+            "drift_alarms": len(self.alarms),
+            "first_drift_alarm": None if first is None else {
+                "ts": _iso(first[0]), "shard": first[1], "model": told["models"][first[2] - 1]["id"],
+                "edge": first[3], "reference": first[4],
+            },
+        }  # fmt: skip
 
     def _quality(self, names: Names) -> dict[str, Any]:
         """What was odd about bars that were let in, and the symbols with the most of it."""
@@ -789,8 +827,9 @@ def _words_of(counts: Longs) -> dict[str, int]:
 class _Words:
     """Turns numbers of one run into names; everything column by column."""
 
-    def __init__(self, account: str, alphas: Sequence[str], names: Names):
+    def __init__(self, account: str, alphas: Sequence[str], names: Names, models: Sequence[str] = ()):
         self.alphas = alphas
+        self._models = pa.array(["", *models], pa.string())
         texts = [name.decode() for name in names.tolist()]
         self.names = pa.array(texts, pa.string())
         self._heads = [f"{account}|{text}|" for text in texts]
@@ -801,6 +840,10 @@ class _Words:
 
     def symbol(self, symbol: Ints) -> Any:
         return pa.DictionaryArray.from_arrays(pa.array(symbol), self.names)
+
+    def model(self, number: Codes) -> Any:
+        """Ids of models; empty where there was none."""
+        return pa.DictionaryArray.from_arrays(pa.array(number), self._models)
 
     def code(self, kind: type[IntEnum], codes: np.ndarray[Any, Any]) -> Any:
         """Words of an enumeration."""
@@ -856,7 +899,12 @@ def _signals(words: _Words, c: Columns) -> dict[str, Any]:
         "regime": words.code(Regime, c["regime"]),
         "votes": words.votes(c["views"]),
         "reason": words.code(Reason, c["reason"]),
+        **(_outlook(words, c) if "q50" in c else {}),
     }
+
+
+def _outlook(words: _Words, c: Columns) -> dict[str, Any]:
+    return {**{name: c[name] for name in _OUTLOOK if name != "model"}, "model": words.model(c["model"])}
 
 
 def _verdicts(words: _Words, c: Columns) -> dict[str, Any]:

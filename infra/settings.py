@@ -24,14 +24,17 @@ from msgspec import inspect as types
 
 from broker.guard import Params as Guard
 from broker.safety import Params as Broker
+from models.training import Params as Training
 from operators.alphas import ALPHAS
 from operators.clean import Params as Clean
 from operators.ensemble import Params as Ensemble
 from operators.features import Params as Features
 from operators.filters import Params as Filters
+from operators.forecast import Params as Forecast
 from operators.regime import Params as Regime
 from risk.limits import Exits, Halts, Rules, Venue, limits
 from risk.limits import Params as Account
+from schemas.calendar import TIMEFRAMES
 from schemas.errors import UserError
 
 
@@ -103,6 +106,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     features: Features = Features()
     alphas: Alphas = Alphas()  # type: ignore[valid-type]  # built from the registry
     regime: Regime = Regime()
+    forecast: Forecast = Forecast()
     ensemble: Ensemble = Ensemble()
     filters: Filters = Filters()
     rules: Rules = Rules()
@@ -111,12 +115,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     venue: Venue = Venue()
     broker: Broker = Broker()
     guard: Guard = Guard()
+    training: Training = Training()
 
     def __post_init__(self) -> None:
         for name in self.ensemble.weights:
             if name not in ALPHAS:
                 nearest = difflib.get_close_matches(name, ALPHAS, 1, 0.0)[0]
                 raise ValueError(f"ensemble.weights.{name}: there is no such alpha; did you mean {nearest}?")
+        if self.ensemble.require_forecast and self.forecast.model == "none":
+            raise ValueError("ensemble.require_forecast = true, forecast.model = none: nothing would trade")
+        for name in self.ensemble.return_floors:
+            if name not in TIMEFRAMES:
+                raise ValueError(f"ensemble.return_floors.{name}: want one of {', '.join(TIMEFRAMES)}")
 
     @property
     def account(self) -> Account:

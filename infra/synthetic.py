@@ -24,7 +24,6 @@ from schemas.units import NS_PER_MINUTE
 
 SESSION = 390  # minutes of a normal session
 DAILY = 0.012  # deviation of a day's log return without trends, market and own part together
-TREND = 0.2  # a trend's drift per bar, in deviations of a bar's return
 SHORTEST, LONGEST = 48, 144  # bars of a trend
 CHEAPEST, DEAREST = 2.0, 5_000.0  # USD; log prices are pushed back inside
 MISSING = 0.15  # of the bars of the least liquid symbol
@@ -40,13 +39,15 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 1
     timeframe: str = "1m"
     start: date = date(2024, 1, 2)
+    signal: int = 20  # a trend's drift per bar, in percent of a bar's deviation; 0 leaves nothing to forecast
 
     def __str__(self) -> str:
-        values = (f"{field}={getattr(self, field)}" for field in self.__struct_fields__)
+        fields = [field for field in self.__struct_fields__ if field != "signal" or self.signal != Spec().signal]
+        values = (f"{field}={getattr(self, field)}" for field in fields)
         return f"synthetic:{','.join(values)}"
 
 
-BOUNDS = {"symbols": (1, 20_000), "days": (1, 15_000), "seed": (0, 2**31 - 1)}
+BOUNDS = {"symbols": (1, 20_000), "days": (1, 15_000), "seed": (0, 2**31 - 1), "signal": (0, 200)}
 
 
 def parse(spec: str, minutes: int = 0) -> Spec:
@@ -182,9 +183,10 @@ class Market:
         noise = draw.standard_normal((slices, n + 1))
         gap = draw.standard_normal(n + 1) * (0.4 * DAILY)
         bars = np.arange(bar, bar + slices)[:, None]
-        market = noise[:, n:] + TREND * trend(self.spec.seed, 0, bars // LONGEST)
+        drift = self.spec.signal / 100.0
+        market = noise[:, n:] + drift * trend(self.spec.seed, 0, bars // LONGEST)
         own = noise[:, :n]
-        own += TREND * trend(self.spec.seed, 1 + np.arange(n), (bars + self._phase) // self._span)
+        own += drift * trend(self.spec.seed, 1 + np.arange(n), (bars + self._phase) // self._span)
         moves = (0.5 * self._beta * market + 0.87 * own) * self._deviation
         # Overnight: a jump, and a slow pull back to where the symbol came from.
         moves[0] += 0.5 * self._beta * gap[n] + 0.87 * gap[:n] - 0.01 * (log_price - self._level)

@@ -10,7 +10,7 @@ import numpy as np
 
 from operators.drive import unflat
 from operators.kernel import kernel
-from schemas.events import Reason
+from schemas.events import Absence, Reason
 from schemas.frames import (
     GAP,
     JUMPED,
@@ -19,6 +19,7 @@ from schemas.frames import (
     SHARDS,
     STALE,
     Actions,
+    Alarm,
     BarFrame,
     Codes,
     Floats,
@@ -32,7 +33,7 @@ from schemas.frames import (
 )
 from schemas.universe import MAX_NAME
 
-REASONS = max(Reason) + 1
+REASONS, ABSENCES = max(Reason) + 1, max(Absence) + 1
 UNBEGUN = -(2**62)
 MAX_SPREAD = 0.1  # of the close; a wider quote is a stub, and would be booked as a price
 
@@ -54,7 +55,7 @@ class State(NamedTuple):
 def start(after: int = UNBEGUN) -> State:
     """The log begins after `after`, UTC ns; or with the first frame, then the others' must begin there too."""
     nothing = np.zeros(0, f"S{MAX_NAME}")
-    return State(2, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
+    return State(3, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
 
 
 def restore(first: State, snapshot: Any) -> State:
@@ -67,7 +68,8 @@ def _frame(parts: tuple[Any, ...]) -> SignalFrame:
     own = dict(zip(BarFrame.__dataclass_fields__, parts[0], strict=True))
     whole = {"slices": Slices(*own["slices"]), "refused": Refused(*own["refused"]), "actions": Actions(*own["actions"])}
     bars = BarFrame(**own | whole)
-    return SignalFrame(bars, *parts[1:])
+    scored = dict(zip(SignalFrame.__dataclass_fields__, parts, strict=True))
+    return SignalFrame(**scored | {"bars": bars, "alarms": tuple(Alarm(*alarm) for alarm in scored["alarms"])})
 
 
 def step(state: State, frame: SignalFrame) -> tuple[State, SliceFrame | None]:
@@ -145,12 +147,14 @@ def cut(frame: SignalFrame, ts: int) -> tuple[SignalFrame | None, SignalFrame | 
 def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: Any) -> SignalFrame:
     bars = frame.bars
     refused = Refused(*(getattr(bars.refused, name)[gone] for name in Refused.__dataclass_fields__))
-    columns = {name: getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[6:-2]}
+    columns = {name: getattr(bars, name)[rows] for name in list(BarFrame.__dataclass_fields__)[6:-3]}
     listed = bars.listed if first == 0 else ()
     at = bars.at[rows] - np.int32(first)
     acted = _acted(bars.actions, first, first + slices.size)
     picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, at, **columns, actions=acted)
-    return SignalFrame(picked, *(getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:]))
+    own = {name: getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:-1]}
+    alarms = tuple(alarm for alarm in frame.alarms if slices.after < alarm.ts <= slices.upto)
+    return SignalFrame(picked, **own, alarms=alarms)
 
 
 def _acted(actions: Actions, first: int, last: int) -> Actions:
@@ -180,7 +184,20 @@ def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
            for name in ("open", "high", "low", "close", "volume")},
         **{name: _joined([getattr(frame, name) for frame in frames])
            for name in ("volatility", "direction", "score", "confidence", "regime", "views")},
+        **_forecasts(frames),
     )  # fmt: skip
+
+
+def _forecasts(frames: list[SignalFrame]) -> dict[str, Any]:
+    """The forecasts' columns and counts; nothing where no model is configured."""
+    told = [frame for frame in frames if frame.absence.size]
+    if not told:
+        return {}
+    absent = np.bincount(_joined([frame.absence for frame in told]), minlength=ABSENCES).astype(np.int64)
+    columns = {name: _joined([getattr(frame, name) for frame in frames])
+               for name in ("q10", "q50", "q90", "probability", "age", "model")}  # fmt: skip
+    alarms = tuple(sorted(alarm for frame in frames for alarm in frame.alarms))
+    return {**columns, "absent": absent, "made": int(np.count_nonzero(columns["age"] == 0)), "alarms": alarms}
 
 
 def _span(frames: list[SignalFrame]) -> Slices:

@@ -119,7 +119,7 @@ def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame
         frame.low[kept], frame.close[kept], frame.volume[kept], own(frame.bid), own(frame.ask),
         marks[kept], missing[kept], own(scale),
         frame.earnings_days[kept] if frame.earnings_days.size else frame.earnings_days,
-        own(frame.average_volume), frame.market, actions,
+        own(frame.average_volume), frame.market, actions, frame.models,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ trade at the next open. A value that its source does not give for a bar fails th
 source is off or refuses, by setting.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -95,10 +96,7 @@ def step(params: Params, end_of_day: bool, state: State, frame: SignalFrame) -> 
     rows = grown(state.rows, bars.slots)
     if reason.size:
         advance(_bounds(params, end_of_day), rows, _given(bars), reason)
-    return State(state.version, rows), SignalFrame(
-        bars, frame.volatility, frame.direction, frame.score, frame.confidence,
-        frame.regime, frame.views, reason,
-    )  # fmt: skip
+    return State(state.version, rows), replace(frame, reason=reason)
 
 
 def _bounds(params: Params, end_of_day: bool) -> Bounds:

@@ -23,7 +23,7 @@ from risk.returns import NORMAL_TAIL, own_shortfall
 from risk.rules import Candidate, notional, object_to, score, size, stop_for, target_for, usd
 from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
 from schemas.events import Kind, Leg, Phase, Reason
-from schemas.frames import NO_COUNTS, Codes, Floats, Ints, Longs, Names, SliceFrame, Table
+from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
 from schemas.units import MAX_PRICE_USD, NS_PER_MINUTE, TICKS_PER_USD
 from schemas.universe import MAX_NAME
 
@@ -98,7 +98,8 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
         if done < slices.size:
             tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))
     head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, _signals(frame))
-    return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, frame.quality)
+    beside = (frame.quality, frame.absent, frame.made, frame.alarms)
+    return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, beside)
 
 
 def widened(book: Book, symbols: int) -> Book:
@@ -305,7 +306,7 @@ def enter(
     write_legs(tape, ts, symbol, row, shares, ts, Reason.NONE)
 
 
-def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape, quality: Longs = NO_COUNTS) -> LedgerFrame:
+def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape, beside: tuple[Any, ...] = ()) -> LedgerFrame:
     """The tables in order of `(ts, symbol name)`, after what a ledger begins with."""
     slices, names, bars, stopped, refused, signals = head
     equity, *events = (rows[:n].view(np.recarray) for rows, n in zip(tape[:-1], tape.written, strict=True))
@@ -315,7 +316,7 @@ def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape, quality: L
     )
     return LedgerFrame(
         slices, names, bars, stopped, refused, signals, equity, verdicts, orders, updates, fills, trades,
-        _funds(book), quality,
+        _funds(book), *beside,
     )  # fmt: skip
 
 
@@ -338,7 +339,13 @@ def _signals(frame: SliceFrame) -> SignalColumns:
     ts = np.repeat(frame.slices.ts, np.diff(frame.starts))[places]
     return SignalColumns(ts, frame.symbol[published], frame.direction[published], frame.confidence[published],
                          frame.score[published], frame.regime[published], frame.views[published],
-                         frame.reason[published])  # fmt: skip
+                         frame.reason[published], **_of_forecasts(frame, published))  # fmt: skip
+
+
+def _of_forecasts(frame: SliceFrame, rows: Ints) -> dict[str, Any]:
+    """The forecasts' columns; none where no model is configured."""
+    names = ("q10", "q50", "q90", "probability", "age", "model") if frame.absent.size else ()
+    return {name: getattr(frame, name)[rows] for name in names}
 
 
 def _funds(book: Book) -> Table:

@@ -3,7 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas.frames import NO_COUNTS, Codes, Floats, Ints, Longs, Names, Refused, Slices, Table
+from schemas.frames import (
+    NO_CODES,
+    NO_COUNTS,
+    NO_FLOATS,
+    NO_INTS,
+    NO_LONGS,
+    Alarm,
+    Codes,
+    Floats,
+    Ints,
+    Longs,
+    Names,
+    Refused,
+    Slices,
+    Table,
+)
 
 
 class EquityRow(Protocol):
@@ -119,6 +134,13 @@ class SignalColumns:
     regime: Codes
     views: Ints
     reason: Codes
+    # of the forecast at the decision horizon, empty where no model is configured; NaN and -1 where there is none
+    q10: Floats = field(default_factory=lambda: NO_FLOATS)  # log returns
+    q50: Floats = field(default_factory=lambda: NO_FLOATS)
+    q90: Floats = field(default_factory=lambda: NO_FLOATS)
+    probability: Floats = field(default_factory=lambda: NO_FLOATS)
+    age: Ints = field(default_factory=lambda: NO_INTS)  # bars
+    model: Codes = field(default_factory=lambda: NO_CODES)  # number; 0: none
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -139,3 +161,6 @@ class LedgerFrame:
     trades: Table
     funds: Table  # one row: the totals after the last slice
     quality: Longs = field(default_factory=lambda: NO_COUNTS)  # by symbol: bars missing, gaps, stale, jumps
+    absent: Longs = field(default_factory=lambda: NO_LONGS)  # rows by Absence of a forecast
+    made: int = 0  # forecasts
+    alarms: tuple[Alarm, ...] = ()  # of models that were stopped

@@ -1,5 +1,6 @@
 """The exchange's calendar and the grid of slices; the only place that knows New York."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from functools import cache
 from typing import Any
@@ -83,6 +84,34 @@ class Calendar:
             raise ValueError(f"{datetime.fromtimestamp(ts / 1e9, NEW_YORK)} is past the calendar's end")
         begin, end = int(self._first[session]), int(self._first[session + 1])
         return begin + int(np.searchsorted(self._ends(begin, end), ts, side="right"))
+
+    def index_of(self, ts: Longs) -> Longs:
+        """Places of the slices that end at these instants; each must be the end of a slice."""
+        session = np.searchsorted(self.closes, ts, side="left")
+        minute = (ts - self._midnight[session]) // NS_PER_MINUTE
+        nth = -(-minute // self.timeframe) - self._open_minute[session] // self.timeframe
+        index: Longs = self._first[session] + nth - 1
+        return index
+
+    def session_at(self, index: Longs) -> Ints:
+        """The exchange's date of slices by their places, days since 1970-01-01."""
+        return self.sessions[np.searchsorted(self._first, index, side="right") - 1]
+
+    def ahead(self, index: Longs, bars: Sequence[int]) -> tuple[Ints, Ints, Ints]:
+        """Date, minute and nights of the slices so many bars after those at `index`; [slices, bars] each.
+
+        The exchange's date in days since 1970-01-01, the minute of its day at the slice's end, and how many
+        nights lie between.
+        """
+        later = index[:, None] + np.asarray(bars, np.int64)
+        if later.size and later.max() >= self._first[-1]:
+            raise ValueError(f"{int(later.max() - index.max())} bars after the last instant is past the calendar's end")
+        now = np.searchsorted(self._first, index, side="right") - 1
+        session = np.searchsorted(self._first, later, side="right") - 1
+        nth = later - self._first[session] + 1
+        minute = (self._open_minute[session] // self.timeframe + nth) * self.timeframe
+        minute = np.minimum(minute, self._close_minute[session])
+        return self.sessions[session], minute.astype(np.int32), (session - now[:, None]).astype(np.int32)
 
     def ts_at(self, index: int) -> int:
         """End of one slice, UTC ns."""

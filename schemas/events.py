@@ -64,6 +64,17 @@ class Phase(IntEnum):
     LAST = 2
 
 
+class Absence(IntEnum):
+    """Why a row has no forecast."""
+
+    NONE = 0  # it has one
+    NO_MODEL = 1  # none is in force yet
+    NOT_WARM = 2  # no unbroken window of bars since the model came
+    STALE = 3  # the last one is too old
+    ERROR = 4  # the model gave no numbers
+    DRIFTED = 5  # the model was stopped
+
+
 class Reason(IntEnum):
     """Why something stopped, was refused, or went out. Appended only: values are stored."""
 

@@ -29,6 +29,23 @@ class Listing(NamedTuple):
     name: str
 
 
+class Activation(NamedTuple):
+    """A model is in force from a slice on, an event of the log."""
+
+    at: int  # place in `slices`
+    model: str  # its id; empty: none from here on
+
+
+class Alarm(NamedTuple):
+    """A shard has stopped its model's forecasts: they are less sure than they were when it was validated."""
+
+    ts: int  # end of the slice, UTC ns
+    shard: int
+    model: int  # number
+    edge: float  # median of the last forecasts
+    reference: float
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Slices:
     """The calendar's closed slices within `after < ts <= upto`; one entry each, empty ones too."""
@@ -73,6 +90,7 @@ NO_ACTIONS = Actions(*(np.zeros(0, np.int32),) * 2, *(np.zeros(0, np.int64),) * 
 NO_FLOATS: Floats = np.zeros(0)
 NO_INTS: Ints = np.zeros(0, np.int32)
 NO_CODES: Codes = np.zeros(0, np.int8)
+NO_LONGS: Longs = np.zeros(0, np.int64)
 NO_COUNTS: Longs = np.zeros((0, 4), np.int64)
 
 # what is said of a bar that was let in; bits of `marks`
@@ -108,6 +126,7 @@ class RawFrame:
     market: Floats = field(default_factory=lambda: NO_FLOATS)  # close of the market symbol by slice, or NaN
     actions: Actions = NO_ACTIONS
     acted: Ints = field(default_factory=lambda: NO_INTS)  # slots of the actions' symbols
+    models: tuple[Activation, ...] = ()  # in order of time
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -150,6 +169,7 @@ class BarFrame:
     average_volume: Floats = field(default_factory=lambda: NO_FLOATS)
     market: Floats = field(default_factory=lambda: NO_FLOATS)  # by slice
     actions: Actions = NO_ACTIONS
+    models: tuple[Activation, ...] = ()
 
     @property
     def steady(self) -> Floats:
@@ -168,6 +188,24 @@ class FeatureFrame:
     def column(self, name: str) -> Floats:
         """One feature of all rows."""
         return self.values[:, self.names.index(name)]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ForecastFrame:
+    """The forecast in force at each row; NaN, FLAT and the reason where there is none."""
+
+    features: FeatureFrame
+    horizons: tuple[int, ...]  # bars ahead; none before the first model
+    decision: int  # place of the horizon that trades
+    quantiles: Floats  # [rows, horizons, 3] of the log return: 0.1, 0.5, 0.9, ascending
+    age: Ints  # bars since it was made; -1: none
+    direction: Codes
+    strength: Floats  # 0..1
+    probability: Floats  # that the direction of the median comes true; calibrated where a calibrator is kept
+    model: Codes  # its number, in the order in which models came; 0: none
+    is_calibrated: Bools
+    absence: Codes  # Absence
+    alarms: tuple[Alarm, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -193,6 +231,7 @@ class OpinionFrame:
     features: FeatureFrame
     votes: Floats  # [alphas, rows], alphas in alphabetical order
     regime: Codes
+    forecast: ForecastFrame | None = None  # None: no model is configured
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -205,8 +244,17 @@ class SignalFrame:
     score: Floats  # -1..1
     confidence: Floats  # 0.5..1
     regime: Codes
-    views: Ints  # who votes which way, one base-3 digit per alpha: 0 down, 1 none, 2 up
+    views: Ints  # who votes which way, one base-3 digit per alpha, the forecast last: 0 down, 1 none, 2 up
     reason: Codes
+    # of the forecast at the decision horizon; all empty where no model is configured
+    q10: Floats = field(default_factory=lambda: NO_FLOATS)  # log returns, NaN without a forecast
+    q50: Floats = field(default_factory=lambda: NO_FLOATS)
+    q90: Floats = field(default_factory=lambda: NO_FLOATS)
+    probability: Floats = field(default_factory=lambda: NO_FLOATS)
+    age: Ints = field(default_factory=lambda: NO_INTS)  # bars
+    model: Codes = field(default_factory=lambda: NO_CODES)  # its number; 0: none
+    absence: Codes = field(default_factory=lambda: NO_CODES)  # Absence
+    alarms: tuple[Alarm, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -241,3 +289,13 @@ class SliceFrame:
     reason: Codes
     actions: Actions = NO_ACTIONS
     quality: Longs = field(default_factory=lambda: NO_COUNTS)  # by symbol: bars missing, gaps, stale, jumps
+    # of the forecast at the decision horizon, as in SignalFrame; empty where no model is configured
+    q10: Floats = field(default_factory=lambda: NO_FLOATS)
+    q50: Floats = field(default_factory=lambda: NO_FLOATS)
+    q90: Floats = field(default_factory=lambda: NO_FLOATS)
+    probability: Floats = field(default_factory=lambda: NO_FLOATS)
+    age: Ints = field(default_factory=lambda: NO_INTS)
+    model: Codes = field(default_factory=lambda: NO_CODES)
+    absent: Longs = field(default_factory=lambda: NO_LONGS)  # rows by Absence
+    made: int = 0  # forecasts
+    alarms: tuple[Alarm, ...] = ()

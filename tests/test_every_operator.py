@@ -4,11 +4,15 @@ An operator is fed by those before it, so each case runs the pipeline up to and 
 compares that operator's answers, row by row and bit by bit. A new operator adds one line to OPERATORS.
 """
 
+import atexit
 import copy
 import pickle
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -18,16 +22,60 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflows import pipeline
+from infra.forecaster import Event, Forecaster
 from infra.settings import load
-from operators import alphas, barrier, clean, drive, ensemble, features, filters, regime
+from operators import alphas, barrier, clean, drive, ensemble, features, filters, forecast, regime
 from risk import account
-from schemas.frames import BarFrame, OpinionFrame, SliceFrame
-from tests.markets import Market, altered_after, cuts, make, markets, shuffled
+from schemas.frames import BarFrame, FeatureFrame, OpinionFrame, SliceFrame
+from tests.markets import Market, altered_after, calendar_of, cuts, make, markets, shuffled
+from tests.models import bundles
 from tests.plain import plain
 
 SETTINGS = load(None, ["filters.min_average_volume=20000", "clean.max_jump=0.04", "clean.stale_bars=1"], environ={})
 DECIDE = pipeline.decide_params(SETTINGS, 30)
 ACCOUNT = SETTINGS.account
+
+
+@cache
+def models() -> Forecaster:
+    """Two small models: one from the start, another in the second session, none in the fourth, then one again."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    about = {"feature_set": features.set_hash(features.Params(set="all")), "timeframe": 30}
+    sure = bundles.Calibration(a=-4.0, b=2.0, fitted=True, kept=True)
+    one = bundles.make(folder, 6, reference=bundles.Reference(edge=2.0), **about).name
+    two = bundles.make(folder, 9, seed=1, calibration=sure, **about).name
+    calendar = calendar_of(30)
+    market = make(1)
+    opens = calendar.opens[calendar.opens > market.after]
+    events = [Event(int(ts), id_) for ts, id_ in zip(opens[[0, 1, 3, 4]] + 1, (one, two, "", one), strict=True)]
+    return Forecaster(events, {}, folder, calendar, market.after).open(2**62)
+
+
+FORECAST = forecast.Params(forecast_every=2, max_age_bars=3, drift=forecast.Drift(share=0.0))
+DRIFTS = forecast.Params(forecast_every=1, max_age_bars=3, drift=forecast.Drift(window=8, least=4))
+OUTLOOK = pipeline.decide_params(SETTINGS, 30, models())._replace(forecast=FORECAST)
+
+
+def told(_: Market, chunks: list) -> Iterator[Any]:
+    """Raw frames with the models' events."""
+    return (models().told(frame) for chunk in chunks for frame in chunk)
+
+
+def featured(market: Market, chunks: list) -> Iterator[FeatureFrame]:
+    states: dict[int, Any] = {}
+    for frame in bars(market, [list(told(market, chunks))]):
+        before = states.get(frame.shard, features.start())
+        states[frame.shard], answer = features.step(features.Params(set="all"), before, frame)
+        yield answer
+
+
+def outlooks(market: Market, chunks: list) -> Iterator[OpinionFrame]:
+    states: dict[int, Any] = {}
+    for frame in told(market, chunks):
+        before = states.get(frame.shard, pipeline.start(OUTLOOK))
+        states[frame.shard], answer = pipeline.opine(OUTLOOK, before, frame)
+        yield answer
 
 
 def bars(market: Market, chunks: list) -> Iterator[BarFrame]:
@@ -86,6 +134,14 @@ OPERATORS = [
     Operator("regime", regime, bars, lambda _: regime.start(), partial(regime.step, regime.Params())),
     Operator("ensemble", ensemble, opinions, lambda _: ensemble.start(), partial(ensemble.step, DECIDE.ensemble)),
     Operator("filters", filters, scored, lambda _: filters.start(), partial(filters.step, DECIDE.filters, True)),
+    *(Operator(name, forecast, featured, lambda _: forecast.start(), partial(forecast.step, params, models()))
+      for name, params in (("forecast", FORECAST), ("forecast that drifts", DRIFTS))),
+    Operator("ensemble with a forecast", ensemble, outlooks, lambda _: ensemble.start(),
+             lambda state, frame: ensemble.step(OUTLOOK.ensemble, state, frame, OUTLOOK.toll)),
+    Operator("decide with a model", pipeline, told, lambda _: pipeline.start(OUTLOOK), partial(pipeline.step, OUTLOOK)),
+    Operator("barrier with a model", barrier,
+             lambda market, chunks: pipeline.signals([list(told(market, chunks))], OUTLOOK),
+             lambda market: barrier.start(market.after), barrier.step, barrier.restore, by_shard=False),
     Operator("strict filters", filters, scored, lambda _: filters.start(),
              partial(filters.step, filters.Params(missing_data="refuse"), False)),
     Operator("decide", pipeline, lambda _, chunks: (f for c in chunks for f in c),
@@ -151,7 +207,7 @@ SKIPPED = {
 
 
 ROWS = ("symbol", "open", "high", "low", "close", "volume", "half_spread", "volatility", "direction", "score",
-        "confidence", "regime", "views", "reason")  # fmt: skip
+        "confidence", "regime", "views", "reason", "q10", "q50", "q90", "probability", "age", "model")  # fmt: skip
 
 
 def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -267,7 +323,7 @@ def test_leaves_what_it_was_given_alone(op: Operator, market: Market) -> None:
         state = op.start(market) if op.by_shard else after
 
 
-@pytest.mark.parametrize("op", [op for op in OPERATORS if op.name != "decide"], ids=lambda op: op.name)
+@pytest.mark.parametrize("op", [op for op in OPERATORS if op.module is not pipeline], ids=lambda op: op.name)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_compiled_or_not_the_bits_are_the_same(op: Operator, seed: int) -> None:
     market = make(seed, sessions=9, symbols=3, beside=True)

@@ -87,6 +87,22 @@ def test_symbols_move_together_and_the_day_is_busy_at_its_ends():
     assert min(volume[0], volume[-1]) > 1.5 * volume[6]
 
 
+def test_the_signal_is_the_drift_of_the_trends_and_nothing_else():
+    assert parse("synthetic:signal=20") == Spec()
+    assert str(parse("synthetic:signal=40")).endswith(",signal=40")
+    without, usual, strong = (
+        np.log(columns(f"synthetic:symbols=1,days=30,timeframe=30m,seed=3,signal={signal}")["close"])
+        for signal in (0, 20, 40)
+    )
+    bars = np.arange(usual.size)
+    assert np.array_equal(bars, np.arange(without.size))
+    drift, twice = usual - without, strong - without  # both from the same noise
+    np.testing.assert_allclose(twice[:13], 2.0 * drift[:13], atol=2e-3)
+    assert np.abs(drift).max() > 0.05
+    steps = np.diff(without)
+    assert abs(np.corrcoef(steps[:-1], steps[1:])[0, 1]) < 0.15
+
+
 def test_prices_stay_tradable_for_decades():
     close = columns("synthetic:symbols=10,days=6000,timeframe=1d,start=2000-01-03")["close"]
     assert 2.0 <= close.min() < close.max() <= 5000.0
@@ -143,6 +159,7 @@ def test_the_timeframe_may_come_from_either_side():
         ("synthetic:days=many", "days=many: want a whole number"),
         ("synthetic:symbols=-1", "symbols=-1: want a whole number"),
         ("synthetic:timeframe=7m", "timeframe=7m; did you mean"),
+        ("synthetic:signal=201", "signal=201: want 0 to 200"),
         ("synthetic:start=January", "start=January: want a date such as 2024-01-02"),
         ("synthetic:start=1980-01-01", "start=1980-01-01: want 1990-01-01 to"),
         ("synthetic:start=2045-01-01,days=5000", "the calendar ends on 2049-12-31"),

@@ -7,7 +7,7 @@ import numpy as np
 
 from schemas.calendar import Calendar
 from schemas.events import Reason
-from schemas.frames import BarFrame, FeatureFrame, OpinionFrame, Refused, SignalFrame, Slices
+from schemas.frames import BarFrame, FeatureFrame, ForecastFrame, OpinionFrame, Refused, SignalFrame, Slices
 
 NONE = np.zeros(0)
 
@@ -48,6 +48,23 @@ def opinions(votes, regime):
     frame = bars(np.ones(regime.size))
     features = FeatureFrame(frame, ("returns_1", "volatility_5"), np.full((regime.size, 2), 0.01))
     return OpinionFrame(features, np.asarray(votes, np.float64), regime)
+
+
+def outlook(frame, quantiles, absence=None, direction=None, strength=1.0, probability=0.6, is_calibrated=False):
+    """The same opinions with a forecast of one horizon on each row; its direction is the median's unless given."""
+    size = frame.regime.size
+    quantiles = np.asarray(quantiles, np.float64).reshape(size, 1, 3)
+    absence = np.zeros(size, np.int8) if absence is None else np.asarray(absence, np.int8)
+    direction = np.sign(quantiles[:, 0, 1]) if direction is None else np.asarray(direction)
+    there = absence == 0
+    columns = [np.where(there, np.broadcast_to(np.asarray(value, np.float64), size), other) for value, other in
+               ((strength, 0.0), (probability, np.nan))]  # fmt: skip
+    forecast = ForecastFrame(
+        frame.features, (30,), 0, np.where(there[:, None, None], quantiles, np.nan), np.where(there, 0, -1),
+        np.where(there, direction, 0).astype(np.int8), *columns, there.astype(np.int8),
+        np.full(size, is_calibrated), absence,
+    )  # fmt: skip
+    return replace(frame, forecast=forecast)
 
 
 def signals(slices, reason=Reason.NONE, **columns):

@@ -1,5 +1,6 @@
 """Score, confidence and gates: rulings 12 and 13, row by row."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import ensemble
-from schemas.events import Direction, Reason, Regime
-from tests.operators.frames import opinions
+from schemas.events import Absence, Direction, Reason, Regime
+from tests.operators.frames import opinions, outlook
 
 SHORT, FLAT, LONG = Direction.SHORT, Direction.FLAT, Direction.LONG
 UNKNOWN, BULL, BEAR, SIDEWAYS = Regime.UNKNOWN, Regime.BULL, Regime.BEAR, Regime.SIDEWAYS
@@ -159,7 +160,6 @@ def test_an_empty_frame_has_an_empty_answer():
     [
         ({"publish_gate": 0.7}, "publish_gate = 0.7, decision_gate = 0.65"),
         ({"with_trend": 0.2, "against_trend": 0.2, "sideways": 0.2}, "no confidence here exceeds 0.6"),
-        ({"require_forecast": True}, "there is no forecast yet"),
         ({"weights": {"rsi": 0.0}}, "want at least one above 0"),
         ({"weights": {}}, "want at least one above 0"),
     ],
@@ -167,3 +167,114 @@ def test_an_empty_frame_has_an_empty_answer():
 def test_settings_under_which_nothing_could_trade_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         ensemble.Params(**params)
+
+
+# With a forecast: rulings 12 to 15.
+
+
+def weighed(votes, regime, quantiles, toll=ensemble.FREE, params=None, **told):
+    """The signals of votes and a forecast."""
+    frame = outlook(opinions(votes, regime), quantiles, **told)
+    return ensemble.step(ensemble.Params(**(params or {})), ensemble.start(), frame, toll)[1]
+
+
+def test_the_forecast_votes_with_its_weight_and_strength():
+    # ema_cross .2 × 1, macd .1 × 0, rsi .2 × 1, forecast .5 × .5, over 1
+    answer = weighed([[1.0], [0.0], [1.0]], [BULL], [[-0.01, 0.02, 0.05]], strength=0.5)
+    assert answer.score[0] == pytest.approx(0.65)
+    assert answer.confidence[0] == pytest.approx(0.5 + 0.5 * (0.7 * 0.65 + 0.3 * 0.5))
+    assert answer.views[0] == 2 + 1 * 3 + 2 * 9 + 2 * 27  # the forecast is the last digit
+    assert (answer.q10[0], answer.q50[0], answer.q90[0]) == (-0.01, 0.02, 0.05)
+    assert answer.model[0] == 1
+
+
+@pytest.mark.parametrize("absence", [code for code in Absence if code])
+def test_a_row_without_a_forecast_has_a_silent_voter_and_the_confidence_of_the_score_alone(absence):
+    answer = weighed([[1.0], [1.0], [1.0]], [BULL], [[0.0, 0.0, 0.0]], absence=[absence])
+    assert answer.score[0] == pytest.approx(0.5)
+    assert answer.confidence[0] == pytest.approx(0.75)
+    assert answer.reason[0] == Reason.NONE  # the return gate is off
+    assert np.isnan([answer.q10[0], answer.q50[0], answer.q90[0], answer.probability[0]]).all()
+
+
+@pytest.mark.parametrize("direction", [0, -1])
+def test_a_neutral_or_opposing_forecast_adds_nothing_to_confidence(direction):
+    answer = weighed([[1.0], [1.0], [1.0]], [BULL], [[-0.1, 0.05, 0.1]], direction=[direction], strength=0.2)
+    assert answer.score[0] == pytest.approx(0.5 + 0.5 * 0.2 * direction)
+    assert answer.confidence[0] == pytest.approx(0.5 + 0.5 * 0.7 * answer.score[0])
+
+
+@pytest.mark.parametrize(
+    ("q50", "toll", "reason"),
+    [
+        (0.0042, ensemble.Toll(0.002, 0.0), Reason.NONE),
+        (0.0038, ensemble.Toll(0.002, 0.0), Reason.EXPECTED_RETURN),  # two round trips cost 0.004
+        (0.0042, ensemble.Toll(0.002, 0.005), Reason.EXPECTED_RETURN),  # the floor of daily bars
+        (0.005, ensemble.Toll(0.002, 0.005), Reason.NONE),
+        (-0.0042, ensemble.Toll(0.002, 0.0), Reason.NONE),
+        (-0.0038, ensemble.Toll(0.002, 0.0), Reason.EXPECTED_RETURN),
+    ],
+)
+def test_the_median_must_pay_for_the_round_trip(q50, toll, reason):
+    way = float(np.sign(q50))
+    regime = BULL if q50 > 0 else BEAR
+    assert weighed([[way]] * 3, [regime], [[q50 - 1, q50, q50 + 1]], toll).reason.tolist() == [reason]
+
+
+def test_a_quoted_spread_is_part_of_what_the_round_trip_costs():
+    frame = outlook(opinions([[1.0]] * 3, [BULL]), [[-1.0, 0.01, 1.0]])
+    toll = ensemble.Toll(0.002, 0.0)
+    for bid, ask, reason in ((0.9985, 1.0015, Reason.EXPECTED_RETURN), (0.9995, 1.0005, Reason.NONE)):
+        bars = replace(frame.features.bars, bid=np.array([bid]), ask=np.array([ask]))
+        quoted = replace(frame, features=replace(frame.features, bars=bars))
+        answer = ensemble.step(ensemble.Params(cost_multiple=2.1), ensemble.start(), quoted, toll)[1]
+        assert answer.reason.tolist() == [reason]
+
+
+@pytest.mark.parametrize(
+    ("probability", "is_calibrated", "reason"),
+    [(0.49, True, Reason.LOW_PROBABILITY), (0.50, True, Reason.NONE), (0.49, False, Reason.NONE)],
+)
+def test_only_a_calibrated_probability_is_asked(probability, is_calibrated, reason):
+    answer = weighed([[1.0]] * 3, [BULL], [[0.0, 0.1, 0.2]], probability=probability, is_calibrated=is_calibrated)
+    assert answer.reason.tolist() == [reason]
+    assert answer.probability[0] == probability
+
+
+@pytest.mark.parametrize(
+    ("votes", "regime", "absence", "reason"),
+    [
+        ((1.0, 1.0, 1.0), BULL, Absence.STALE, Reason.NO_FORECAST),
+        ((1.0, 1.0, 1.0), BULL, Absence.NONE, Reason.NONE),
+        ((0.4, 0.4, 0.4), BULL, Absence.STALE, Reason.NO_FORECAST),  # below the decision gate, too: 0.6
+        ((0.1, 0.1, 0.1), BULL, Absence.STALE, Reason.NEUTRAL),  # what has no direction needs no forecast
+        ((0.0, 0.0, 0.0), UNKNOWN, Absence.NOT_WARM, Reason.NOT_WARM),
+    ],
+)
+def test_a_required_forecast_that_is_missing_ends_a_signal(votes, regime, absence, reason):
+    answer = weighed([[vote] for vote in votes], [regime], [[0.0, 0.5, 1.0]], absence=[absence],
+                     params={"require_forecast": True})  # fmt: skip
+    assert answer.reason.tolist() == [reason]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(votes, votes, votes, st.sampled_from(Regime), st.sampled_from([-1, 0, 1]), st.floats(0.0, 1.0),
+                  st.booleans()),
+        min_size=1, max_size=30,
+    ),
+    weight=st.floats(0.0, 2.0),
+)  # fmt: skip
+def test_a_forecast_agrees_with_the_rulings_written_out(rows, weight):
+    *columns, regime, way, strength, is_there = zip(*rows, strict=True)
+    answer = weighed(columns, regime, [[-0.5, 0.2, 0.5]] * len(rows), direction=way, strength=strength,
+                     absence=[0 if one else 3 for one in is_there], params={"forecast_weight": weight})  # fmt: skip
+    for i, (ema, macd, rsi, trend, own, f, there) in enumerate(rows):
+        score = (0.2 * ema + 0.1 * macd + 0.2 * rsi + (weight * own * f if there else 0.0)) / (0.5 + weight)
+        assert answer.score[i] == pytest.approx(score, abs=1e-12)
+        if abs(abs(score) - 0.15) < 1e-9 or abs(score) <= 0.15:
+            continue
+        direction = LONG if score > 0.15 else SHORT
+        sure = 0.7 * abs(score) + (0.3 * f if own == direction else 0.0) if there else abs(score)
+        assert answer.direction[i] == direction
+        assert answer.confidence[i] == pytest.approx(0.5 + 0.5 * SCALE[trend, direction] * sure, abs=1e-12)

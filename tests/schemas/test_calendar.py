@@ -223,3 +223,26 @@ def test_every_instant_belongs_to_one_slice_or_to_none(minutes):
         is_open = calendar.opens[session] < instant <= calendar.closes[session]
         assert calendar.end_of(instant) == (held[0] if is_open else 0)
         assert calendar.session_of(instant) == calendar.sessions[session]
+
+
+@given(st.sampled_from([1, 5, 60, DAY]), st.integers(0, 3_000), st.lists(st.integers(0, 200), min_size=1, max_size=4))
+def test_the_slices_ahead_are_those_of_the_grid(timeframe, begin, bars):
+    calendar = Calendar(timeframe, date(2024, 6, 26), date(2024, 7, 12))  # a half day and a holiday within
+    first = calendar.index_after(ns(date(2024, 6, 26), 0))
+    first += begin if timeframe < 60 else begin % 20
+    some = calendar.slices(first, first + 8, 0, 0)
+    assert calendar.index_of(some.ts).tolist() == list(range(first, first + 8))
+    assert calendar.session_at(np.arange(first, first + 8)).tolist() == some.session.tolist()
+    session, minute, nights = calendar.ahead(np.arange(first, first + 8), bars)
+    for k, h in enumerate(bars):
+        later = calendar.slices(first + h, first + h + 8, 0, 0)
+        assert session[:, k].tolist() == later.session.tolist()
+        assert minute[:, k].tolist() == later.minute.tolist()
+        days = np.searchsorted(calendar.sessions, later.session) - np.searchsorted(calendar.sessions, some.session)
+        assert nights[:, k].tolist() == days.tolist()
+
+
+def test_past_the_calendar_s_end_there_is_nothing_ahead():
+    calendar = Calendar(DAY, date(2024, 6, 26), date(2024, 7, 12))
+    with pytest.raises(ValueError, match="past the calendar's end"):
+        calendar.ahead(np.array([0]), [2_000])
