@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflows import log_commands
+from dataflows import live_commands, log_commands
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ app = typer.Typer(
 app.command(short_help="A Kafka-protocol server for trying things out.")(log_commands.broker)
 app.add_typer(log_commands.topics, name="topics")
 app.add_typer(log_commands.dlq, name="dlq")
+live_commands.register(app)
 
 _BARS = Annotated[str, typer.Argument(metavar="BARS", help="Bar files, a folder of them, or synthetic:...")]
 _FILE = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="A TOML file; see settings.toml.")]

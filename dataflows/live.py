@@ -36,6 +36,7 @@ from infra.topics import create_topics
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
+from schemas.errors import UserError
 from schemas.events import Phase
 from schemas.frames import RawFrame, SliceFrame, Slices
 
@@ -47,14 +48,19 @@ DECISIVE = ("clean", "features", "alphas", "regime", "ensemble", "filters", "rul
 
 def flow(settings: str | None = None, sets: Sequence[str] = ()) -> "Dataflow":
     """Both halves, for `python -m bytewax.run`; `UTP_SETTINGS` may name the settings file."""
-    return _checked("live", settings, sets, signals, trading)
+    return assemble("live", settings, sets, signals, trading)
 
 
-def _checked(name: str, settings: str | None, sets: Sequence[str], *halves: "Half") -> "Dataflow":
+def assemble(name: str, settings: str | None, sets: Sequence[str], *halves: "Half") -> "Dataflow":
+    """A flow of one half or both, on topics that are there and a recovery store that is its own."""
     from bytewax.dataflow import Dataflow
 
     path = settings or os.environ.get(SETTINGS)
     loaded = load(Path(path) if path else None, sets)
+    if loaded.forecast.model != "none":
+        raise UserError(
+            f"forecast.model = {loaded.forecast.model!r}: the live flow runs without a model as yet; want none"
+        )
     where = cluster()
     create_topics(where)
     graph = Dataflow(name)

@@ -10,37 +10,48 @@ from typing import Any, get_args
 
 import numpy as np
 
-from schemas.frames import Actions, Ints, Names, Refused, SliceFrame, Slices
+from schemas.frames import Actions, Alarm, Ints, Names, Refused, SliceFrame, Slices
 from schemas.universe import MAX_NAME
 
 Columns = dict[str, bytes]
+Kinds = dict[str, "np.dtype[Any]"]
 
-_APART = ("slices", "starts", "order", "names", "rank", "refused", "rows", "stopped", "actions", "quality")
+_NOT_ROWS = ("slices", "starts", "order", "names", "rank", "refused", "rows", "stopped", "actions", "quality",
+             "absent", "made", "alarms")  # fmt: skip
 
 
-def _kinds(frame: Any, leave: tuple[str, ...] = ()) -> "dict[str, np.dtype[Any]]":
+def _kinds(frame: Any, leave: tuple[str, ...] = (), prefix: str = "") -> Kinds:
     """Columns of a frame with their types, as its class declares them."""
     fields = frame.__dataclass_fields__
-    return {name: np.dtype(get_args(get_args(fields[name].type)[1])[0]) for name in fields if name not in leave}
+    names = (name for name in fields if name not in leave)
+    return {f"{prefix}{name}": np.dtype(get_args(get_args(fields[name].type)[1])[0]) for name in names}
 
 
-_ROWS = _kinds(SliceFrame, _APART)
-_REFUSED = {f"refused.{name}": kind for name, kind in _kinds(Refused).items()}
-_ACTIONS = {f"actions.{name}": kind for name, kind in _kinds(Actions).items()}
+_LONG = np.dtype(np.int64)
+_ROWS = _kinds(SliceFrame, _NOT_ROWS)
+_REFUSED = _kinds(Refused, prefix="refused.")
+_ACTIONS = _kinds(Actions, prefix="actions.")
+_ALARMS = {
+    f"alarms.{name}": np.dtype(np.float64 if name in ("edge", "reference") else np.int64) for name in Alarm._fields
+}
+_COUNTS: Kinds = {"stopped": _LONG, "quality": _LONG, "absent": _LONG, "made": _LONG}
+_ALL = _ROWS | _REFUSED | _ACTIONS | _ALARMS | _COUNTS
 
 
 def pack(frame: SliceFrame) -> Columns:
     """The columns of a frame that holds one slice."""
     if frame.slices.size != 1:
         raise ValueError(f"a frame of {frame.slices.size} slices: want one")
-    columns = {name: getattr(frame, name)[frame.order] if getattr(frame, name).size else getattr(frame, name)
-               for name in _ROWS}  # fmt: skip
-    columns |= {f"refused.{name}": getattr(frame.refused, name) for name in Refused.__dataclass_fields__}
-    columns |= {f"actions.{name}": getattr(frame.actions, name) for name in Actions.__dataclass_fields__}
-    columns |= {"stopped": frame.stopped, "quality": frame.quality}
-    kinds = {**_ROWS, **_REFUSED, **_ACTIONS, "stopped": np.dtype(np.int64), "quality": np.dtype(np.int64)}
-    packed = {name: np.ascontiguousarray(column, kinds[name].newbyteorder("<")).tobytes()
-              for name, column in columns.items() if column.size}  # fmt: skip
+    columns: dict[str, Any] = {name: column[frame.order] if (column := getattr(frame, name)).size else column
+                               for name in _ROWS}  # fmt: skip
+    columns |= {name: getattr(frame.refused, name.partition(".")[2]) for name in _REFUSED}
+    columns |= {name: getattr(frame.actions, name.partition(".")[2]) for name in _ACTIONS}
+    alarms = sorted(frame.alarms)
+    columns |= {name: [getattr(alarm, name.partition(".")[2]) for alarm in alarms] for name in _ALARMS}
+    columns |= {"stopped": frame.stopped, "quality": frame.quality, "absent": frame.absent}
+    columns["made"] = [frame.made] if frame.made else []
+    packed = {name: np.ascontiguousarray(column, _ALL[name].newbyteorder("<")).tobytes()
+              for name, column in columns.items() if len(column)}  # fmt: skip
     packed["names"] = b"\n".join(frame.names.tolist())
     return packed
 
@@ -49,18 +60,19 @@ def unpack(columns: Columns, slices: Slices) -> SliceFrame:
     """The frame of a slice; its arrays are read-only views where that is possible."""
     names, rank = _ranked(columns.get("names", b""))
     rows = _read(columns, _ROWS)
-    refused = Refused(*_read(columns, _REFUSED).values())
-    actions = Actions(*_read(columns, _ACTIONS).values())
-    stopped = np.frombuffer(columns.get("stopped", b""), np.int64)
-    quality = np.frombuffer(columns.get("quality", b""), np.int64).reshape(-1, 4)
+    counts = _read(columns, _COUNTS)
+    columns_of = (column.tolist() for column in _read(columns, _ALARMS).values())
+    alarms = tuple(Alarm(*alarm) for alarm in zip(*columns_of, strict=True))
     size = rows["symbol"].size
     return SliceFrame(
         slices=slices, starts=np.array([0, size], np.int64), order=np.arange(size, dtype=np.int32), names=names,
-        rank=rank, refused=refused, rows=size, stopped=stopped, actions=actions, quality=quality, **rows,
+        rank=rank, refused=Refused(*_read(columns, _REFUSED).values()), rows=size, stopped=counts["stopped"],
+        actions=Actions(*_read(columns, _ACTIONS).values()), quality=counts["quality"].reshape(-1, 4),
+        absent=counts["absent"], made=int(counts["made"].sum()), alarms=alarms, **rows,
     )  # fmt: skip
 
 
-def _read(columns: Columns, kinds: "dict[str, np.dtype[Any]]") -> dict[str, Any]:
+def _read(columns: Columns, kinds: Kinds) -> dict[str, Any]:
     return {name: np.frombuffer(columns.get(name, b""), kind) for name, kind in kinds.items()}
 
 

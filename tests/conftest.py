@@ -49,3 +49,9 @@ def broker(tmp_path):
     one.start()
     yield one
     one.stop()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, default=8, help="of live flows in tests/dataflows/test_live.py; 200 for a night"
+    )

@@ -82,6 +82,8 @@ def values(schema, known):
         return st.fixed_dictionaries({field["name"]: values(field["type"], known) for field in schema["fields"]})
     if kind == "array":
         return st.lists(values(schema["items"], known), max_size=3)
+    if kind == "map":
+        return st.dictionaries(st.text(max_size=4), values(schema["values"], known), max_size=3)
     if kind == "enum":
         return st.sampled_from(schema["symbols"])
     return {

@@ -1,0 +1,87 @@
+"""What the live flow stands on, looked at from outside: settings, calendar, clock, log, recovery stores, snapshots."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dataflows.ingest import grid
+from dataflows.live import identity, snapshots_of
+from infra.kafka import Cluster, bounds, cluster, topic_names, wait_for
+from infra.recovery import stored_step_ids
+from infra.settings import Settings
+from infra.snapshots import session_name, sessions
+from infra.topics import TOPICS
+from schemas.errors import UserError
+from schemas.identity import iso
+
+PATIENCE = 5.0  # seconds for the cluster to answer
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    subject: str
+    is_well: bool
+    message: str
+
+
+def examine(settings: Settings, recovery: Path) -> list[Finding]:
+    """Everything, even if some of it is not well."""
+    where = cluster()
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        lambda: _settings(settings), lambda: _calendar(settings), lambda: _log(where),
+        lambda: _stores(recovery), lambda: _snapshots(settings),
+    ]  # fmt: skip
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except UserError as error:
+            findings.append(Finding("mistake", False, str(error)))
+    return findings
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    yield Finding("settings", True, f"account {settings.run.account}, decisions by settings {identity(settings)}")
+
+
+def _calendar(settings: Settings) -> Iterator[Finding]:
+    calendar, now = grid(settings), time.time_ns()
+    following = calendar.ts_at(calendar.index_after(now))
+    state = "open" if calendar.end_of(now) else "closed"
+    yield Finding(
+        "clock, calendar", True, f"{iso(now)[:19]}Z, the exchange is {state}, the next slice ends at {iso(following)}"
+    )
+
+
+def _log(where: Cluster) -> Iterator[Finding]:
+    wait_for(where, PATIENCE)
+    yield Finding("log", True, f"Kafka at {where.servers} answers")
+    there = topic_names(where)
+    absent = [topic.name for topic in TOPICS if where.topic(topic.name) not in there]
+    yield Finding(
+        "topics",
+        not absent,
+        f"{', '.join(absent)} absent: `utp topics create`" if absent else f"all {len(TOPICS)} there",
+    )
+    for name in ("market.slices", "account.log", "account.orders", "dlq.failed"):
+        if name not in absent:
+            spans = bounds(where, name).values()
+            yield Finding(name, True, f"{sum(high - low for low, high in spans):,} records")
+
+
+def _stores(recovery: Path) -> Iterator[Finding]:
+    for folder in sorted(path for path in recovery.glob("*") if path.is_dir()):
+        steps = stored_step_ids(folder)
+        yield Finding(f"store {folder.name}", True, f"{len(steps)} steps have state" if steps else "new")
+    if not recovery.is_dir():
+        yield Finding("stores", True, f"none in {recovery}: flows begin anew")
+
+
+def _snapshots(settings: Settings) -> Iterator[Finding]:
+    kept = sessions(snapshots_of(settings), "account")
+    message = (
+        f"{len(kept)} sessions, the last {session_name(kept[-1])}" if kept else "none yet: the first comes at a close"
+    )
+    yield Finding("snapshots", True, message)

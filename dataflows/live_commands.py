@@ -1,0 +1,140 @@
+"""`utp kill`, `resume`, `replay`, `archive`, `compare`, `doctor`: the live flow from the command line."""
+
+import json as jsonlib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from schemas.errors import UserError
+
+_REASON = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")]
+_ACCOUNT = Annotated[str | None, typer.Option(metavar="NAME", help="Else run.account.")]
+_FILE = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="A settings file.")]
+_SETS = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; repeatable.")]
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command(short_help="Stop trading: cancel entries, close positions, refuse new ones.")(kill)
+    app.command(short_help="Take a kill or a latch back.")(resume)
+    app.command(short_help="Decide a live day anew from the log and compare it order by order.")(replay)
+    app.command(short_help="The log of slices as Parquet, a file per session.")(archive)
+    app.command(short_help="Where two runs differ first.")(compare)
+    app.command(short_help="What the live flow stands on: log, store, settings, clock, calendar.")(doctor)
+
+
+def kill(reason: _REASON, account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:
+    """Write a kill into the account's log of commands; it acts at its place there and survives restarts."""
+    _command("kill", reason, account, settings, sets)
+
+
+def resume(reason: _REASON, account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:
+    """Write a resume: the kill switch and the drawdown latch are released, losses are measured anew."""
+    _command("resume", reason, account, settings, sets)
+
+
+def _command(kind: str, reason: str, account: str | None, settings: Path | None, sets: list[str] | None) -> None:
+    from dataflows.commands import send
+    from infra.kafka import cluster
+    from infra.settings import load
+    from schemas.records import CommandKind
+
+    name = account or load(settings, sets or ()).run.account
+    offset = send(cluster(), name, CommandKind(kind), reason)
+    typer.echo(f"{kind} for {name} is in the log of commands at offset {offset}; the running flow obeys it there")
+
+
+def replay(
+    day: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The session.")],
+    account: _ACCOUNT = None,
+    snapshots: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Else <live.folder>/snapshots/<account>.")
+    ] = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    json: _JSON = False,
+) -> None:
+    """Decide a session anew from the log, starting from the snapshot before it. Exit code 1 if anything differs."""
+    from dataflows.replay import run
+    from infra.kafka import cluster
+    from infra.settings import load
+
+    try:
+        session = date.fromisoformat(day)
+    except ValueError:
+        raise UserError(f"--day {day}: want a date, as 2026-03-04") from None
+    chosen = [*(sets or ()), *([f"run.account={account}"] if account else [])]
+    outcome = run(load(settings, chosen), cluster(), session, snapshots)
+    if json:
+        typer.echo(jsonlib.dumps(outcome._asdict(), indent=2))
+    else:
+        for line in outcome.differences:
+            typer.echo(line)
+        same = "the same" if not outcome.differences else "NOT the same"
+        typer.echo(f"{day}: {outcome.slices} slices and {outcome.orders} orders, decided again: {same}")
+    if outcome.differences:
+        raise typer.Exit(1)
+
+
+def archive(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="One file per session goes here.")] = Path("archive/slices"),
+    topic: Annotated[str, typer.Option(metavar="NAME")] = "market.slices",
+) -> None:
+    """Write the sessions that are closed and not archived yet. A backtest reads the folder like any other bars."""
+    from dataflows.archive import write
+    from infra.kafka import cluster
+
+    files = 0
+    for path in write(cluster(), topic, out):
+        typer.echo(path)
+        files += 1
+    typer.echo(f"{files} sessions written to {out}")
+
+
+def compare(
+    ours: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or one of runs by session.")],
+    theirs: Annotated[Path, typer.Argument(metavar="RUN", help="The other.")],
+) -> None:
+    """Compare two runs table by table. Exit code 1 and the first differing row of each table if they differ."""
+    from dataflows.compare import compare as differences
+
+    found = differences(_runs(ours), _runs(theirs))
+    for one in found:
+        typer.echo(one)
+    if found:
+        raise typer.Exit(1)
+    typer.echo("the same")
+
+
+def _runs(folder: Path) -> list[Path]:
+    """A run, or the runs of a folder, by name."""
+    if (folder / "summary.json").exists():
+        return [folder]
+    runs = sorted(path.parent for path in folder.glob("*/summary.json"))
+    if not runs:
+        raise UserError(f"{folder}: no finished run (no summary.json in it, nor in its folders)")
+    return runs
+
+
+def doctor(
+    recovery: Annotated[Path, typer.Option(metavar="DIR", help="Where recovery stores are.")] = Path("var/recovery"),
+    settings: _FILE = None,
+    sets: _SETS = None,
+    json: _JSON = False,
+) -> None:
+    """Check what the live flow stands on. Exit code 1 if something is wrong."""
+    from dataflows.doctor import examine
+    from infra.settings import load
+
+    findings = examine(load(settings, sets or ()), recovery)
+    if json:
+        rows: list[dict[str, Any]] = [finding._asdict() for finding in findings]
+        typer.echo(jsonlib.dumps(rows, indent=2))
+    else:
+        for one in findings:
+            typer.echo(f"{'ok ' if one.is_well else 'NOT'} {one.subject:<18}{one.message}")
+    if not all(one.is_well for one in findings):
+        raise typer.Exit(1)
