@@ -1,5 +1,6 @@
 """The live flows as processes: start them, kill them, wait until sessions are recorded."""
 
+import contextlib
 import os
 import random
 import signal
@@ -52,10 +53,8 @@ class Site:
     def stop(self, name: str, number: int = signal.SIGKILL) -> None:
         """End it and all its processes."""
         process = self.running.pop(name)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
         process.wait()
 
     def stop_all(self) -> None:
