@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.bundle import GRAPH, MANIFEST, SAMPLE, BundleError, Flaw, Refusal, publish, read
 from models.engine import Engine, Holder, opened
+from operators import features
 from tests.models import bundles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +138,31 @@ def test_a_good_bundle_is_taken_and_the_one_before_is_kept(engine, tmp_path):
     assert holder.engine.id != engine.id
 
 
+def test_calls_go_on_while_bundles_come_and_go(engine, tmp_path):
+    windows, future, symbol = bundles.examples(4)
+    good = [bundles.make(tmp_path, seed=seed) for seed in (5, 6)]
+    broken = bundles.make(tmp_path, seed=7)
+    flip(broken / GRAPH)
+    expected = {path.name: Engine.open(path).forecast(windows, future, symbol) for path in good}
+    expected[engine.id] = engine.forecast(windows, future, symbol)
+    holder, stop, found = Holder(engine), threading.Event(), []
+
+    def serve():
+        while not stop.is_set() or len(found) < 2_000:
+            now = holder.engine  # once per batch, so that one model makes all of it
+            found.append((now.id, np.array_equal(now.forecast(windows, future, symbol), expected[now.id])))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    refused = [holder.take(path) for path in (good[0], broken, good[1], broken)]
+    stop.set()
+    thread.join()
+    assert [refusal is None for refusal in refused] == [True, False, True, False]
+    assert len(found) >= 2_000
+    assert all(right for _, right in found)
+    assert found[-1][0] == holder.engine.id == good[1].name
+
+
 def test_equal_content_has_one_id_and_is_written_once(tmp_path):
     first = bundles.make(tmp_path)
     stamp = (first / MANIFEST).stat().st_mtime_ns
@@ -146,6 +173,13 @@ def test_equal_content_has_one_id_and_is_written_once(tmp_path):
     manifest = read(first)
     assert not isinstance(manifest, Refusal)
     assert manifest.id == first.name
+
+
+def test_the_demonstration_s_model_can_be_served_here_and_says_what_it_is():
+    engine = Engine.open(ROOT / "demo" / "model", features.set_hash(features.Params(set="all")))
+    assert engine.manifest.synthetic
+    assert engine.manifest.promotable
+    assert engine.numbers(["SYN000"]).tolist() == [0]  # trained without symbols
 
 
 def test_serving_needs_neither_torch_nor_mlflow(path):
