@@ -8,7 +8,7 @@ TRAIN := .venv-train
 TRAIN_PIP ?=
 DEMO_BARS := synthetic:symbols=8,days=38,seed=1,signal=40
 
-.PHONY: setup setup-train demo train-demo test test-train check lint bench mutate clean
+.PHONY: setup setup-train demo live-demo train-demo test test-train check lint bench mutate clean
 
 setup: $(VENV)/ready
 
@@ -35,6 +35,9 @@ demo: setup
 	    $(BIN)/utp backtest synthetic:symbols=20,days=5,seed=7 --out runs/demo && \
 	    echo "no forecasts: there is no demo/model; make train-demo trains one, in minutes"; \
 	fi
+
+live-demo: setup
+	$(BIN)/utp live-demo
 
 test: setup
 	$(BIN)/pytest -n auto

@@ -1,4 +1,4 @@
-"""`utp kill`, `resume`, `replay`, `archive`, `compare`, `doctor`: the live flow from the command line."""
+"""`utp live-demo`, `kill`, `resume`, `replay`, `archive`, `compare`, `doctor`: the live flow from the command line."""
 
 import json as jsonlib
 from datetime import date
@@ -18,12 +18,20 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
+    app.command("live-demo", short_help="The whole live platform on this machine, until Ctrl-C.")(demo)
     app.command(short_help="Stop trading: cancel entries, close positions, refuse new ones.")(kill)
     app.command(short_help="Take a kill or a latch back.")(resume)
     app.command(short_help="Decide a live day anew from the log and compare it order by order.")(replay)
     app.command(short_help="The log of slices as Parquet, a file per session.")(archive)
     app.command(short_help="Where two runs differ first.")(compare)
     app.command(short_help="What the live flow stands on: log, store, settings, clock, calendar.")(doctor)
+
+
+def demo(folder: Annotated[Path, typer.Option(metavar="DIR", help="Everything is below.")] = Path("var/demo")) -> None:
+    """Run an embedded broker, a paced market, the live flow and the simulated venue, until Ctrl-C."""
+    from dataflows.live_demo import run
+
+    run(folder)
 
 
 def kill(reason: _REASON, account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:
