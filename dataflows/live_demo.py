@@ -22,6 +22,8 @@ from schemas.errors import UserError
 FLOWS = ("ingest", "live")
 DEMO = {"INGEST__SOURCE": "synthetic:symbols=20,days=5,seed=7", "INGEST__SPEED": "300", "INGEST__JITTER_SECONDS": "2",
         "INGEST__LATE": "0.002", "INGEST__MISSING": "0.002", "RUN__ACCOUNT": "demo"}  # fmt: skip
+COUNTED = {"raw records": "market.raw", "slices": "account.log", "orders": "account.orders",
+           "fills": "execution.completed", "dead letters": "dlq.failed"}  # fmt: skip
 SECONDS = 5.0  # between two lines
 
 
@@ -56,7 +58,7 @@ def _start(folder: Path, name: str, environ: Mapping[str, str]) -> "subprocess.P
         from bytewax.recovery import init_db_dir
 
         store.mkdir(parents=True)
-        init_db_dir(store, 2)
+        init_db_dir(store, 2)  # type: ignore[no-untyped-call]
     command = [sys.executable, "-m", "bytewax.run", f"dataflows.{name}", "-r", str(store), "-s", "10", "-b", "0"]
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, env=dict(environ), stdout=log, stderr=log, start_new_session=True)  # noqa: S603
@@ -67,12 +69,14 @@ def _report(where: Cluster, folder: Path, flows: Mapping[str, "subprocess.Popen[
     for name, process in flows.items():
         if process.poll() is not None:
             end = (folder / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
-            raise UserError(
-                f"{name} ended with code {process.returncode} ({' '.join(end)}); see {folder / f'{name}.log'}"
-            )
-    counts = {topic: sum(high - low for low, high in bounds(where, topic).values())
-              for topic in ("market.raw", "account.log", "account.orders", "execution.completed", "dlq.failed")}  # fmt: skip
+            log = folder / f"{name}.log"
+            said = " ".join(end)
+            raise UserError(f"{name} ended with code {process.returncode} ({said}); {log} has more")
+    counts = {name: f"{_records(where, topic):,}" for name, topic in COUNTED.items()}
     days = sorted(path.parent.name for path in (folder / "results" / "demo").glob("*/summary.json"))
-    closed = f"; closed: {', '.join(days)}" if days else ""
-    print(f"records {counts['market.raw']:,}, slices {counts['account.log']:,}, orders {counts['account.orders']:,}, "
-          f"fills {counts['execution.completed']:,}, dead letters {counts['dlq.failed']:,}{closed}", flush=True)  # fmt: skip
+    line = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"{line}; closed: {', '.join(days)}" if days else line, flush=True)
+
+
+def _records(where: Cluster, topic: str) -> int:
+    return sum(high - low for low, high in bounds(where, topic).values())
