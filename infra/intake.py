@@ -98,6 +98,10 @@ class _Desk:
             self.after = self.upto = after
         if after < self.upto:
             raise ValueError(f"{self._place(at)}: a slice after {after} follows one that ends at {self.upto}")
+        closes = self.calendar.closes
+        for close in closes[(closes > self.upto) & (closes <= after)].tolist():
+            self.upto = close  # over holes of which only this record tells how far they reach
+            self.close(at)
         if self.calendar.session_of(upto) != self.calendar.session_of(self.after + 1):
             self.close(at)
         self.upto = upto
