@@ -134,7 +134,7 @@ def coverage(ts: Longs, later: Floats, quantiles: Floats) -> dict[str, list[floa
 def stability(values: Floats, deciles: Sequence[float]) -> float | None:
     """The population stability index against nine deciles; None without values. Equal deciles are one edge."""
     some = values[np.isfinite(values)]
-    if not some.size or not deciles:
+    if not some.size or not len(deciles):
         return None
     edges, count = np.unique(np.asarray(deciles), return_counts=True)
     expected = np.append(count, 1) / 10.0

@@ -9,7 +9,6 @@ from operators import features
 from schemas.calendar import DAY
 
 BASELINE = features.ORDER[:15]  # section 4.1 of the contracts
-DAILY_FLOOR = 0.005
 QUANTILES = (0.1, 0.5, 0.9)
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -91,13 +90,13 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     """When a forecast would trade: |q50| at the decision horizon pays for the round trip several times over."""
 
     cost_multiple: Annotated[float, Meta(ge=0.0, le=1_000.0)] = 2.0  # of the round trip's cost
-    floor: Share | None = None  # the least |q50|, a fraction; 0.005 for daily bars, else 0
+    floor: Share = 0.0  # the least |q50|, a fraction
+    floor_daily: Share = 0.005  # the same for daily bars
     shorts: bool = False  # the book is long-only
 
     def least(self, timeframe: int, cost: float) -> float:
         """The least |q50| that trades, by the bars' minutes and a round trip's cost as a fraction."""
-        usual = DAILY_FLOOR if timeframe == DAY else 0.0
-        return max(self.cost_multiple * cost, usual if self.floor is None else self.floor)
+        return max(self.cost_multiple * cost, self.floor_daily if timeframe == DAY else self.floor)
 
 
 class Params(Struct, frozen=True, forbid_unknown_fields=True):

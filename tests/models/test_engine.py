@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -134,6 +135,31 @@ def test_a_good_bundle_is_taken_and_the_one_before_is_kept(engine, tmp_path):
     assert holder.take(bundles.make(tmp_path, seed=4)) is None
     assert holder.previous is engine
     assert holder.engine.id != engine.id
+
+
+def test_calls_go_on_while_bundles_come_and_go(engine, tmp_path):
+    windows, future, symbol = bundles.examples(4)
+    good = [bundles.make(tmp_path, seed=seed) for seed in (5, 6)]
+    broken = bundles.make(tmp_path, seed=7)
+    flip(broken / GRAPH)
+    expected = {path.name: Engine.open(path).forecast(windows, future, symbol) for path in good}
+    expected[engine.id] = engine.forecast(windows, future, symbol)
+    holder, stop, found = Holder(engine), threading.Event(), []
+
+    def serve():
+        while not stop.is_set() or len(found) < 2_000:
+            now = holder.engine  # once per batch, so that one model makes all of it
+            found.append((now.id, np.array_equal(now.forecast(windows, future, symbol), expected[now.id])))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    refused = [holder.take(path) for path in (good[0], broken, good[1], broken)]
+    stop.set()
+    thread.join()
+    assert [refusal is None for refusal in refused] == [True, False, True, False]
+    assert len(found) >= 2_000
+    assert all(right for _, right in found)
+    assert found[-1][0] == holder.engine.id == good[1].name
 
 
 def test_equal_content_has_one_id_and_is_written_once(tmp_path):

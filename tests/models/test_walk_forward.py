@@ -114,7 +114,7 @@ def test_a_decision_must_pay_for_the_round_trip():
     assert walk_forward.decide(median, least, True).tolist() == [0, 1, -1, 0]
     assert walk_forward.decide(median, 0.0, True).tolist() == [1, 1, -1, 0]
     assert rule.least(1440, 0.001) == 0.005  # daily bars
-    assert Rule(floor=0.0).least(1440, 0.001) == 0.002
+    assert Rule(floor_daily=0.0).least(1440, 0.001) == 0.002
 
 
 def fold(**changes):
