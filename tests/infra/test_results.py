@@ -187,7 +187,7 @@ def test_a_snapshot_is_plain_and_not_changed_by_what_follows(tmp_path):
 
 def test_a_snapshot_of_another_version_is_refused(tmp_path):
     state = record(tmp_path / "run").snapshot() | {"version": 0}
-    with pytest.raises(LedgerError, match="version 0, want 1"):
+    with pytest.raises(LedgerError, match="version 0, want 2"):
         Recorder.resume(tmp_path / "run", STORY.header(), state)
 
 

@@ -56,9 +56,10 @@ def run(tree, code, **environment):
 
 
 # a kernel, the file of something that it uses, an edit there, and its answer before and after
-FILTER = (
-    "import numpy as np\nfrom operators.filters import advance\nreason = np.zeros(1, np.int8)\n"
-    "none = np.zeros(1, np.int32)\nadvance(15, True, none, none.astype(np.int8), none, reason)\nprint(reason[0])"
+TREND = (
+    "import numpy as np\nfrom operators.kernel import table\nfrom operators.regime import Row, advance\n"
+    "regime = np.zeros(2, np.int8)\nadvance(1, 2, table(Row, 1), np.zeros(2, np.int32), np.ones(2), regime)\n"
+    "print(regime[1])"
 )
 BANDS = (
     "import numpy as np\nfrom operators.features import bands\n"
@@ -66,7 +67,7 @@ BANDS = (
 )
 FLAW = "from operators.clean import flaw\nprint(int(flaw(10.0, 12.0, 9.0, 11.0, 100.0)))"
 EDITS = {
-    "an enum": (FILTER, "schemas/events.py", "OUTSIDE_MARKET_HOURS = 10", "OUTSIDE_MARKET_HOURS = 12", "10", "12"),
+    "an enum": (TREND, "schemas/events.py", "SIDEWAYS = 3", "SIDEWAYS = 5", "3", "5"),
     "a kernel": (BANDS, "operators/indicators.py", "return part / whole if",
                  "return 2.0 * part / whole if", "0.75", "1.5"),
     "a constant": (FLAW, "schemas/units.py", "MAX_PRICE_USD = 10_000_000.0", "MAX_PRICE_USD = 11.0", "0", "85"),
@@ -99,7 +100,7 @@ def test_sources_seen_before_are_not_compiled_again(tree, tmp_path):
     answers.append(run(tree, code, UTP_CACHE_DIR=tmp_path))
     edit(tree, path, new, old)
     answers.append(run(tree, code, UTP_CACHE_DIR=tmp_path))
-    assert [answer.split() for answer in answers] == [["10", "0", "1"], ["12", "0", "1"], ["10", "1", "0"]]
+    assert [answer.split() for answer in answers] == [["3", "0", "1"], ["5", "0", "1"], ["3", "1", "0"]]
 
 
 @pytest.fixture
