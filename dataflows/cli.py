@@ -118,7 +118,7 @@ def backtest(
         _print_json(summary)
     else:
         _print_summary(summary, out)
-        if plan.forecaster is not None:
+        if "forecasts" in summary and plan.forecaster is not None:
             _print_forecasts(summary["forecasts"], plan.forecaster.counts())
 
 

@@ -132,12 +132,16 @@ def coverage(ts: Longs, later: Floats, quantiles: Floats) -> dict[str, list[floa
 
 
 def stability(values: Floats, deciles: Sequence[float]) -> float | None:
-    """The population stability index against nine deciles; None without values. Equal deciles are one edge."""
+    """The population stability index against nine deciles; None without values.
+
+    Where deciles are equal nobody knows how much lies on them: their bins are one with the next.
+    """
     some = values[np.isfinite(values)]
-    if not some.size or not deciles:
+    if not some.size or not len(deciles):
         return None
-    edges, count = np.unique(np.asarray(deciles), return_counts=True)
-    expected = np.append(count, 1) / 10.0
-    found = np.bincount(np.searchsorted(edges, some, side="left"), minlength=edges.size + 1) / some.size
+    edges, first, count = np.unique(np.asarray(deciles), return_index=True, return_counts=True)
+    alone = count == 1
+    expected = np.diff(np.concatenate([[0.0], (first[alone] + 1) / 10.0, [1.0]]))
+    found = np.bincount(np.searchsorted(edges[alone], some, side="left"), minlength=expected.size) / some.size
     share = np.maximum(found, LEAST_SHARE)
     return float(np.sum((share - expected) * np.log(share / expected)))

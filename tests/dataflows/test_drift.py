@@ -41,7 +41,9 @@ def test_equal_deciles_are_one_edge():
 
 
 def test_a_run_reports_each_model(tmp_path):
-    reference = bundles.Reference(edge=0.5, coverage=(0.8, 0.8, 0.8), bins={"returns_1": tuple(np.linspace(-1, 1, 9))})
+    reference = bundles.Reference(
+        edge=0.5, coverage=(0.8, 0.8, 0.8), bins={"returns_1": tuple(np.linspace(-1, 1, 9).tolist())}
+    )
     id_ = bundles.make(tmp_path, 12, ("returns_1", "rsi_14"), reference=reference, **ABOUT).name
     settings = load(None, [f"forecast.store={tmp_path}", f"forecast.model={id_}"])
     (told,) = drift.run(SPEC, settings, forecasts=tmp_path / "kept")["models"]

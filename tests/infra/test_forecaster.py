@@ -13,6 +13,7 @@ from infra.forecast_store import ForecastStore
 from infra.forecaster import HISTORY, Event, Forecaster, open_forecaster, read_history
 from infra.settings import Settings
 from models.bundle import GRAPH, MANIFEST, publish
+from models.registry import Registry
 from operators import features
 from operators.forecast import Params
 from schemas.errors import UserError
@@ -120,6 +121,25 @@ def test_a_model_is_found_by_id_path_or_history(store, tmp_path):
     beside = open_forecaster(Params(store=str(tmp_path / "none")), MARKET.calendar, AFTER, UPTO, store / HISTORY)
     assert beside.events == champion.events
     assert open_forecaster(Params(**given), MARKET.calendar, AFTER, UPTO) is None
+
+
+def test_the_champion_of_each_day_is_the_registry_s(store):
+    registry = Registry(store)
+    one, two = (bundles.make(registry.bundles, seed=seed, **ABOUT).name for seed in (0, 1))
+    with pytest.raises(UserError, match="history of models"):
+        open_forecaster(Params(model="champion", store=str(store)), MARKET.calendar, AFTER, UPTO)
+    for id_ in (one, two):
+        registry.add(id_, "2024-06-01T00:00:00+00:00", "", "bars", id_)
+    with pytest.raises(UserError, match="never had one"):
+        open_forecaster(Params(model="champion", store=str(store)), MARKET.calendar, AFTER, UPTO)
+    times = ("2024-06-20T12:00:00+00:00", "2024-06-27T15:00:00+00:00", "2024-06-28T15:00:00+00:00")
+    registry.promote(one, times[0])
+    registry.promote(two, times[1])
+    registry.rollback(times[2])
+    found = open_forecaster(Params(model="champion", store=str(store)), MARKET.calendar, AFTER, UPTO)
+    later = [int(np.datetime64(at[:19], "ns").astype(np.int64)) for at in times[1:]]
+    assert found.events == [Event(AFTER + 1, one), Event(later[0], two), Event(later[1], one)]
+    assert [model["id"] for model in found.describe()["models"]] == [one, two]
 
 
 def test_an_unknown_model_is_said_with_the_nearest(store):
