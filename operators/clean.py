@@ -134,7 +134,8 @@ def advance(
     for i in range(ts.size):
         while k < slices.size and slices[k] < ts[i]:
             k += 1
-        acted = act(rows, given, acted, k)
+        if acted < given.acted_at.size and given.acted_at[acted] <= k:
+            acted = act(rows, given, acted, k)
         at[i], marks[i], missing[i] = k, 0, 0
         row = rows[given.slot[i]]
         why = Reason.NONE
@@ -157,7 +158,7 @@ def advance(
                 marks[i], missing[i] = GAP, before + k - row.place - 1
             if jumps(row, given.open[i], given.close[i], max_jump):
                 marks[i] |= JUMPED
-        keep(row, given, i)
+        keep(row, given.open[i], given.high[i], given.low[i], given.close[i], given.volume[i])
         if 0 < stale_bars <= row.alike:
             marks[i] |= STALE
         row.ts, row.place, row.session = ts[i], before + k, given.session[k]
@@ -208,13 +209,11 @@ def jumps(row: Row, open: float, close: float, bound: float) -> bool:  # noqa: A
 
 
 @kernel
-def keep(row: Row, given: Given, i: int) -> None:
+def keep(row: Row, open: float, high: float, low: float, close: float, volume: float) -> None:  # noqa: A002
     """Remember a bar; count how often it has come, one after the other."""
-    if (given.close[i] == row.close and given.open[i] == row.open and given.high[i] == row.high
-            and given.low[i] == row.low and given.volume[i] == row.volume):  # fmt: skip
+    if close == row.close and open == row.open and high == row.high and low == row.low and volume == row.volume:
         row.alike += 1
     else:
         row.alike = 1
-        row.open, row.high, row.low = given.open[i], given.high[i], given.low[i]
-        row.close, row.volume = given.close[i], given.volume[i]
-    row.steady = given.close[i] * row.scale
+        row.open, row.high, row.low, row.close, row.volume = open, high, low, close, volume
+    row.steady = close * row.scale

@@ -125,13 +125,13 @@ def average_volume(state: State, bars: BarFrame, i: int) -> float:
 @kernel
 def advance(bounds: Bounds, rows: Table, given: Given, reason: Codes) -> None:
     """The loop over rows; each adds to its session's volume, only candidates are judged."""
-    counts = bounds.liquidity and given.average_volume.size == 0
+    counts, scaled = bounds.liquidity and given.average_volume.size == 0, given.scale.size > 0
     for i in range(reason.size):
-        row, k = rows[given.slot[i]], given.at[i]
         if counts:
-            add(row, given.session[k], given.volume[i] / given.scale[i] if given.scale.size > 0 else given.volume[i])
+            shares = given.volume[i] / given.scale[i] if scaled else given.volume[i]
+            add(rows[given.slot[i]], given.session[given.at[i]], shares)
         if reason[i] == Reason.NONE:
-            reason[i] = objection(bounds, row, given, i, k)
+            reason[i] = objection(bounds, rows[given.slot[i]], given, i, given.at[i])
 
 
 @kernel
