@@ -189,21 +189,9 @@ def table(given_answers: list[Any]) -> dict[str, np.ndarray]:
     return {path: np.concatenate(columns_) for path, columns_ in parts.items()}
 
 
-SKIPPED = {
-    "shard",
-    "listed",
-    "starts",
-    "rank",
-    "names",
-    "slot",
-    "after",
-    "upto",
-    "waiting",
-    "bars.at",
-    "scale",
-    "market",
-    "quality",
-}
+# of bars beside them: what is there only once some symbol had a split, by slice, or a sum over the frame
+SKIPPED = {"shard", "listed", "starts", "rank", "names", "slot", "after", "upto", "waiting", "bars.at", "scale",
+           "market", "actions", "quality"}  # fmt: skip
 
 
 ROWS = ("symbol", "open", "high", "low", "close", "volume", "half_spread", "volatility", "direction", "score",
