@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.bundle import GRAPH, MANIFEST, SAMPLE, BundleError, Flaw, Refusal, publish, read
 from models.engine import Engine, Holder, opened
+from operators import features
 from tests.models import bundles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +173,13 @@ def test_equal_content_has_one_id_and_is_written_once(tmp_path):
     manifest = read(first)
     assert not isinstance(manifest, Refusal)
     assert manifest.id == first.name
+
+
+def test_the_demonstration_s_model_can_be_served_here_and_says_what_it_is():
+    engine = Engine.open(ROOT / "demo" / "model", features.set_hash(features.Params(set="all")))
+    assert engine.manifest.synthetic
+    assert engine.manifest.promotable
+    assert engine.numbers(["SYN000"]).tolist() == [0]  # trained without symbols
 
 
 def test_serving_needs_neither_torch_nor_mlflow(path):
