@@ -192,7 +192,7 @@ class Forecaster:
             own = f"{list(m.horizons)} bars ahead and trades {m.decision_horizon}"
             wanted = f"{list(self.horizons)} and {self.horizons[self.decision]}"
             raise UserError(f"model {id_}: forecasts {own}; the models before it {wanted}, and a run keeps to that")
-        model = Model(m.id, m.features, m.lookback, m.gap_days, m.calibration.a, m.calibration.b,
+        model = Model(m.id, m.features, m.lookback, m.pause, m.calibration.a, m.calibration.b,
                       m.calibration.kept, m.reference.edge)  # fmt: skip
         engine_name = f"onnxruntime {onnxruntime.__version__}"
         kept = None if self._keep is None else ForecastStore(self._keep, m.id, len(m.horizons), engine_name)

@@ -91,9 +91,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference: Reference
     metrics: dict[str, float]
     files: dict[str, str]  # sha256 by name
-    gap_days: int = 5  # longest pause within a window, calendar days
+    gap_days: int | msgspec.UnsetType = msgspec.UNSET  # longest pause within a window, calendar days; see `pause`
     format: int = FORMAT
     id: str = ""
+
+    @property
+    def pause(self) -> int:
+        """Longest pause within a window; bundles that do not say were trained with five days."""
+        return 5 if isinstance(self.gap_days, msgspec.UnsetType) else self.gap_days
 
     def named(self) -> "Manifest":
         """With the id that its content gives it."""

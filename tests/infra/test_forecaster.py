@@ -188,6 +188,12 @@ def test_a_log_that_names_a_wrong_bundle_does_not_start(store, make_wrong, messa
     assert np.isfinite(later.forecast(first, NAMES, TS, windows())).all()
 
 
+def test_the_longest_pause_is_the_manifest_s(store):
+    silent, said = good(store), good(store, gap_days=2)
+    made = forecaster(store, Event(0, silent))
+    assert (made.model(silent).gap_days, made.model(said).gap_days) == (5, 2)
+
+
 # Forecasts.
 
 
