@@ -68,6 +68,7 @@ class Market(NamedTuple):
     direction: Codes
     confidence: Floats
     reason: Codes
+    q10: Floats  # log return over the decision horizon; empty without a model
     acted_at: Ints
     acted: Ints
     new: Longs
@@ -87,7 +88,8 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
     slices = frame.slices
     market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.order, frame.rank, frame.symbol,
                     frame.open, frame.high, frame.low, frame.close, frame.volume, frame.half_spread,
-                    frame.volatility, frame.direction, frame.confidence, frame.reason, *_actions(frame))  # fmt: skip
+                    frame.volatility, frame.direction, frame.confidence, frame.reason, frame.q10,
+                    *_actions(frame))  # fmt: skip
 
     tape = blank(slices.size, EVENTS + frame.rows // 8)
     done = 0
@@ -284,6 +286,8 @@ def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, 
         quote(row, market.half_spread[r])
     enter(limits, market, book, tape, ts, symbol, one.direction, shares, price)
     verdict.max_loss = one.direction * (price - row.stop) * shares
+    if market.q10.size > 0 and market.q10[r] == market.q10[r]:
+        verdict.max_loss = round(price * abs(market.q10[r])) * shares
 
 
 @kernel

@@ -44,7 +44,7 @@ class VerdictRow(Protocol):
     confidence: float
     cvar_95: float  # of the symbol, a fraction of its price
     risk_score: float  # 0..1
-    max_loss: int  # ticks: what the order loses at its stop
+    max_loss: int  # ticks: what the order loses at the forecast's low quantile, or at its stop without one
 
 
 class OrderRow(Protocol):

@@ -57,7 +57,7 @@ def pack(frame: SliceFrame) -> Columns:
 
 
 def unpack(columns: Columns, slices: Slices) -> SliceFrame:
-    """The frame of a slice; its arrays are read-only views where that is possible."""
+    """The frame of a slice; its arrays may be written into, as those of other frames: kernels are compiled for that."""
     names, rank = _ranked(columns.get("names", b""))
     rows = _read(columns, _ROWS)
     counts = _read(columns, _COUNTS)
@@ -73,7 +73,7 @@ def unpack(columns: Columns, slices: Slices) -> SliceFrame:
 
 
 def _read(columns: Columns, kinds: Kinds) -> dict[str, Any]:
-    return {name: np.frombuffer(columns.get(name, b""), kind) for name, kind in kinds.items()}
+    return {name: np.frombuffer(columns.get(name, b""), kind).copy() for name, kind in kinds.items()}
 
 
 @lru_cache(maxsize=4)

@@ -39,6 +39,7 @@ class Bar:
     confidence: float = 0.5
     volatility: float = 0.01  # NaN: not known
     reason: int = Reason.NEUTRAL  # NONE: a candidate for an order
+    q10: float | None = None  # the forecast's low quantile, a log return; None without a forecast
 
 
 @dataclass
@@ -675,6 +676,8 @@ class Account:
                 measured, limit = float(price * shares), float(self.notional(bar))
                 self.send_bracket(symbol, bar, shares)
                 max_loss = shares * abs(price - self.bracket(bar.direction, price)[1])
+                if bar.q10 is not None:
+                    max_loss = shares * Decimal(round(ticks(price) * abs(bar.q10))) / 10_000
             told = (reason, measured, limit, bar.confidence, cvar, score, ticks(max_loss))
             self.page.verdicts.append((self.now, symbol, bar.direction, approved, *told))
 

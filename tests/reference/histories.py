@@ -470,6 +470,7 @@ def opinion(rng: np.random.Generator, settings: Params, bar: Bar, eagerness: flo
     bar.confidence = pick(rng, (*usual, *usual, rules.min_confidence, rules.min_confidence - 0.01))
     usual = (0.01,) * 12
     bar.volatility = pick(rng, (*usual, rules.max_volatility, rules.max_volatility + 0.001, NAN))
+    bar.q10 = None if bar.volatility != bar.volatility or bar.confidence < 0.7 else -1.3 * bar.volatility
     candidate = chance(rng, eagerness)
     bar.reason = Reason.NONE if candidate else pick(rng, (Reason.NEUTRAL, Reason.BELOW_DECISION_GATE))
     bar.direction = Direction.SHORT if chance(rng, 0.45 if rules.allow_short else 0.12) else Direction.LONG

@@ -400,6 +400,8 @@ def test_the_score_of_an_entry_by_hand() -> None:
     assert verdict[8] == 2.0627 * 0.01
     assert verdict[9] == pytest.approx(0.3 * 0.1 + 0.2 * 0.1 + 0.3 * 0.020627 / 0.05)
     assert verdict[10] == 10 * 10_0000  # ten shares, each down to its stop at 90.00
+    (verdict,) = ledger(params(), replace(WANTED, q10=-0.02)).verdicts
+    assert verdict[10] == 10 * 2_0000  # or, with a forecast, two percent
     (verdict,) = ledger(params(), replace(WANTED, volatility=math.nan)).verdicts
     assert verdict[4] == Reason.VOLATILITY
     assert verdict[9] == pytest.approx(0.3 + 0.2 * 0.1 + 0.3)

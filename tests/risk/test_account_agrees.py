@@ -50,6 +50,7 @@ def frame(told: list[reference.Slice], ids: dict[str, int], names: Any, rank: An
     spreads = np.array([np.nan if b.half_spread is None else b.half_spread for b in bars])
     column = {n: np.array([getattr(b, n) for b in bars], np.float64)
               for n in ("open", "high", "low", "close", "volume", "volatility", "confidence")}  # fmt: skip
+    q10 = np.array([np.nan if b.q10 is None else b.q10 for b in bars], np.float64)
     code = {n: np.array([getattr(b, n) for b in bars], np.int8) for n in ("direction", "reason")}
     return SliceFrame(
         slices=slices, starts=np.cumsum([0, *(len(s.bars) for s in told)]), names=names, rank=rank,
@@ -57,7 +58,7 @@ def frame(told: list[reference.Slice], ids: dict[str, int], names: Any, rank: An
         refused=Refused(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing),
         rows=len(rows), stopped=np.zeros(100, np.int64), symbol=np.array([i for i, _ in rows], np.int32),
         half_spread=spreads, score=np.zeros(len(rows)), regime=np.zeros(len(rows), np.int8),
-        views=np.zeros(len(rows), np.int32), actions=actions, **column, **code,
+        views=np.zeros(len(rows), np.int32), actions=actions, q10=q10, **column, **code,
     )  # fmt: skip
 
 
