@@ -426,14 +426,14 @@ def _number(ticks: int) -> float:
 
 def _adopted(order: OrderRequest, found: OrderState) -> OrderState:
     """What stands there under our id, if it is what we sent; another order under it must never pass for ours."""
-    stop = next((leg.stop_price for leg in found.legs if leg.kind.startswith("stop")), None)
-    target = next((leg.limit_price for leg in found.legs if leg.kind == "limit"), None)
+    first = [leg for leg in found.legs if not leg.replaces]  # one that took another's place may have another price
+    stop = next((leg.stop_price for leg in first if leg.kind.startswith("stop")), None)
+    target = next((leg.limit_price for leg in first if leg.kind == "limit"), None)
     if order.shape is Shape.OCO:
         target = found.limit_price
     wanted = (order.id, order.symbol, order.side, order.qty, order.shape.name.lower())
     there = (found.client_id, found.symbol, found.side, found.qty, "single" if found.shape == "simple" else found.shape)
     kinds = {Kind.MARKET: "market", Kind.LIMIT: "limit"}
-    # a leg may have been replaced since, so its price speaks only while it is the first of its kind
     legs = found.status == "replaced" or order.shape is Shape.SINGLE or not found.legs or (
         (stop is None or stop == order.stop_loss) and (target is None or target == order.take_profit)
     )  # fmt: skip

@@ -121,7 +121,7 @@ def _by_stage(job: backtest.Plan) -> dict[str, float]:
     params = pipeline.decide_params(job.settings, job.bars.timeframe)
     states = {shard: pipeline.start(params) for shard in range(SHARDS)}
     waiting, book = barrier.start(job.bars.after), account.start(job.settings.account)
-    recorder = Recorder(job.out, job.header)
+    recorder = Recorder(job.out, job.header, job.benchmark.points)
     chunks = job.bars.frames()
     gc.collect()
     at = time.process_time()

@@ -25,7 +25,8 @@ from tests.markets import Market, make
 
 ALL = features.Params(set="all")
 EAGER = ["ensemble.publish_gate=0.52", "ensemble.decision_gate=0.53", "rules.cooldown_seconds=0",
-         "rules.max_orders_per_symbol_per_day=100", "run.timeframe=30m"]  # fmt: skip
+         "rules.max_orders_per_symbol_per_day=100", "run.timeframe=30m",
+         "filters.liquidity=false", "regime.hysteresis=1"]  # fmt: skip
 SETTINGS = load(None, EAGER, environ={})
 DECIDE = pipeline.decide_params(SETTINGS, 30)
 ACCOUNT = SETTINGS.account
@@ -49,7 +50,7 @@ def featured(market: Market, cuts: list[int]) -> Values:
 
 @cache
 def streamed_and_batched() -> tuple[Values, Values]:
-    market = make(7, sessions=18, symbols=3)
+    market = make(7, sessions=18, symbols=3, beside=True)
     return featured(market, list(range(1, market.slices.size))), featured(market, [])
 
 

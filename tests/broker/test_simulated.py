@@ -3,7 +3,7 @@
 from functools import partial
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.exchange import Exchange
@@ -46,6 +46,7 @@ def told(answer):
 
 
 @given(CALLS)
+@example(calls=[("enter", 0), ("replace", 0), ("enter", 0)])  # sent again after a leg was replaced: still ours
 def test_over_the_wire_and_in_the_process_are_alike(calls):
     here = Exchange()
     here.quote("AAPL", 1_900_000)

@@ -195,9 +195,10 @@ def test_real_splits_change_no_signal(adjusted: Path) -> None:
 
 HOLDING = [
     "exits.end_of_day=false", "exits.max_holding_bars=1500", "exits.take_profit_pct=0.5", "exits.stop_loss_pct=0.3",
-    "exits.trailing_pct=0.3", "venue.time_in_force=gtc", "cash.initial_cash_usd=10000000", "ensemble.decision_gate=0.56",
+    "exits.trailing_pct=0.3", "venue.time_in_force=gtc", "cash.initial_cash_usd=10000000", "rules.allow_short=true",
     "rules.max_notional_usd=200000", "rules.max_shares=1000000", "rules.max_total_exposure_usd=1000000",
-    "rules.max_symbol_exposure_usd=1000000", "rules.allow_short=true", "ensemble.weights.macd=0", "ensemble.weights.rsi=0",
+    "rules.max_symbol_exposure_usd=1000000", "ensemble.decision_gate=0.56", "ensemble.weights.macd=0",
+    "ensemble.weights.rsi=0",
 ]  # fmt: skip
 
 
@@ -261,6 +262,7 @@ SETS = [
     "rules.cooldown_seconds=60",
     "clean.max_jump=0.003",
     "filters.max_spread=0.0008",
+    "regime.hysteresis=1",
 ]
 
 

@@ -58,7 +58,7 @@ def run(tree, code, **environment):
 # a kernel, the file of something that it uses, an edit there, and its answer before and after
 TREND = (
     "import numpy as np\nfrom operators.kernel import table\nfrom operators.regime import Row, advance\n"
-    "regime = np.zeros(2, np.int8)\nadvance(1, 2, table(Row, 1), np.zeros(2, np.int32), np.ones(2), regime)\n"
+    "regime = np.zeros(2, np.int8)\nadvance(1, 2, 1, table(Row, 1), np.zeros(2, np.int32), np.ones(2), regime)\n"
     "print(regime[1])"
 )
 BANDS = (
