@@ -56,7 +56,8 @@ class _Desk:
     def __init__(self, calendar: Calendar, state: State, messages: Messages):
         self.calendar, self.messages = calendar, messages
         self.after = self.upto = state.upto
-        self.values = [_current(messages, at) for at in range(len(messages.offsets))]
+        read = [_current(messages, at) for at in range(len(messages.offsets))]
+        self.values, self.foreign = [value for value, _ in read], [why for _, why in read]
         self.columns: Columns = decode(self.values)
         self.frames: list[RawFrame] = []
         self.letters: list[Letter] = []
@@ -115,6 +116,8 @@ class _Desk:
     def _objection(self, at: int) -> tuple[str, str]:
         """Why a record is of no use; two empty texts if it is."""
         columns = self.columns
+        if self.foreign[at]:
+            return "undecodable", self.foreign[at]
         if columns.flaw[at]:
             return "undecodable", FLAWS[columns.flaw[at]]
         if columns.shard[at] != self.messages.partition:
@@ -157,13 +160,13 @@ class _Desk:
         self.first, self.after, self.listed = last, self.upto, []
 
 
-def _current(messages: Messages, at: int) -> bytes:
-    """A record by the current schema; one that cannot be had so is empty, which has a flaw."""
+def _current(messages: Messages, at: int) -> tuple[bytes, str]:
+    """A record by the current schema; or nothing, and why it cannot be had so."""
     value = messages.values[at] or b""
-    schema = dict(messages.headers[at]).get(SCHEMA) if messages.headers else messages.schema
+    schema = dict(messages.headers[at]).get(SCHEMA, b"") if messages.headers else messages.schema
     if schema is None or schema == codec.mark(SliceBars):
-        return value
+        return value, ""
     try:
-        return codec.encode(codec.decode(SliceBars, value, schema))
-    except codec.UndecodableError:
-        return b""
+        return codec.encode(codec.decode(SliceBars, value, schema)), ""
+    except codec.UndecodableError as error:
+        return b"", str(error)

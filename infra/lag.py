@@ -6,7 +6,7 @@ Register it in the process that reads: `prometheus_client.REGISTRY.register(LagC
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from infra.ranges import reading
+from infra.tail import reading
 
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily

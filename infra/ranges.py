@@ -5,14 +5,13 @@ a number. An item is one `Messages`: parallel lists, for an object per record co
 reading it.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from infra.kafka import SCHEMA, Cluster, Headers, bounds, consumer, lost, partitions, passing, wait_for
+from infra.kafka import SCHEMA, Cluster, Headers, bounds, consumer, lost, passing, wait_for
 from schemas.errors import UserError
 
 BATCH = 1_000  # records in an item, at most
@@ -38,23 +37,6 @@ class Messages(NamedTuple):
     def _part(self, rows: slice) -> "Messages":
         return self._replace(offsets=self.offsets[rows], keys=self.keys[rows], values=self.values[rows],
                              headers=self.headers[rows], written=self.written[rows])  # fmt: skip
-
-
-class Reading(NamedTuple):
-    """How far a part of this process is."""
-
-    next: int
-    end: int  # the log's, as last heard
-
-
-_READING: dict[tuple[str, int], Reading] = {}
-_LOCK = threading.Lock()
-
-
-def reading() -> dict[tuple[str, int], Reading]:
-    """By topic and partition: how far this process has read, and how far it could."""
-    with _LOCK:
-        return dict(_READING)
 
 
 def part_name(topic: str, number: int) -> str:
@@ -96,42 +78,6 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
         return Part(self._where, topic, number, first, stop, self._batch, self._headers)
 
 
-class TailSource(FixedPartitionedSource[Messages, int]):
-    """A topic from explicit offsets on, for ever.
-
-    `starts` gives offsets by partition; one that is not named begins with the oldest record that is
-    there. Never with the end: what came while the flow was down would be stepped over.
-    """
-
-    def __init__(
-        self,
-        where: Cluster,
-        topic: str,
-        starts: Mapping[int, int] | None = None,
-        only: list[int] | None = None,
-        batch: int = BATCH,
-        headers: bool = True,
-        idle: timedelta = IDLE,
-    ):
-        self._where, self._topic, self._starts, self._only = where, topic, starts or {}, only
-        self._batch, self._headers, self._idle = batch, headers, idle
-
-    def list_parts(self) -> list[str]:
-        """All partitions, or those that were asked for."""
-        wait_for(self._where)
-        numbers = partitions(self._where, self._topic) if self._only is None else self._only
-        return [part_name(self._topic, number) for number in numbers]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
-        """Begin, or go on; a UserError where retention has removed the place."""
-        number = int(for_part.rpartition(":")[2])
-        first = self._starts.get(number) if resume_state is None else resume_state
-        if first is None:
-            first = bounds(self._where, self._topic, [number])[number][0]
-        check_place(self._where, self._topic, number, first)
-        return Part(self._where, self._topic, number, first, None, self._batch, self._headers, self._idle)
-
-
 def check_place(where: Cluster, topic: str, number: int, first: int) -> int:
     """Is this offset, or the place after the last record, in the log? Returns its end."""
     low, high = bounds(where, topic, [number])[number]
@@ -157,29 +103,27 @@ class Part(StatefulSourcePartition[Messages, int]):
         topic: str,
         number: int,
         first: int,
-        stop: int | None = None,
+        stop: int,
         batch: int = BATCH,
         headers: bool = True,
-        idle: timedelta = IDLE,
     ):
         from confluent_kafka import TopicPartition
 
         self._topic, self._number, self._name = topic, number, where.topic(topic)
         self._next, self._stop, self._batch, self._headers = first, stop, batch, headers
-        self._idle, self._empty = idle, False
+        self._empty = False
         self._place = TopicPartition(self._name, number, first)
-        self._client = consumer(where, enable_partition_eof=stop is not None)
-        if stop is None or first < stop:
+        self._client = consumer(where, enable_partition_eof=True)
+        if first < stop:
             self._client.assign([self._place])
 
     def next_batch(self) -> list[Messages]:
         """What is there, up to a batch, as one item; nothing is waited for."""
-        if self._stop is not None and self._next >= self._stop:
+        if self._next >= self._stop:
             raise StopIteration
         found = self._client.consume(self._batch, 0.0)
         messages = list(self._good(found)) if found else []
         self._empty = not messages
-        self._note()
         if not messages:
             return []
         schema = None if self._headers else _schema(messages)
@@ -203,27 +147,21 @@ class Part(StatefulSourcePartition[Messages, int]):
         for message in found:
             error = message.error()
             if error is None:
-                if self._stop is not None and message.offset() >= self._stop:
+                if message.offset() >= self._stop:
                     self._next = self._stop
                     return
                 self._next = message.offset() + 1
                 yield message
             elif error.code() == KafkaError._PARTITION_EOF:
                 # Offsets without records (compacted, or marks of transactions) end a range too.
-                if self._stop is not None and message.offset() >= self._stop:
+                if message.offset() >= self._stop:
                     self._next = self._stop
             elif not passing(error):
                 raise lost(self._name, self._number, self._next, error)
 
-    def _note(self) -> None:
-        """For the gauge of lag; the end is what the last answer of the broker said."""
-        _, end = self._client.get_watermark_offsets(self._place, cached=True)
-        with _LOCK:
-            _READING[self._topic, self._number] = Reading(self._next, max(end, self._next))
-
     def next_awake(self) -> datetime | None:
         """Soon, while there is nothing."""
-        return datetime.now(UTC) + self._idle if self._empty else None
+        return datetime.now(UTC) + IDLE if self._empty else None
 
     def snapshot(self) -> int:
         """The next offset."""
@@ -231,8 +169,6 @@ class Part(StatefulSourcePartition[Messages, int]):
 
     def close(self) -> None:
         """Leave the broker."""
-        with _LOCK:
-            _READING.pop((self._topic, self._number), None)
         self._client.close()
 
 

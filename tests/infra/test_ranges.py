@@ -3,7 +3,8 @@ import pickle
 import pytest
 from confluent_kafka import TopicPartition
 
-from infra.ranges import Messages, RangeSource, TailSource, part_name, reading
+from infra.ranges import Messages, RangeSource, part_name
+from infra.tail import TailSource, reading
 from infra.topics import Topic, create_topics
 from schemas.errors import UserError
 from tests.infra.logkit import drain, fill, trim
@@ -81,7 +82,7 @@ def test_a_tail_begins_where_it_is_told(log):
 
 
 def test_how_far_each_part_is_can_be_asked(log):
-    part = TailSource(log, "a", batch=4).build_part("step", "a:000", None)
+    part = TailSource(log, "a").build_part("step", "a:000", None)
     drain(part)
     assert reading()["a", 0] == (10, 10)
     part.close()
