@@ -278,6 +278,7 @@ def _reconciliation(summary: Mapping[str, Any]) -> str:
         ("realised", summary["realised_pnl"], "+"),
         ("unrealised", summary["unrealised_pnl"], "+"),
         ("fees", summary["fees"], "−"),
+        *([("dividends", summary["dividends"], "+")] if summary["dividends"] else []),
         ("final equity", summary["final_equity"], "="),
     ]
     parts = " ".join(f"<span>{sign} {name} <b>{money(value)}</b></span>" for name, value, sign in terms)

@@ -228,6 +228,9 @@ def test_real_splits_make_no_profit_and_change_no_trade(adjusted: Path, tmp_path
     for day, _ in SPLITS:
         instant = datetime.fromisoformat(day).replace(tzinfo=UTC)
         assert any(entry < instant < exit_ for entry, exit_, _ in same), day
+    dividends = read_summary(tmp_path / "told")["dividends"]  # the file has them too, since 2012
+    assert dividends != 0.0
+    assert f"dividends <b>{dividends:,.2f}</b>" in (tmp_path / "told" / "report.html").read_text().replace("−", "-")
     equity = pq.read_table(tmp_path / "told" / "equity.parquet")["equity"].to_numpy()
     assert np.abs(np.diff(equity) / equity[:-1]).max() < 0.01
 
