@@ -1,7 +1,7 @@
-"""Items of the contracts' acceptance list (section 19), each under its own number; 6, 7, 10 and 11 stand in tests/risk.
+"""Items of the contracts' acceptance list (section 19), each under its own number: 1, 2, 3, and 8 for price and state.
 
-Of item 8 the price and the state are here. A missing quote and a missing forecast stop an order where the
-spread filter and the forecast are, with their own tests.
+Where the part that must pass or refuse is tested, the others stand as `test_item_N_...`: 6 in
+tests/operators/test_ensemble.py, 8 for quote and forecast there and in test_filters.py, 7, 10 and 11 in tests/risk.
 """
 
 import pickle

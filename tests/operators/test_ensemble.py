@@ -64,7 +64,7 @@ def test_confidence_depends_on_how_regime_and_direction_go_together(regime, dire
 
 
 @pytest.mark.parametrize(("regime", "direction"), SCALE)
-def test_every_gate_can_pass_and_fail_in_every_regime(regime, direction):
+def test_item_6_every_gate_can_pass_and_fail_in_every_regime(regime, direction):
     """A third above a gate's score passes it, a third below does not."""
     needs = {gate: (gate - 0.5) / (0.5 * SCALE[regime, direction]) for gate in (0.55, 0.65)}
     scores = [needs[0.55] * 2 / 3, needs[0.55] * 4 / 3, needs[0.65] * 2 / 3, needs[0.65] * 4 / 3]
@@ -215,7 +215,7 @@ def test_a_neutral_or_opposing_forecast_adds_nothing_to_confidence(direction):
         (-0.0038, ensemble.Toll(0.002, 0.0), Reason.EXPECTED_RETURN),
     ],
 )
-def test_the_median_must_pay_for_the_round_trip(q50, toll, reason):
+def test_item_6_the_median_must_pay_for_the_round_trip(q50, toll, reason):
     way = float(np.sign(q50))
     regime = BULL if q50 > 0 else BEAR
     assert weighed([[way]] * 3, [regime], [[q50 - 1, q50, q50 + 1]], toll).reason.tolist() == [reason]
@@ -235,7 +235,7 @@ def test_a_quoted_spread_is_part_of_what_the_round_trip_costs():
     ("probability", "is_calibrated", "reason"),
     [(0.49, True, Reason.LOW_PROBABILITY), (0.50, True, Reason.NONE), (0.49, False, Reason.NONE)],
 )
-def test_only_a_calibrated_probability_is_asked(probability, is_calibrated, reason):
+def test_item_6_only_a_calibrated_probability_is_asked(probability, is_calibrated, reason):
     answer = weighed([[1.0]] * 3, [BULL], [[0.0, 0.1, 0.2]], probability=probability, is_calibrated=is_calibrated)
     assert answer.reason.tolist() == [reason]
     assert answer.probability[0] == probability
@@ -251,7 +251,7 @@ def test_only_a_calibrated_probability_is_asked(probability, is_calibrated, reas
         ((0.0, 0.0, 0.0), UNKNOWN, Absence.NOT_WARM, Reason.NOT_WARM),
     ],
 )
-def test_a_required_forecast_that_is_missing_ends_a_signal(votes, regime, absence, reason):
+def test_item_8_a_required_forecast_that_is_missing_ends_a_signal(votes, regime, absence, reason):
     answer = weighed([[vote] for vote in votes], [regime], [[0.0, 0.5, 1.0]], absence=[absence],
                      params={"require_forecast": True})  # fmt: skip
     assert answer.reason.tolist() == [reason]

@@ -192,7 +192,7 @@ def test_a_reference_volume_counts_from_the_first_bar_and_instead_of_the_session
         (100.0, NAN, WIDE), (0.0, 0.0, WIDE), (-1.0, -1.0, WIDE), (100.0, float("inf"), WIDE),
     ],
 )  # fmt: skip
-def test_a_quote_is_narrow_fresh_and_sane(bid, ask, why):
+def test_item_8_a_quote_is_narrow_fresh_and_sane(bid, ask, why):
     quoted = {"bid": column(bid), "ask": column(ask)}
     assert set(daily(**quoted, liquidity=False)) == {why}
     assert set(daily(**quoted, liquidity=False, spread=False)) == {PASS}
@@ -205,7 +205,7 @@ def test_near_a_report_nothing_is_bought(days, why):
 
 
 @pytest.mark.parametrize("missing", ["off", "refuse"])
-def test_without_any_source_a_filter_is_off_or_refuses(missing):
+def test_item_8_without_any_source_a_filter_is_off_or_refuses(missing):
     reasons = {"liquidity": THIN, "spread": WIDE, "earnings": NEAR}
     for own, why in reasons.items():
         chosen = {name: name == own for name in reasons}
