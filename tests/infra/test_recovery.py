@@ -8,9 +8,10 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSource
 
-from dataflows import backtest
+from dataflows import backtest, ingest, live
+from infra.kafka import Cluster
 from infra.recovery import check_store, folder_of, step_ids, stored_step_ids
-from infra.settings import load
+from infra.settings import Settings, load
 from schemas.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,19 @@ def flow(tmp_path):
 def test_the_steps_of_the_backtest_that_have_state_are_these_for_good(tmp_path):
     """A recovery store is keyed by them: to rename one is to lose its state."""
     assert step_ids(flow(tmp_path)) == BACKTEST
+
+
+def test_so_are_those_of_the_live_flows():
+    graph = Dataflow("live")
+    live.signals(graph, Settings(), Cluster())
+    live.trading(graph, Settings(), Cluster())
+    topics = (
+        "account_orders execution_blocked execution_completed exit_signals risk_approved risk_rejected signals_scored"
+    )
+    own = "account account_log barrier command_letters commands decide intake letters log results slices"
+    assert step_ids(graph) == {f"live.{name}" for name in (topics + " " + own).split()}
+    steps = ("arrivals", "feed", "late", "letters", "raw", "slicer", "slices")
+    assert step_ids(ingest.build(Settings(), Cluster())) == {f"ingest.{name}" for name in steps}
 
 
 @pytest.fixture
