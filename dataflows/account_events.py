@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from dataflows.account_log import Logged
 from infra.gated_sink import Record
 from infra.kafka import SCHEMA
 from risk.ledger import LedgerFrame
@@ -41,9 +40,9 @@ class Writer:
             "signals.scored": self.signals,
         }
 
-    def batch(self, make: Callable[[LedgerFrame], Iterator[Record]], item: tuple[str, Logged]) -> Iterator[Any]:
+    def batch(self, make: Callable[[LedgerFrame], Iterator[Record]], item: tuple[str, LedgerFrame]) -> Iterator[Any]:
         """The records of one frame, for a gated sink."""
-        records = list(make(item[1].ledger))
+        records = list(make(item[1]))
         if records:
             yield item[0], records
 

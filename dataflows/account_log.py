@@ -5,8 +5,8 @@ its place; after a crash the account meets the same order again.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from dataflows.pipeline import ACCOUNT
 from infra.abreast import SLICE
 from infra.dead_letters import Letter, letter
 from infra.gated_sink import Record
@@ -24,27 +24,10 @@ from schemas.records import Command as CommandRecord
 from schemas.records import LogEntry, LogKind, ScoredSlice
 from schemas.scored_columns import pack, unpack
 
-KEY = "account"
-
-
-class Entry(NamedTuple):
-    """A record of the log."""
-
-    offset: int
-    written: int  # when it was appended, UTC ms
-    acts: SliceFrame | Command
-
-
-class Logged(NamedTuple):
-    """What the account made of a record of its log."""
-
-    entry: Entry
-    ledger: LedgerFrame
-
 
 def records(name: str, frames: tuple[SliceFrame, ...]) -> tuple[str, list[Record]]:
     """Slices for an account's log."""
-    return KEY, [_record(name, frame) for frame in frames]
+    return ACCOUNT, [_record(name, frame) for frame in frames]
 
 
 def _record(name: str, frame: SliceFrame) -> Record:
@@ -54,7 +37,7 @@ def _record(name: str, frame: SliceFrame) -> Record:
         source_offset=-1, slice=ScoredSlice(after=slices.after, upto=slices.upto, columns=pack(frame)),
     )  # fmt: skip
     mark = (SCHEMA, codec.mark(LogEntry))
-    return Record(f"{SLICE}{slices.upto}", slices.upto, KEY.encode(), codec.encode(entry), (mark,))
+    return Record(f"{SLICE}{slices.upto}", slices.upto, ACCOUNT.encode(), codec.encode(entry), (mark,))
 
 
 def command_records(name: str, messages: Messages) -> tuple[list[Record], list[Letter]]:
@@ -73,37 +56,29 @@ def command_records(name: str, messages: Messages) -> tuple[list[Record], list[L
                 source_partition=messages.partition, source_offset=offset, command=command,
             )  # fmt: skip
             mark = (SCHEMA, codec.mark(LogEntry))
-            found.append(Record(f"command:{offset}", ts, KEY.encode(), codec.encode(entry), (mark,)))
+            found.append(Record(f"command:{offset}", ts, ACCOUNT.encode(), codec.encode(entry), (mark,)))
     return found, letters
 
 
-def entries(calendar: Calendar, messages: Messages) -> Iterator[tuple[str, Entry]]:
-    """What the records say. Raises where one cannot be read: only we write here."""
-    for at, (offset, value, written) in enumerate(
-        zip(messages.offsets, messages.values, messages.written, strict=True)
-    ):
-        record = codec.decode(LogEntry, value, dict(messages.headers[at]).get(SCHEMA))
-        if record.slice is not None:
-            yield KEY, Entry(offset, written, _frame(calendar, record.slice))
+def acts(calendar: Calendar, messages: Messages) -> Iterator[tuple[str, SliceFrame | Command]]:
+    """What the records say, each to act in its turn. Raises where one cannot be read: only we write here."""
+    for value, headers in zip(messages.values, messages.headers, strict=True):
+        yield ACCOUNT, act(calendar, codec.decode(LogEntry, value, dict(headers).get(SCHEMA)))
 
 
-def _frame(calendar: Calendar, one: ScoredSlice) -> SliceFrame:
-    index = calendar.index_after(one.after)
-    return unpack(one.columns, calendar.slices(index, index + 1, one.after, one.upto))
+def act(calendar: Calendar, entry: LogEntry) -> SliceFrame | Command:
+    """What a record of the log brings to the account; nothing in it is passed over."""
+    if entry.slice is not None:
+        one = entry.slice
+        index = calendar.index_after(one.after)
+        return unpack(one.columns, calendar.slices(index, index + 1, one.after, one.upto))
+    if entry.command is not None:
+        said = entry.command
+        return Command(number=entry.source_offset, kind=said.kind.value, until=said.until, issuer=said.issuer,
+                       reason=said.reason)  # fmt: skip
+    raise ValueError(f"a record of the account log of kind {entry.kind.value}: this version knows slices and commands")
 
 
-def obeyed(params: Account, state: account.State, entry: LogEntry) -> tuple[account.State, LedgerFrame]:
-    """A command of the log acts."""
-    assert entry.command is not None  # noqa: S101  (it is neither slice nor report)
-    return obey(params, state, _command(entry.source_offset, entry.command))
-
-
-def _command(number: int, one: CommandRecord) -> Command:
-    return Command(number=number, kind=one.kind.value, until=one.until, issuer=one.issuer, reason=one.reason)
-
-
-def step(params: Account, state: account.State, entry: Entry) -> tuple[account.State, Logged]:
+def step(params: Account, state: account.State, one: SliceFrame | Command) -> tuple[account.State, LedgerFrame]:
     """One record acts."""
-    act = account.step if isinstance(entry.acts, SliceFrame) else obey
-    state, ledger = act(params, state, entry.acts)  # type: ignore[arg-type]
-    return state, Logged(entry, ledger)
+    return account.step(params, state, one) if isinstance(one, SliceFrame) else obey(params, state, one)

@@ -36,6 +36,7 @@ from infra.topics import create_topics
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
+from risk.commands import Command
 from schemas.errors import UserError
 from schemas.events import Phase
 from schemas.frames import RawFrame, SliceFrame, Slices
@@ -85,16 +86,16 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     op.output("letters", op.flat_map("letter", answers, _letters), GatedSink(where, LETTERS, "live", _first))
     frames = op.flat_map("frames", answers, _frames)
     decided = pipeline.decide("decide", frames, params, keeper.decide)
-    one = op.map("one", decided, lambda item: (account_log.KEY, item[1]))
+    one = op.map("one", decided, lambda item: (pipeline.ACCOUNT, item[1]))
     whole = scan("barrier", one, barrier.start(), barrier.step_singly, barrier.restore)
     logged = op.map("logged", whole, lambda item: account_log.records(settings.run.account, item[1]))
     told = op.map("told", op.input("commands", graph, TailSource(where, "account.commands")),
                   partial(account_log.command_records, settings.run.account))  # fmt: skip
-    commands = op.flat_map("command", told, lambda both: [(account_log.KEY, both[0])] if both[0] else [])
+    commands = op.flat_map("command", told, lambda both: [(pipeline.ACCOUNT, both[0])] if both[0] else [])
     op.output("log", op.merge("in_order", logged, commands),
               GatedSink(where, "account.log", "recorder", _first, linger_ms=0))  # fmt: skip
     refused = op.flat_map(
-        "no_command", told, lambda both: [(account_log.KEY, letter_records(both[1]))] if both[1] else []
+        "no_command", told, lambda both: [(pipeline.ACCOUNT, letter_records(both[1]))] if both[1] else []
     )
     op.output("command_letters", refused, GatedSink(where, LETTERS, "commands", _first))
 
@@ -104,18 +105,17 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     import bytewax.operators as op
 
     calendar, keeper = grid(settings), Keeper(settings)
-    entries = partial(account_log.entries, calendar)
-    log = op.flat_map("entries", op.input("account_log", graph, TailSource(where, "account.log")), entries)
+    read = op.input("account_log", graph, TailSource(where, "account.log"))
+    log = op.flat_map("acts", read, partial(account_log.acts, calendar))
     start = account.start(settings.account)
-    done = scan("account", log, start, partial(account_log.step, settings.account), keep=keeper.account)
+    ledger = scan("account", log, start, partial(account_log.step, settings.account), keep=keeper.account)
     writer = writer_of(settings)
     for topic, make in writer.outputs().items():
         name = topic.replace(".", "_")
-        made = op.flat_map(f"{name}_record", done, partial(writer.batch, make))
+        made = op.flat_map(f"{name}_record", ledger, partial(writer.batch, make))
         op.output(
             name, made, GatedSink(where, topic, "account", _first, linger_ms=0 if topic == "account.orders" else 10)
         )
-    ledger = op.map("ledger", done, lambda item: (item[0], item[1].ledger))
     op.output("results", ledger, DayResults(_results(settings), partial(_header, settings), calendar))
 
 
@@ -174,10 +174,10 @@ class Keeper:
         if _closes(frame.slices):
             self._write(frame.slices, f"decide.{frame.shard:02}", state)
 
-    def account(self, entry: account_log.Entry, state: account.State) -> None:
+    def account(self, one: SliceFrame | Command, state: account.State) -> None:
         """The state of the account, after the session's last slice."""
-        if isinstance(entry.acts, SliceFrame) and _closes(entry.acts.slices):
-            self._write(entry.acts.slices, "account", state)
+        if isinstance(one, SliceFrame) and _closes(one.slices):
+            self._write(one.slices, "account", state)
 
     def _write(self, slices: Slices, key: str, state: Any) -> None:
         write(self._folder, int(slices.session[-1]), key, Snapshot(slices.upto, self._identity, flat(state)))

@@ -7,7 +7,7 @@ State comes from the hashed snapshots of the session before (or is cold, if the 
 compare with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +22,12 @@ from infra.snapshots import read, session_name, sessions
 from operators import barrier
 from operators.drive import unflat
 from risk import account
+from risk.commands import Command
 from schemas import codec
 from schemas.errors import UserError
 from schemas.frames import SHARDS, SliceFrame
 from schemas.identity import iso
-from schemas.records import LogEntry, LogKind, Order
+from schemas.records import LogEntry, Order
 from schemas.scored_columns import pack
 
 
@@ -96,22 +97,27 @@ def _trade(settings: Settings, where: Cluster, begin: Start, close: int, redecid
     """The account over the re-decided slices and the recorded commands, in the order of its log."""
     state, writer, found = begin.account, writer_of(settings), _Differences()
     made: dict[str, bytes] = {}
-    slices = len(redecided)
-    for entry in _entries(where, settings.run.account, begin.after, close):
-        if entry.kind == LogKind.SLICE and entry.slice is not None:
-            frame = redecided.pop(entry.slice.upto, None)
+    later: dict[str, bytes] = {}  # by commands after the close: they bear its time, and are the next day's
+    slices, calendar, closed = len(redecided), grid(settings), False
+    for entry in _entries(where, settings.run.account, begin, close):
+        told: SliceFrame | Command = account_log.act(calendar, entry)
+        if isinstance(told, SliceFrame):
+            frame = redecided.pop(told.slices.upto, None)
             if frame is None:
-                found.note("slices", f"slice {iso(entry.slice.upto)} is in the account log and was not decided again")
+                found.note("slices", f"slice {iso(told.slices.upto)} is in the account log and was not decided again")
                 continue
-            if pack(frame) != entry.slice.columns:
-                found.note("slices", _parted(frame, entry.slice.columns))
-            state, ledger = account.step(settings.account, state, frame)
-        else:
-            state, ledger = account_log.obeyed(settings.account, state, entry)
-        made |= {record.id: record.value for record in writer.orders(ledger)}
+            if pack(frame) != pack(told):
+                found.note("slices", _parted(frame, pack(told)))
+            told = frame
+        state, ledger = account_log.step(settings.account, state, told)
+        sent = later if closed and isinstance(told, Command) else made
+        sent |= {record.id: record.value for record in writer.orders(ledger)}
+        closed = closed or (isinstance(told, SliceFrame) and told.slices.upto == close)
     for ts in redecided:
         found.note("slices", f"slice {iso(ts)} was decided again and is not in the account log")
-    recorded = _orders(where, begin.after, close)
+    recorded = _orders(where, begin.after, close, made)
+    for key in later:
+        recorded.pop(key, None)
     for key in sorted(made.keys() | recorded.keys()):
         if made.get(key) != recorded.get(key):
             ours, theirs = (_said(log.get(key)) for log in (made, recorded))
@@ -139,27 +145,26 @@ def _parted(frame: SliceFrame, columns: dict[str, bytes]) -> str:
     return f"slice {iso(frame.slices.upto)}: other {', '.join(names)}"
 
 
-def _entries(where: Cluster, name: str, after: int, close: int) -> Iterator[LogEntry]:
-    """The account's log from the slice after `after` to the one that ends with `close`, commands between them."""
+def _entries(where: Cluster, name: str, begin: Start, close: int) -> Iterator[LogEntry]:
+    """The account's log from where the state is, or from its begin, to before the first slice after `close`."""
     low, high = bounds(where, "account.log")[0]
-    inside = False
+    inside = not begin.decide  # cold: no record has acted yet
     for message in records(where, "account.log", 0, low, high):
         entry = codec.decode(LogEntry, message.value(), dict(message.headers() or ()).get(SCHEMA))
-        if entry.slice is not None:
-            inside = inside or entry.slice.after >= after
-            if entry.slice.upto > close:
-                return
-        if entry.account == name and inside:
+        if entry.slice is not None and entry.slice.upto > close:
+            return
+        if inside and entry.account == name:
             yield entry
+        inside = inside or (entry.slice is not None and entry.slice.upto == begin.after)
 
 
-def _orders(where: Cluster, after: int, close: int) -> dict[str, bytes]:
-    """What the live flow sent, by id."""
+def _orders(where: Cluster, after: int, close: int, made: Container[str]) -> dict[str, bytes]:
+    """What the live flow sent in the session, by id; what bears the time of the close before it only if it was made."""
     low, high = bounds(where, "account.orders")[0]
     found: dict[str, bytes] = {}
     for message in records(where, "account.orders", 0, low, high):
         order = codec.decode(Order, message.value(), dict(message.headers() or ()).get(SCHEMA))
-        if after < order.slice_ts <= close:
+        if after < order.slice_ts <= close or (order.slice_ts == after and order.idempotency_key in made):
             found[order.idempotency_key] = message.value()
     return found
 

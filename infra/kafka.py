@@ -270,6 +270,13 @@ def passing(error: Any) -> bool:
     )  # fmt: skip
 
 
+def at_end(error: Any) -> bool:
+    """Whether it only says that a partition has no more records now."""
+    from confluent_kafka import KafkaError
+
+    return bool(error.code() == KafkaError._PARTITION_EOF)
+
+
 def stated_time(headers: Headers) -> int | None:
     """The event time that a record's headers state, UTC ns; None where they state none."""
     value = dict(headers).get(TS)

@@ -8,6 +8,7 @@ A broker should hold an empty fetch until something comes. One that answers at o
 keep the client and itself busy all the time; when that is seen, the reader rests between two looks.
 """
 
+import contextlib
 import json
 import threading
 from collections import deque
@@ -18,11 +19,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from infra.kafka import Cluster, bounds, consumer, lost, partitions, passing, wait_for
+from infra.kafka import Cluster, at_end, bounds, consumer, lost, partitions, passing, wait_for
 from infra.ranges import BATCH, Messages, check_place, part_name
 
 IDLE = timedelta(milliseconds=2)  # before an empty queue is asked again
-LOOK = 0.004  # seconds that the reader waits for a record
+LOOK = 0.05  # seconds that the reader waits for a record, or to hear that there is none
 REST = 0.006  # seconds that it rests, where empty fetches come back at once
 BUSY = 500  # answers of the broker a second, without records, that tell such a broker
 FULL, DRAINED = 8 * BATCH, 2 * BATCH  # records in a queue: no more are fetched; fetched again
@@ -85,7 +86,7 @@ class Reader:
             raise self._error
 
     def _run(self) -> None:
-        client = consumer(self._where, stats_cb=self._listen, statistics_interval_ms=1_000)
+        client = consumer(self._where, stats_cb=self._listen, statistics_interval_ms=1_000, enable_partition_eof=True)
         try:
             while not self._stop.is_set():
                 self._assign(client)
@@ -108,14 +109,14 @@ class Reader:
 
     def _look(self, client: Any) -> None:
         first = client.poll(LOOK)
-        found = [first, *client.consume(BATCH, 0.0)] if first is not None else []
-        for message in found:
-            self._take(message)
+        found = [first, *client.consume(BATCH, 0.001 if self._rests else 0.0)] if first is not None else []
+        taken = sum(self._take(message) for message in found)
         self._throttle(client)
-        if self._rests and not found and self._queues:
+        if self._rests and not taken and self._queues:
             self._rest(client)
 
-    def _take(self, message: Any) -> None:
+    def _take(self, message: Any) -> bool:
+        """Put a record into its queue; whether it was one."""
         place = message.topic(), message.partition()
         error = message.error()
         if error is None:
@@ -123,8 +124,10 @@ class Reader:
             if queue is not None:
                 queue.messages.append(message)
                 self._records += 1
-        elif not passing(error):
+            return queue is not None
+        if not (passing(error) or at_end(error)):
             raise lost(*place, message.offset(), error)
+        return False
 
     def _throttle(self, client: Any) -> None:
         """Fetch nothing for a queue that is full, until it is drained."""
@@ -140,12 +143,21 @@ class Reader:
                 self._full.discard(place)
 
     def _rest(self, client: Any) -> None:
-        from confluent_kafka import TopicPartition
+        """Ask for nothing for a while.
+
+        A client that had nothing to fetch may sleep for a second before it looks whether it has now; any request to
+        the broker wakes it.
+        """
+        from confluent_kafka import KafkaException, TopicPartition
 
         idle = [TopicPartition(*place) for place in list(self._queues) if place not in self._full]
+        if not idle:
+            return
         client.pause(idle)
         self._stop.wait(REST)
         client.resume(idle)
+        with contextlib.suppress(KafkaException):  # the broker is away: the client goes on by itself
+            client.get_watermark_offsets(idle[0], timeout=1.0)
 
     def _listen(self, text: str) -> None:
         """Statistics, once a second: how busy the broker keeps us, and where the logs end."""

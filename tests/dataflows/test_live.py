@@ -1,13 +1,18 @@
 """Live = replay = backtest: one order log, whatever the feed's disorder and whoever is killed when."""
 
 import random
+import time
 
 import pyarrow.parquet as pq
 import pytest
 
+from dataflows.commands import send
 from dataflows.compare import compare
 from infra.gated_sink import BY, ID
 from infra.kafka import bounds, records
+from schemas import codec
+from schemas.errors import UserError
+from schemas.records import CommandKind, LogEntry, LogKind
 from tests.dataflows.livekit import Site, sometime
 
 SOURCE = "synthetic:symbols=12,days=2,seed=11,timeframe=5m"
@@ -80,6 +85,39 @@ def test_a_live_day_decided_again_from_the_log_is_the_same_order_by_order(site, 
     other = one.utp("replay", "--day", days[1], "--set", "rules.max_notional_usd=500")
     assert other.returncode == 2
     assert "was made with other settings" in other.stderr
+
+
+def test_a_kill_stops_a_trading_day_at_its_place_in_the_log_and_a_resume_the_next_one_goes_on(site, kafka):
+    one = site(**{**QUIET, "INGEST__SOURCE": SOURCE.replace("days=2", "days=3"),
+                  "INGEST__SPEED": "2000"})  # seven slices a second  # fmt: skip
+    one.start("ingest", "dataflows.ingest")
+    one.start("live", "dataflows.live")
+    deadline = time.monotonic() + 200.0
+    while orders(kafka) < 10 and time.monotonic() < deadline:  # early on the second day: the first one warms up
+        time.sleep(0.05)
+    send(kafka, "backtest", CommandKind.KILL, "enough for today")
+    one.wait(2)
+    send(kafka, "backtest", CommandKind.RESUME, "a new day")
+    days = one.wait(3)
+    reasons = pq.read_table(days[1] / "verdicts.parquet")["reason"].to_pylist()
+    stop = reasons.index("kill_switch")
+    assert reasons[:stop].count("none") >= 2  # it traded before
+    assert set(reasons[stop:]) == {"kill_switch"}
+    for folder in days:
+        done = one.utp("replay", "--day", folder.name)
+        assert (done.returncode, done.stdout.splitlines()[-1][-8:]) == (0, "the same"), done.stdout + done.stderr
+    assert "none" in pq.read_table(days[2] / "verdicts.parquet")["reason"].to_pylist()
+    low, high = bounds(kafka, "account.log")[0]
+    log = [codec.decode(LogEntry, m.value()) for m in records(kafka, "account.log", 0, low, high)]
+    assert [entry.command.kind.value for entry in log if entry.kind == LogKind.COMMAND] == ["kill", "resume"]
+
+
+def orders(kafka):
+    """How many the account has sent; none before the flow has made the topic."""
+    try:
+        return bounds(kafka, "account.orders")[0][1]
+    except UserError:
+        return 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])
