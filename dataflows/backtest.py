@@ -75,6 +75,8 @@ def plan(
     history of activations, `forecasts` the folder in which forecasts are kept, one in the cache if it is not
     given. Raises UserError.
     """
+    if settings.venue.kind != "simulated":
+        raise UserError(f'venue.kind = "{settings.venue.kind}": no broker reports on a backtest; want "simulated"')
     out = check_out(out)
     bars: Bars | LogBars
     if spec.startswith(SCHEME):

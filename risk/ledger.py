@@ -164,3 +164,4 @@ class LedgerFrame:
     absent: Longs = field(default_factory=lambda: NO_LONGS)  # rows by Absence of a forecast
     made: int = 0  # forecasts
     alarms: tuple[Alarm, ...] = ()  # of models that were stopped
+    report: int = -1  # number of the broker's report that brought all this about
