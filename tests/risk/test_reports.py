@@ -118,7 +118,7 @@ def funds(state: account.State) -> dict[str, Any]:
 @pytest.mark.parametrize("block", range(3))
 def test_at_a_broker_it_does_what_it_does_in_the_simulation(block: int) -> None:
     trades, legs, killed = 0, set[int](), 0
-    for seed in range(block * 250, (block + 1) * 250):
+    for seed in range(block * 120, (block + 1) * 120):
         params, told = calm(seed)
         state, ledgers = simulate(params, told)
         cash = int(account.start(params).book.funds.cash[0])
@@ -221,7 +221,7 @@ def rough(seed: int) -> Audited:
 @pytest.mark.parametrize("block", range(4))
 def test_whatever_a_broker_does_the_book_is_the_sum_of_its_reports(block: int) -> None:
     parts = Counter[str]()
-    for seed in range(block * 100, (block + 1) * 100):
+    for seed in range(block * 60, (block + 1) * 60):
         desk = rough(seed)
         try:
             desk.run()
