@@ -120,6 +120,7 @@ class Room:
                          slice_ns)  # fmt: skip
         self.reconciliation = Reconciliation(self.desk, self._halt)
         self.failure: BaseException | None = None
+        self.ready = threading.Event()  # book and broker have been compared: orders are worked off
         low, high = bounds(where, ORDERS)[0]
         self.next = low
         for message in records(where, ORDERS, 0, low, high):
@@ -138,6 +139,8 @@ class Room:
         """Let connections go."""
         self.broker.close()
         self.reader.close()
+        if not isinstance(self.failure, Undelivered):  # it would wait for the log again
+            self.log.close()
 
     def _since(self) -> int:
         """From when on the broker's orders are read: a day back, and before whatever is not settled.
@@ -216,6 +219,7 @@ class Service:
         deadline = time.monotonic() + LEAVE_SECONDS
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.1))
+        self._frontier.close()
         if room.failure is not None:
             raise room.failure
 
@@ -240,6 +244,7 @@ class Service:
         part = TailSource(room.where, ORDERS, {0: room.next}).build_part("orders", f"{ORDERS}:000", None)
         self.told(f"account {room.account}: {len(room.desk.waiting)} orders to settle, "
                   f"{len(room.journal.open())} open at the broker")  # fmt: skip
+        room.ready.set()
         clock, own = room.clock, room.settings.execution
         orders = positions = clock.monotonic()
         try:

@@ -110,8 +110,8 @@ class Floor:
         self._producer.flush(30.0)
 
     def _put(self, topic, name, ts, value, mark):
-        self._producer.produce(self.where.topic(topic), value, b"k", 0,
-                               headers=[(ID, name.encode()), (TS, b"%d" % ts), (BY, b"account"), (SCHEMA, mark)])  # fmt: skip
+        headers = [(ID, name.encode()), (TS, b"%d" % ts), (BY, b"account"), (SCHEMA, mark)]
+        self._producer.produce(self.where.topic(topic), value, b"k", 0, headers=headers)
 
     def reports(self):
         return written(self.where, ACCOUNT)
