@@ -122,7 +122,7 @@ def test_a_lost_position_is_zeroed_once_and_halts(place, watched):
         assert until(lambda: len(halts(place)) == 1)
         assert runs_again(room)
         assert room.journal.held() == {}
-    (gone,) = (one for one in place.reports() if "lost" in one.order_id)
+    (gone,) = (one for one in place.reports() if one.reason)
     assert (gone.side, gone.leg, gone.qty, gone.cost) == (Side.SELL, Leg.EXIT, 5, 9_500_000)
     assert len(halts(place)) == 1
 
