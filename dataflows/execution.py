@@ -126,7 +126,7 @@ class Room:
         for message in records(where, ORDERS, 0, low, high):
             self.take(message.value(), message.headers())
             self.next = int(message.offset() or 0) + 1
-        self.updates.since = self._since()
+        self.updates.since = self.since()
 
     def take(self, value: bytes | None, headers: "list[tuple[str, bytes]] | None") -> None:
         """An order of the log. Raises where it cannot be read: only the account writes there."""
@@ -142,7 +142,7 @@ class Room:
         if not isinstance(self.failure, Undelivered):  # it would wait for the log again
             self.log.close()
 
-    def _since(self) -> int:
+    def since(self) -> int:
         """From when on the broker's orders are read: a day back, and before whatever is not settled.
 
         A test exchange is told its time, so nothing of it is left out.
@@ -270,6 +270,7 @@ class Service:
         return upto if self.room.settings.broker.kind == "exchange" else max(upto, self.room.clock.now())
 
     def _reconcile(self, positions: bool) -> None:
+        self.room.updates.since = self.room.since()  # or each reading would be longer than the last
         try:
             self.room.reconciliation.run(positions=positions)
         except (Refused, Unanswered) as error:
@@ -313,8 +314,12 @@ def run(settings: Settings, told: Callable[[str], None]) -> None:
 @contextlib.contextmanager
 def ended_in_a_line() -> Iterator[None]:
     """What ends the process and is nobody's bug."""
+    from confluent_kafka import KafkaException
+
     try:
         yield
+    except KafkaException as error:
+        raise UserError(f"Kafka: {error.args[0].str()}; the orders that stand at the broker are untouched") from error
     except TradingStopped as error:
         raise UserError(f"trading stopped ({word(error.reason)}): {error}") from error
     except Undelivered as error:

@@ -28,11 +28,16 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="What the live flow stands on: log, store, settings, clock, calendar.")(doctor)
 
 
-def demo(folder: Annotated[Path, typer.Option(metavar="DIR", help="Everything is below.")] = Path("var/demo")) -> None:
+def demo(
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Everything is below.")] = Path("var/demo"),
+    exchange: Annotated[
+        bool, typer.Option("--exchange", help="Orders go to an exchange of its own instead of the simulated venue.")
+    ] = False,
+) -> None:
     """Run an embedded broker, a paced market, the live flow and the simulated venue, until Ctrl-C."""
     from dataflows.live_demo import run
 
-    run(folder)
+    run(folder, exchange)
 
 
 def execute(account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:

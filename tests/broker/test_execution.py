@@ -237,3 +237,21 @@ def test_being_shut_out_ends_the_process(place, monkeypatch):
         assert until(lambda: not room.thread.is_alive())
         (error,) = room.raised
         assert isinstance(error, TradingStopped)
+
+
+def test_more_entries_than_may_wait_are_answered(place, monkeypatch):
+    place.write(*(entry(minute=k, symbol=symbol) for k in (0, 1) for symbol in ("AAPL", "MSFT")))
+    with place.serving(monkeypatch, "broker.queue=2"):
+        assert until(lambda: len([one for one in place.said().values() if one == ("rejected", "queue_full")]) == 2)
+        assert until(lambda: place.exchange.held == {"AAPL": 5, "MSFT": 5} and place.agrees())
+
+
+def test_orders_of_another_account_are_not_ours(place, monkeypatch):
+    other = entry(minute=1)
+    with place.serving(monkeypatch, "run.account=other") as room:
+        place.write(other)
+        assert until(room.ready.is_set)
+    with place.serving(monkeypatch):
+        place.write(entry(symbol="MSFT"))
+        assert until(lambda: "MSFT" in place.exchange.held and place.agrees())
+    assert posts(place.server) == 2
