@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from bytewax.inputs import StatefulSourcePartition
 
-from infra.kafka import ID, Cluster, consumer, event_time, stated_time
+from infra.kafka import ID, Cluster, consumer, event_time, lost, passing, stated_time
 from infra.ranges import Messages
 from infra.tail import TailSource
 from schemas.calendar import Calendar
@@ -52,24 +52,37 @@ class Frontier:
             self._error = error
 
     def _follow(self) -> None:
-        from confluent_kafka import TopicPartition
+        from confluent_kafka import KafkaException
 
-        place, seen = TopicPartition(self._where.topic(self._topic), 0), 0
-        client = consumer(self._where)
+        client, seen = consumer(self._where), 0
         try:
             while not self._stop.is_set():
-                low, high = client.get_watermark_offsets(place, timeout=30.0)
-                if high > seen:
-                    # A few records back: the last may be commands. Older slices than the newest do no harm.
-                    place.offset = max(low, seen, high - BACK)
-                    client.assign([place])
-                    seen = self._read(client, high)
-                    client.unassign()  # no fetch is under way while there is nothing new
+                try:
+                    seen = self._look(client, seen)
+                except KafkaException as error:  # the broker is away: nobody moves meanwhile
+                    if not passing(error.args[0]):
+                        raise
                 self._stop.wait(LOOK_SECONDS)
         finally:
             client.close()
 
-    def _read(self, client: Any, high: int) -> int:
+    def _look(self, client: Any, seen: int) -> int:
+        """Read what was appended since the last look; returns how far."""
+        from confluent_kafka import TopicPartition
+
+        place = TopicPartition(self._where.topic(self._topic), 0)
+        low, high = client.get_watermark_offsets(place, timeout=30.0)
+        if high <= seen:
+            return seen
+        # A few records back: the last may be commands. Older slices than the newest do no harm.
+        place.offset = max(low, seen, high - BACK)
+        client.assign([place])
+        try:
+            return self._read(client, place.offset, high)
+        finally:
+            client.unassign()  # no fetch is under way while there is nothing new
+
+    def _read(self, client: Any, first: int, high: int) -> int:
         """Take in records up to the end; returns how far."""
         while not self._stop.is_set():
             message = client.poll(0.1)
@@ -82,6 +95,8 @@ class Frontier:
                     self._upto = max(self._upto or 0, event_time(message))
                 if message.offset() + 1 >= high:
                     return high
+            elif not passing(message.error()):
+                raise lost(self._where.topic(self._topic), 0, first, message.error())
         return high
 
 
