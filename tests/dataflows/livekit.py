@@ -12,7 +12,7 @@ from pathlib import Path
 from bytewax.recovery import init_db_dir
 from confluent_kafka import Producer
 
-from infra.embedded import Broker
+from infra.embedded import Broker, free_port
 from infra.gated_sink import BY
 from infra.kafka import ID, Cluster, bounds, records
 
@@ -28,52 +28,55 @@ class Site:
     """A folder, a cluster and settings that several flows share."""
 
     def __init__(self, folder: Path, where: Cluster, **settings: str):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.results = folder, folder / "var" / "results" / "backtest"
         self.env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": where.servers, "KAFKA_TOPIC_PREFIX": where.prefix,
                     "LIVE__FOLDER": str(folder / "var"), **settings}  # fmt: skip
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, list[subprocess.Popen[bytes]]] = {}
 
-    def start(self, name: str, flow: str, *arguments: str, module: str = "run", epoch: str = "1") -> None:
-        """Start a flow on its recovery store."""
+    def start(
+        self,
+        name: str,
+        flow: str,
+        *arguments: str,
+        processes: int = 1,
+        runner: str = "bytewax.run",
+        epoch: str = "1",
+    ) -> None:
+        """Start a flow on its recovery store, in one process or in several that know each other."""
         store = self.folder / "recovery" / name
         if not store.exists():
             store.mkdir(parents=True)
             init_db_dir(store, 2)
-        command = [
-            sys.executable,
-            "-m",
-            f"bytewax.{module}",
-            flow,
-            *arguments,
-            "-r",
-            str(store),
-            "-s",
-            epoch,
-            "-b",
-            "0",
-        ]
+        command = [sys.executable, "-m", runner, flow, *arguments, "-r", str(store), "-s", epoch, "-b", "0"]
+        hosts = ["-a", ";".join(f"127.0.0.1:{free_port()}" for _ in range(processes))]
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True
-            )
+            self.running[name] = [
+                subprocess.Popen(
+                    command if processes == 1 else [*command, "-i", str(k), *hosts],
+                    cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
+                )
+                for k in range(processes)
+            ]  # fmt: skip
 
     def stop(self, name: str, number: int = signal.SIGKILL) -> None:
         """End it and all its processes."""
-        process = self.running.pop(name)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        process.wait()
+        members = self.running.pop(name)
+        _send(members, number)
+        for process in members:
+            process.wait()
 
     def signal(self, number: int) -> None:
         """To all processes of all flows."""
-        for process in self.running.values():
-            os.killpg(process.pid, number)
+        for members in self.running.values():
+            _send(members, number)
 
     def check(self) -> None:
         """Fail when a flow has ended by itself."""
-        for name, process in self.running.items():
-            assert process.poll() is None, f"{name} ended: {(self.folder / f'{name}.log').read_text()[-3000:]}"
+        for name, members in self.running.items():
+            for process in members:
+                said = (self.folder / f"{name}.log").read_text()[-3000:]
+                assert process.poll() is None, f"{name} ended with {process.poll()}: {said}"
 
     def stop_all(self) -> None:
         for name in list(self.running):
@@ -98,6 +101,12 @@ class Site:
     def utp(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """A command of the program."""
         return subprocess.run([*UTP, *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=300)
+
+
+def _send(members: "list[subprocess.Popen[bytes]]", number: int) -> None:
+    for process in members:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def sometime(rng: random.Random, least: float, most: float) -> None:

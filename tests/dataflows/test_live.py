@@ -155,17 +155,17 @@ def test_kills_lose_no_order_and_double_none(kafka, breakable, tmp_path, seed, r
     rng = random.Random(seed)
     where, broker = breakable
     kills = request.config.getoption("--kills") // 2
-    days = max(2, kills // 5)
+    days = min(max(2, kills // 5), 7)
     disturbed = {**DISORDER, "INGEST__SOURCE": SOURCE.replace("days=2", f"days={days}"),
                  "INGEST__SPEED": str(days * 23_400 / (5 * kills))}  # so that all kills hit it at work  # fmt: skip
     quiet = Site(tmp_path / "quiet", kafka, **{**disturbed, "INGEST__SPEED": "0"})
     one = Site(tmp_path / "chaos", where, **disturbed)
-    ways = {name: cycle([("run", ()), ("testing", ("-p", "2")), ("run", ("-w", "2"))]) for name in ("ingest", "live")}
+    ways = {name: cycle([(1, ()), (2, ()), (1, ("-w", "2"))]) for name in ("ingest", "live")}
     hit = Counter()
     try:
-        for name, (module, arguments) in [(name, next(way)) for name, way in ways.items()]:
+        for name, (processes, arguments) in [(name, next(way)) for name, way in ways.items()]:
             quiet.start(name, f"dataflows.{name}")
-            one.start(name, f"dataflows.{name}", *arguments, module=module)
+            one.start(name, f"dataflows.{name}", *arguments, processes=processes)
         targets = [rng.choice(["ingest", "live", "live", "broker"]) for _ in range(kills)]
         for target in targets:
             sometime(rng, 0.5, 6.0)
@@ -178,8 +178,8 @@ def test_kills_lose_no_order_and_double_none(kafka, breakable, tmp_path, seed, r
             one.stop(target)
             for topic in ("market.raw", "market.slices"):
                 hit["again"] += deliver_again(where, rng, topic) if hit["live"] else 0
-            module, arguments = next(ways[target])
-            one.start(target, f"dataflows.{target}", *arguments, module=module)
+            processes, arguments = next(ways[target])
+            one.start(target, f"dataflows.{target}", *arguments, processes=processes)
         one.env["INGEST__SPEED"] = "0"
         one.stop("ingest")
         one.start("ingest", "dataflows.ingest")
