@@ -164,7 +164,7 @@ def _bundle(
         trained_upto=_iso(end), data=bars.label, synthetic=bars.synthetic, promotable=not verdict.reasons,
         reasons=tuple(verdict.reasons), calibration=rolled.calibration or Calibration(),
         conformal=tuple(last.offsets.tolist()),
-        reference=Reference(last.edge, covered, _deciles(ds, train)),
+        reference=Reference(last.edge, covered, _deciles(ds, train), _usual(ds, train)),
         metrics=_metrics(tried, verdict, rolled.before, rolled.after), files={},
     )  # fmt: skip
     path = publish(registry.bundles, manifest, files)
@@ -186,6 +186,12 @@ def _deciles(ds: Dataset, train: Longs) -> dict[str, tuple[float, ...]]:
     rows = ds.matrix[ds.end[_spread(train, _REFERENCE_ROWS)]].astype(np.float64)
     levels = np.quantile(rows, np.arange(1, 10) / 10.0, axis=0)
     return {name: tuple(levels[:, k].tolist()) for k, name in enumerate(ds.data.features)}
+
+
+def _usual(ds: Dataset, train: Longs) -> tuple[tuple[float, ...], ...]:
+    """The quantiles of the training labels, by horizon: what costs nothing and uses no feature."""
+    levels = np.quantile(ds.label[train].astype(np.float64), QUANTILES, axis=0)
+    return tuple(tuple(row) for row in levels.T.tolist())
 
 
 def _spread(which: Longs, most: int) -> Longs:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from models.training import Data
 from operators import clean, features, known
+from operators.forecast import LEAST_VOLATILITY
 from schemas.calendar import Calendar
 from schemas.errors import UserError
 from schemas.frames import SHARDS, BarFrame, Bools, FeatureFrame, Floats, Ints, Longs, RawFrame
 
 Singles = npt.NDArray[np.float32]
-LEAST_VOLATILITY = 1e-5  # of one bar; the graph uses the same
 QUALITY = clean.Params()
 _BLOCK = 1 << 14
 

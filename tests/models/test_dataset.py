@@ -16,6 +16,7 @@ from models import dataset, inputs
 from models.training import Data
 from operators import clean, features, known
 from operators.drive import replay
+from operators.forecast import LEAST_VOLATILITY
 from schemas.calendar import Calendar
 from schemas.errors import UserError
 from tests.markets import altered_after, cuts, make, markets
@@ -70,7 +71,7 @@ def slow(market, data):
         if not np.isfinite(window).all() or (days > data.gap_days).any():
             continue
         moves = window[:, data.features.index("returns_1")]
-        volatility = max(np.sqrt(np.mean(moves**2)), dataset.LEAST_VOLATILITY)
+        volatility = max(np.sqrt(np.mean(moves**2)), LEAST_VOLATILITY)
         close = rows[name, slot][1]
         label = [
             np.log(rows[key][1] / close) / (volatility * np.sqrt(h))
