@@ -11,7 +11,7 @@ import msgspec
 
 from infra.gated_sink import Record
 from infra.kafka import SCHEMA
-from risk.ledger import LedgerFrame
+from risk.ledger import LedgerFrame, uncalibrated
 from schemas import codec
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
 from schemas.identity import correlation_id, envelope, iso, moment_key
@@ -80,7 +80,8 @@ class Writer:
     def verdicts(self, frame: LedgerFrame, approved: bool) -> Iterator[Record]:
         """What the rules said of candidates."""
         topic = "risk.approved" if approved else "risk.rejected"
-        for row in frame.verdicts[frame.verdicts["approved"] == approved]:
+        own = frame.verdicts["approved"] == approved
+        for row, doubtful in zip(frame.verdicts[own], uncalibrated(frame)[own], strict=True):
             name, ts = frame.names[row.symbol].decode(), int(row.ts)
             key = moment_key(f"verdict:{self._account}", name, ts)
             event = Risk(
@@ -88,6 +89,7 @@ class Writer:
                 risk_score=float(row.risk_score), max_position=self._limits["max_position_pct"],
                 max_notional=self._limits["max_notional_usd"], min_confidence=self._limits["min_confidence"],
                 cvar_95=float(row.cvar_95), max_loss=to_usd(int(row.max_loss)), direction=DIRECTIONS[row.direction],
+                uncalibrated=bool(doubtful),
             )  # fmt: skip
             yield self._record(key, ts, name, event)
 

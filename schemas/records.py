@@ -166,6 +166,7 @@ class Risk(Envelope, frozen=True, kw_only=True):
     cvar_95: float = 0.0
     max_loss: float = 0.0
     direction: str = "neutral"
+    uncalibrated: bool = True  # no calibrated probability stands behind it; never a reason to refuse
 
 
 @record("awet.Execution", "execution", "execution.completed", "execution.blocked")
