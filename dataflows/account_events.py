@@ -63,6 +63,7 @@ class Writer:
                 side=word(Side(row.side)), kind=word(kind), leg=word(leg), parent_id=parent, quantity=int(row.qty),
                 limit=price if kind == Kind.LIMIT else None, stop=price if kind == Kind.STOP else None,
                 take_profit=bracket[0], stop_loss=bracket[1], reason=word(Reason(row.reason)), slice_ts=ts,
+                price=price if kind == Kind.MARKET else 0,
             )  # fmt: skip
             yield self._record(one, ts, name, event)
         for row in frame.updates:
