@@ -403,7 +403,7 @@ class ExecutionReport(Envelope, frozen=True, kw_only=True):
     filled: Long  # shares so far
     reason: str = ""
     venue_ts: Nanos
-    cost: Long = 0  # ticks: what the shares of this fill cost, or brought
+    cost: Ticks = 0  # what the shares of this fill cost, or brought: they may have had several prices
 
 
 @record("utp.Order", "order", "account.orders")
