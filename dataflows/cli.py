@@ -137,6 +137,10 @@ def train(
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
     profile: _PROFILE = None,
+    quotes: _QUOTES = None,
+    earnings: _EARNINGS = None,
+    actions: _ACTIONS = None,
+    volumes: _VOLUMES = None,
     json: _JSON = False,
 ) -> None:
     """Fit a model on rolling folds, hold it against the gates, and keep it with its report."""
@@ -145,10 +149,12 @@ def train(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import train as command
+    from infra.reference import Files
 
+    files = Files(quotes, earnings, actions, volumes)
     with _steps("train") as progress:
         summary = command.run(
-            bars, given, out, symbols=names, start=first, stop=last, promote=promote, progress=progress
+            bars, given, out, symbols=names, start=first, stop=last, files=files, promote=promote, progress=progress
         )
     if json:
         _print_json(
@@ -250,6 +256,10 @@ def drift(
     start: _FROM = None,
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
+    quotes: _QUOTES = None,
+    earnings: _EARNINGS = None,
+    actions: _ACTIONS = None,
+    volumes: _VOLUMES = None,
     models: _HISTORY = None,
     forecasts: _FORECASTS = None,
     json: _JSON = False,
@@ -259,8 +269,11 @@ def drift(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import drift as command
+    from infra.reference import Files
 
-    told = command.run(bars, given, symbols=names, start=first, stop=last, models=models, forecasts=forecasts)
+    files = Files(quotes, earnings, actions, volumes)
+    told = command.run(bars, given, symbols=names, start=first, stop=last, files=files, models=models,
+                       forecasts=forecasts)  # fmt: skip
     if json:
         _print_json(told)
         return

@@ -34,7 +34,7 @@ from broker.updates import TradeUpdates
 from dataflows import commands
 from dataflows.execution_reports import ReportLog, Undelivered, written
 from infra.abreast import Frontier
-from infra.kafka import SCHEMA, Cluster, bounds, cluster, records
+from infra.kafka import SCHEMA, Cluster, Headers, bounds, cluster, records
 from infra.settings import Settings
 from infra.tail import TailSource
 from infra.topics import create_topics
@@ -128,7 +128,7 @@ class Room:
             self.next = int(message.offset() or 0) + 1
         self.updates.since = self.since()
 
-    def take(self, value: bytes | None, headers: "list[tuple[str, bytes]] | None") -> None:
+    def take(self, value: bytes | None, headers: Headers | None) -> None:
         """An order of the log. Raises where it cannot be read: only the account writes there."""
         order = codec.decode(Order, value, dict(headers or ()).get(SCHEMA))
         if order.account == self.account:
@@ -252,7 +252,7 @@ class Service:
                 batches = part.next_batch()
                 for messages in batches:
                     for value, headers in zip(messages.values, messages.headers, strict=True):
-                        room.take(value, list(headers))
+                        room.take(value, headers)
                 room.desk.step(self._now())
                 now = clock.monotonic()
                 if now - orders >= own.orders_seconds * NS_PER_SECOND:

@@ -1,8 +1,8 @@
 """`utp kill --direct`: cancel and close at the broker, without the log, for the day when the log is the problem.
 
 Reducing needs no approval and heeds no dry run; address and keys are looked at as before every order. A closing order's
-id counts those of the day that have ended, so that two kills at once place one. `lost` stands where other ids have their
-slice: the account hears of a sale that it did not send.
+id counts those of the day that have ended, so that two kills at once place one. `lost` stands where other ids have
+their slice: the account hears of a sale that it did not send.
 """
 
 import getpass
