@@ -128,7 +128,7 @@ class Room:
             self.next = int(message.offset() or 0) + 1
         self.updates.since = self.since()
 
-    def take(self, value: bytes | None, headers: Headers | None) -> None:
+    def take(self, value: bytes | None, headers: "Headers | None") -> None:
         """An order of the log. Raises where it cannot be read: only the account writes there."""
         order = codec.decode(Order, value, dict(headers or ()).get(SCHEMA))
         if order.account == self.account:
