@@ -109,8 +109,7 @@ class Room:
         self.journal = Journal(told)
         self._correlations: dict[str, str] = {}
         self.log = ReportLog(where, self.account, self._take, lambda order_id: self._correlations.get(order_id, ""))
-        self.submitter = Submitter(self.broker, gates, settings.guard, self._exposure, session, lambda *_: None,
-                                   self.clock)  # fmt: skip
+        self.submitter = Submitter(self.broker, gates, settings.guard, self._exposure, session, self.clock)
         self.submitter.guard = guard.State(sent=tuple(
             (first.ts, session(first.ts), first.symbol) for first in self.journal.entries()
         ))  # fmt: skip
