@@ -119,6 +119,7 @@ class Room:
                          slice_ns)  # fmt: skip
         self.reconciliation = Reconciliation(self.desk, self._halt)
         self.failure: BaseException | None = None
+        self._delivery, self._broken = threading.RLock(), False
         self.ready = threading.Event()  # book and broker have been compared: orders are worked off
         low, high = bounds(where, ORDERS)[0]
         self.next = low
@@ -153,11 +154,17 @@ class Room:
         return max(min([self.clock.now() - DAY, *wanted, *open_orders]), 0)
 
     def _deliver(self, told: list[ExecutionReport]) -> None:
-        try:
-            self.log.deliver(told)
-        except Undelivered as error:
-            self.failure = error
-            raise
+        """Into the log, all or nothing more: a later report after a lost one would hide it from the next start."""
+        with self._delivery:
+            if self._broken:
+                raise Undelivered("execution reports before these were not written")
+            self._broken = True
+            try:
+                self.log.deliver(told)
+            except Undelivered as error:
+                self.failure = self.failure or error
+                raise
+            self._broken = False
 
     def _take(self, report: ExecutionReport) -> None:
         self.journal.take(report)
