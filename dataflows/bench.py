@@ -79,6 +79,8 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         lines += throughput(name, SIZES[name], 2 if quick else 5)
     if names:
         return lines
+    from dataflows import bench_log  # its lines are ours
+
     few = 1 if quick else 3
     largest = SIZES["C"].market
     parts: list[tuple[str, Callable[[], Iterator[Line]]]] = [
@@ -89,6 +91,7 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         ("memory", lambda: of_memory(largest, [largest[0], 3 * largest[1]])),
         ("start", lambda: of_start(SIZES["B"].market, 2 if quick else 5)),
         ("live shape", lambda: of_live([100, 5])),
+        ("the log", lambda: bench_log.lines(quick)),
     ]
     for label, part in parts:
         progress(label)

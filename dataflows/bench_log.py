@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,8 @@ from schemas.frames import RawFrame
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
 
-MARKET = (100, 10)  # symbols, days of minutes
+MARKETS = ((100, 10), (1_000, 2))  # symbols, days of minutes: 6 and 62 bars in a record
+LIVE = (100, 4)
 LONG = (400, 66)  # ten million bars
 PACE = 0.15  # seconds between two slices
 SEED = 7
@@ -58,16 +59,16 @@ Answer = dict[str, Any]
 def lines(quick: bool = False) -> Iterator[Line]:
     """All of them, on an embedded broker."""
     times = 2 if quick else 5
+    for market in MARKETS:
+        with _broker() as where:
+            rows = measure(where, "fill", market=market)["rows"]
+            for name, what in (("to frames", "source"), ("to the ledger", "replay")):
+                rates = [rows / cpu for cpu in measure(where, what, times=times)["cpu"]]
+                sign, goal = (">=", 1e6) if what == "replay" else ("", 0.0)
+                group = f"log: replay, {market[0]:,} symbols"
+                yield Line(group, name, "bars/CPU-s", statistics.median(rates), max(rates), sign, goal)
     with _broker() as where:
-        rows = measure(where, "fill", market=MARKET)["rows"]
-        for name, what, sign, goal in (
-            ("source and decoding", "source", "", 0.0),
-            ("to the ledger", "replay", ">=", 1e6),
-        ):
-            rates = [rows / cpu for cpu in measure(where, what, times=times)["cpu"]]
-            yield Line("log: replay", name, "bars/CPU-s", statistics.median(rates), max(rates), sign, goal)
-    with _broker() as where:
-        answer = measure(where, "latency", market=[MARKET[0], 3], slices=200 if quick else 600)
+        answer = measure(where, "latency", market=LIVE, slices=200 if quick else 600)
         yield Line("log: live", "slices with orders", "", answer["ordered"])
         yield Line("log: live", "slice to its orders, p50", "ms", answer["p50_ms"], None, "<=", 20.0)
         yield Line("log: live", "slice to its orders, p99", "ms", answer["p99_ms"], None, "<=", 100.0)
@@ -78,7 +79,7 @@ def lines(quick: bool = False) -> Iterator[Line]:
 # What is measured.
 
 
-def fill(market: tuple[int, int], after: int = 0) -> Answer:
+def fill(market: Sequence[int]) -> Answer:
     """Write a synthetic market as slices; how many bars."""
     where, bars = cluster(), _bars(market)
     create_topics(where)
@@ -93,9 +94,8 @@ def fill(market: tuple[int, int], after: int = 0) -> Answer:
 
 def source(times: int) -> Answer:
     """CPU-seconds from the broker to frames."""
-    where, spent = cluster(), []
-    ranges = _ranges(where)
-    calendar = _calendar()
+    where, calendar = cluster(), _calendar()
+    ranges, spent = _ranges(where), list[float]()
     for _ in range(times):
         rows = 0
         with _cpu(spent):
@@ -116,8 +116,9 @@ def replay(times: int) -> Answer:
     spent: list[float] = []
     for _ in range(times + 1):
         counted: list[int] = []
+        graph = _flow(cluster(), counted)
         with _cpu(spent):
-            cluster_main(_flow(cluster(), counted), [], 0)  # type: ignore[no-untyped-call]
+            cluster_main(graph, [], 0)  # type: ignore[no-untyped-call]
     return {"cpu": spent[1:], "slices": sum(counted)}  # the first one loads the kernels
 
 
@@ -143,7 +144,7 @@ def growth() -> Answer:
     return {"mb": tenths, "slices": sum(counted), "cpu": cpu}
 
 
-def latency(market: tuple[int, int], slices: int, pace: float = PACE) -> Answer:
+def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
     """Milliseconds from a slice to its orders in the live flow, and seconds until it goes on after a kill."""
     where = cluster()
     create_topics(where)
@@ -151,7 +152,7 @@ def latency(market: tuple[int, int], slices: int, pace: float = PACE) -> Answer:
             _Watch(where, "account.log") as log:  # fmt: skip
         flow = _start(Path(folder))
         try:
-            chunks = _bars(market, "run.frame_slices=1").frames()
+            chunks = _bars(market).frames()
             client = _Writer(where)
             for _ in range(390):  # the first day: indicators are warm, kernels are loaded
                 last = client.slice(next(chunks))
@@ -165,8 +166,7 @@ def latency(market: tuple[int, int], slices: int, pace: float = PACE) -> Answer:
                 client.slice(chunk)
                 client.poll()
                 time.sleep(max(0.0, pace - (time.perf_counter() - begun)))
-            last = max(sent)
-            log.wait_for(last)
+            log.wait_for(max(sent))
             time.sleep(1.0)
             flow.send_signal(signal.SIGKILL)
             flow.wait()
@@ -179,6 +179,8 @@ def latency(market: tuple[int, int], slices: int, pace: float = PACE) -> Answer:
         finally:
             flow.kill()
             flow.wait()
+    if not orders.last.keys() & sent.keys():
+        raise RuntimeError(f"bench: no orders in {slices} slices")
     took = np.array([1e3 * (at - sent[ts]) for ts, at in orders.last.items() if ts in sent])
     to_log = np.array([1e3 * (at - sent[ts]) for ts, at in log.last.items() if ts in sent])
     return {
@@ -206,20 +208,19 @@ def _flow(where: Cluster, counted: list[int]) -> "Dataflow":
     answers = scan("intake", keyed, intake.start(), partial(intake.step, calendar))
     frames = op.flat_map("frames", answers, _frames)
     decided = pipeline.decide("decide", frames, pipeline.decide_params(settings, calendar.timeframe))
-    first = next(iter(_first(where)))
-    ledger = pipeline.trade("trade", decided, settings.account, first)
+    ledger = pipeline.trade("trade", decided, settings.account, _after(where))
     sizes = op.map("slices_done", ledger, lambda item: counted.append(item[1].slices.size))
     op.output("nothing", op.filter("none", sizes, lambda _: False), TestingSink([]))
     return graph
 
 
-def _first(where: Cluster) -> Iterator[int]:
+def _after(where: Cluster) -> int:
     """Where the log begins, UTC ns."""
     part = RangeSource(where, {(TOPIC, 0): (0, 1)}).build_part("bench", part_name(TOPIC, 0), None)
-    for messages in _read(part):
-        _, answer = intake.step(_calendar(), intake.start(), messages)
-        yield answer.frames[0].slices.after
+    (messages,) = _read(part)
     part.close()
+    _, answer = intake.step(_calendar(), intake.start(), messages)
+    return answer.frames[0].slices.after
 
 
 def _read(part: Any) -> Iterator[Messages]:
@@ -256,10 +257,10 @@ def _calendar() -> Calendar:
     return grid(_settings())
 
 
-def _bars(market: tuple[int, int], *sets: str) -> Any:
+def _bars(market: Sequence[int]) -> Any:
+    """A synthetic market, slice by slice."""
     symbols, days = market
-    own = _settings("run.frame_slices=1", *sets)
-    return open_bars(f"synthetic:symbols={symbols},days={days},seed={SEED}", frame_slices=own.run.frame_slices)
+    return open_bars(f"synthetic:symbols={symbols},days={days},seed={SEED}", frame_slices=1)
 
 
 class _Writer:
@@ -290,9 +291,11 @@ class _Writer:
         return max(self.write(frame) for frame in chunk)
 
     def poll(self) -> None:
+        """Hear answers."""
         self._client.poll(0)
 
     def flush(self) -> None:
+        """Wait until all is in the log."""
         self._client.flush(60.0)
 
 
