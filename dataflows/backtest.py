@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from dataflows import pipeline
 from infra.bars import NO_FILES, Bars, open_bars
 from infra.benchmark import Benchmark, of_bars, of_curve
-from infra.forecaster import Forecaster, open_forecaster
+from infra.forecaster import Event, Forecaster, open_forecaster
 from infra.reference import Files
 from infra.results import Header, Recorder, check_out, header, write_timing
-from infra.settings import Settings, load
+from infra.settings import Settings, load, of_log
 from operators.filters import Params as Filters
 from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
@@ -77,13 +77,15 @@ def plan(
     """
     out = check_out(out)
     bars: Bars | LogBars
+    logged = None
     if spec.startswith(SCHEME):
-        bars = _of_log(spec, symbols, start, stop, files)
+        bars, settings = (log := _of_log(spec, symbols, start, stop, files)), of_log(settings)
+        logged = [Event(one.since, one.model, one.bundle_sha256) for one in log.models]
     else:
         bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
                          frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
     forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,
-                                 forecasts or cache_root() / "forecasts")  # fmt: skip
+                                 forecasts or cache_root() / "forecasts", logged)  # fmt: skip
     beside = of_bars(bars) if benchmark is None else _benchmark(benchmark, bars)
     return Plan(bars, settings, out, _header(bars, settings, spec, beside, forecaster), beside, forecaster)
 
@@ -128,15 +130,15 @@ def _header(
 
 def _off(bars: "Bars | LogBars", filters: Filters) -> list[str]:
     """What this run does without: switched off, or without a source where that is no refusal."""
-    lenient, files = filters.missing_data == "off", bars.files
+    lenient, there = filters.missing_data == "off", bars.beside
     missing = {
         "spread cost (no quotes)": not bars.has_quotes,
         "market hours filter": not filters.market_hours,
         "liquidity filter": not filters.liquidity,
-        "liquidity filter in a symbol's first 3 sessions": filters.liquidity and not files.volumes and lenient,
+        "liquidity filter in a symbol's first 3 sessions": filters.liquidity and "volumes" not in there and lenient,
         "spread filter": not filters.spread or (not bars.has_quotes and lenient),
-        "earnings filter": not filters.earnings or (not files.earnings and lenient),
-        "corporate actions": not files.actions,
+        "earnings filter": not filters.earnings or ("earnings" not in there and lenient),
+        "corporate actions": "actions" not in there,
     }
     return [name for name, is_missing in missing.items() if is_missing]
 

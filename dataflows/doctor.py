@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dataflows.ingest import grid
+from dataflows.flows import grid
 from dataflows.live import identity, snapshots_of
 from infra.kafka import Cluster, bounds, cluster, topic_names, wait_for
 from infra.recovery import stored_step_ids

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataflows import account_log, pipeline
-from dataflows.ingest import grid
+from dataflows.flows import grid
 from dataflows.live import identity, snapshots_of, writer_of
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from infra.log_bars import LogBars

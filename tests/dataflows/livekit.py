@@ -23,7 +23,7 @@ class Site:
     def __init__(self, folder: Path, where: Cluster, **settings: str):
         self.folder, self.results = folder, folder / "var" / "results" / "backtest"
         self.env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": where.servers, "KAFKA_TOPIC_PREFIX": where.prefix,
-                    "LIVE__FOLDER": str(folder / "var"), **settings}  # fmt: skip
+                    "LIVE__FOLDER": str(folder / "var"), "LIVE__MISSING_DATA": "off", **settings}  # fmt: skip
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, flow: str, *arguments: str, module: str = "run", epoch: str = "1") -> None:
