@@ -77,7 +77,8 @@ class Live(Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "var"  # snapshots and results by session are kept below
     # filters.missing_data of decisions from the log: refuse means that a filter without any source lets nothing in
     missing_data: Literal["off", "refuse"] = "refuse"
-    taps: list[Tap] = []  # what else decide writes to topics
+    # what else decide writes, for others: market.engineered (each bar's features), predictions.tft, alpha.signals
+    taps: list[Tap] = msgspec.field(default_factory=lambda: ["predictions.tft", "alpha.signals"])
 
 
 class Reference(Struct, frozen=True, forbid_unknown_fields=True):
