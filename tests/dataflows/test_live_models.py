@@ -29,7 +29,7 @@ from tests.models import bundles
 
 ABOUT = {"feature_set": set_hash(Params(set="all")), "timeframe": 5}
 WIDE = ("returns_1", "returns_5", "rsi_14")
-TIMES = ("2024-01-02T16:00:00Z", "2024-01-03T15:30:00Z", "2024-01-03T19:00:00Z")
+TIMES = ("2024-01-02T18:00:00Z", "2024-01-03T15:30:00Z", "2024-01-03T19:00:00Z")
 TOPICS = ["alpha.signals", "market.engineered", "predictions.tft"]
 MODEL = {**QUIET, "FORECAST__MODEL": "champion", "ENSEMBLE__COST_MULTIPLE": "0.1"}
 
@@ -193,7 +193,7 @@ def test_what_is_announced_is_looked_at_first(site, store, kafka):
     assert "utp topics create" in said
     create_topics(kafka)
     assert tell(one) == (0, f"{one} is announced to the live flow from the first slice on")
-    assert tell(two, "--from-slice", "2024-01-02T16:00Z")[0] == 0
+    assert tell(two, "--from-slice", "2024-01-02T18:00Z")[0] == 0
     found = [event for _, event in events(kafka, "model.activated", announce.ModelActivated)[0]]
     assert [(event.version, event.from_slice, event.previous) for event in found] == [
         (one, 0, None), (two, nanos(TIMES[0]), one)]  # fmt: skip

@@ -48,8 +48,9 @@ def slices(draw):
 def reference(event):
     """What the slow decoder says of a record, as plain values."""
     bars = {name: np.frombuffer(getattr(event, name), "<f8") for name in FLOATS}
+    lists = bool(event.listed or event.actions or event.models)
     return (
-        (event.shard, event.timeframe, event.ts, event.after, event.upto, bool(event.listed or event.actions or event.models)),
+        (event.shard, event.timeframe, event.ts, event.after, event.upto, lists),
         np.frombuffer(event.symbol, "<i4").tobytes(), np.frombuffer(event.slot, "<i4").tobytes(), event.bar_ts, bars,
     )  # fmt: skip
 
