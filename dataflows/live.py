@@ -24,7 +24,7 @@ from infra.day_results import DayResults
 from infra.dead_letters import TOPIC as LETTERS
 from infra.dead_letters import Letter
 from infra.dead_letters import record as letter_record
-from infra.forecaster import NONE, Forecaster, live_forecaster
+from infra.forecaster import NONE, Event, Forecaster, described, live_forecaster
 from infra.gated_sink import GatedSink, Record
 from infra.kafka import Cluster
 from infra.results import Header, header
@@ -35,7 +35,6 @@ from infra.tail import TailSource
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
-from risk.commands import Command
 from schemas.events import Phase
 from schemas.frames import RawFrame, SliceFrame, Slices
 
@@ -70,12 +69,19 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     told = op.map("told", op.input("commands", graph, TailSource(where, "account.commands")),
                   partial(account_log.command_records, settings.run.account))  # fmt: skip
     commands = op.flat_map("command", told, lambda both: [(pipeline.ACCOUNT, both[0])] if both[0] else [])
-    op.output("log", op.merge("in_order", logged, commands),
+    heard = op.map("heard", op.input("reports", graph, TailSource(where, "execution.reports")),
+                   partial(account_log.report_records, settings.run.account))  # fmt: skip
+    reports = op.flat_map("report", heard, lambda both: [(pipeline.ACCOUNT, both[0])] if both[0] else [])
+    op.output("log", op.merge("in_order", logged, commands, reports),
               GatedSink(where, "account.log", "recorder", _first, linger_ms=0))  # fmt: skip
     refused = op.flat_map(
         "no_command", told, lambda both: [(pipeline.ACCOUNT, letter_records(both[1]))] if both[1] else []
     )
     op.output("command_letters", refused, GatedSink(where, LETTERS, "commands", _first))
+    unheard = op.flat_map(
+        "no_report", heard, lambda both: [(pipeline.ACCOUNT, letter_records(both[1]))] if both[1] else []
+    )
+    op.output("report_letters", unheard, GatedSink(where, LETTERS, "reports", _first))
 
 
 def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
@@ -86,7 +92,7 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     read = op.input("account_log", graph, TailSource(where, "account.log"))
     log = op.flat_map("acts", read, partial(account_log.acts, calendar))
     start = account.start(settings.account)
-    ledger = scan("account", log, start, partial(account_log.step, settings.account), keep=keeper.account)
+    ledger = scan("account", log, start, partial(account_log.step, calendar, settings.account), keep=keeper.account)
     writer = writer_of(settings)
     for topic, make in writer.outputs().items():
         name = topic.replace(".", "_")
@@ -94,7 +100,9 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
         op.output(
             name, made, GatedSink(where, topic, "account", _first, linger_ms=0 if topic == "account.orders" else 10)
         )
-    models = partial(_models, where) if settings.forecast.model != NONE else None
+    models = (
+        partial(_models, where, Path(settings.forecast.store).expanduser()) if settings.forecast.model != NONE else None
+    )
     op.output("results", ledger, DayResults(_results(settings), partial(_header, settings), calendar, models))
 
 
@@ -118,7 +126,8 @@ def letter_records(letters: Sequence[Letter]) -> list[Record]:
 def writer_of(settings: Settings) -> Writer:
     """Makes the events of the account."""
     limits = msgspec.to_builtins(settings.rules)
-    return Writer(settings.run.account, settings.live.timeframe, voters(settings), limits)
+    return Writer(settings.run.account, settings.live.timeframe, voters(settings), limits,
+                  at_broker=settings.venue.kind == "broker")  # fmt: skip
 
 
 def voters(settings: Settings) -> list[str]:
@@ -151,7 +160,7 @@ class Keeper:
         if _closes(frame.slices):
             self._write(frame.slices, f"decide.{frame.shard:02}", state)
 
-    def account(self, one: SliceFrame | Command, state: account.State) -> None:
+    def account(self, one: account_log.Act, state: account.State) -> None:
         """The state of the account, after the session's last slice."""
         if isinstance(one, SliceFrame) and _closes(one.slices):
             self._write(one.slices, "account", state)
@@ -179,8 +188,7 @@ def _header(settings: Settings, after: int, upto: int) -> Header:
                   after=after, upto=upto, forecast=forecast)  # fmt: skip
 
 
-def _models(where: Cluster, upto: int) -> dict[str, Any]:
+def _models(where: Cluster, store: Path, upto: int) -> dict[str, Any]:
     """Who forecast until an instant, as the log has it, in the order of their numbers."""
-    told = models_upto(where, upto)
-    ids = dict.fromkeys(one.model for one in told if one.model)
-    return {"models": [{"id": id_} for id_ in ids], "events": [{"ts": one.since, "model": one.model} for one in told]}
+    events = [Event(one.since, one.model, one.bundle_sha256) for one in models_upto(where, upto)]
+    return described(events, store)

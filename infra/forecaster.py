@@ -176,16 +176,9 @@ class Forecaster:
         ids = list(dict.fromkeys(event.model for event in self.events if event.model in self._served))
         events = [{"ts": event.ts, "model": event.model} for event in self.events
                   if not event.model or event.model in self._served]  # fmt: skip
-        return {"models": [self._about(self._served[id_]) for id_ in ids], "events": events}
-
-    def _about(self, served: Served) -> dict[str, Any]:
-        m = served.engine.manifest
-        return {
-            "id": m.id, "lookback": m.lookback, "horizons": list(m.horizons), "decision_horizon": m.decision_horizon,
-            "trained_from": m.trained_from, "trained_upto": m.trained_upto, "synthetic": m.synthetic,
-            "promotable": m.promotable, "calibrated": served.model.is_calibrated,
-            "bundle": str((self._paths.get(m.id) or _place(self._store, m.id)).resolve()),
-        }  # fmt: skip
+        models = [_about(self._served[id_].engine.manifest, self._paths.get(id_) or _place(self._store, id_))
+                  for id_ in ids]  # fmt: skip
+        return {"models": models, "events": events}
 
     def _open(self, id_: str) -> Served:
         import onnxruntime
@@ -214,7 +207,7 @@ class Forecaster:
             wanted = f"{list(self.horizons)} and {self.horizons[self.decision]}"
             raise UserError(f"model {id_}: forecasts {own}; the models before it {wanted}, and a run keeps to that")
         model = Model(m.id, m.features, m.lookback, m.pause, m.calibration.a, m.calibration.b,
-                      m.calibration.kept, m.reference.edge)  # fmt: skip
+                      m.calibration.kept, m.reference.edge, m.reference.usual or ())  # fmt: skip
         engine_name = f"onnxruntime {onnxruntime.__version__}"
         kept = None if self._keep is None else ForecastStore(self._keep, m.id, len(m.horizons), engine_name)
         self.horizons, self.decision = m.horizons, decision
@@ -254,6 +247,28 @@ def open_forecaster(
         id_, path = _named(params.model, store)
         events, paths = [Event(after, id_)], {id_: path}
     return Forecaster(events, paths, store, calendar, after, keep).open(upto)
+
+
+def described(events: Sequence[Event], store: Path) -> dict[str, Any]:
+    """The same of a log's events, from the bundles' manifests alone. Raises UserError."""
+    from models.bundle import Refusal, read
+
+    models = []
+    for id_ in dict.fromkeys(event.model for event in events if event.model):
+        path = _place(store, id_)
+        manifest = read(path)
+        if isinstance(manifest, Refusal):
+            raise UserError(f"model {id_}: {manifest}; put the right bundle there")
+        models.append(_about(manifest, path))
+    return {"models": models, "events": [{"ts": event.ts, "model": event.model} for event in events]}
+
+
+def _about(m: "Manifest", path: Path) -> dict[str, Any]:
+    return {
+        "id": m.id, "lookback": m.lookback, "horizons": list(m.horizons), "decision_horizon": m.decision_horizon,
+        "trained_from": m.trained_from, "trained_upto": m.trained_upto, "synthetic": m.synthetic,
+        "promotable": m.promotable, "calibrated": m.calibration.kept, "bundle": str(path.resolve()),
+    }  # fmt: skip
 
 
 def live_forecaster(params: forecast.Params, calendar: Calendar) -> Forecaster | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from infra.dead_letters import Letter, letter
 from infra.gated_sink import Record
-from infra.kafka import SCHEMA, Headers
+from infra.kafka import ID, SCHEMA
 from infra.ranges import Messages
 from operators.slicer import Activated, Arrival, Market
 from schemas import codec
@@ -49,12 +49,13 @@ def arrivals(messages: Messages) -> Iterator[Arrival | Activated | Market | Lett
     """What the records say, in their order; a dead letter for one that says nothing."""
     for at, (offset, value) in enumerate(zip(messages.offsets, messages.values, strict=True)):
         try:
-            yield _arrival(offset, value, _schema(messages.headers[at]))
+            yield _arrival(offset, value, {name: each or b"" for name, each in messages.headers[at]})
         except ValueError as error:
             yield letter(messages, at, "undecodable", str(error))
 
 
-def _arrival(offset: int, value: bytes | None, schema: bytes | None) -> Arrival | Activated | Market:
+def _arrival(offset: int, value: bytes | None, headers: dict[str, bytes]) -> Arrival | Activated | Market:
+    schema = headers.get(SCHEMA)
     if schema == codec.mark(Beat):
         return Arrival(offset, codec.decode(Beat, value).ts)
     if schema == codec.mark(MarketClose):
@@ -62,14 +63,11 @@ def _arrival(offset: int, value: bytes | None, schema: bytes | None) -> Arrival 
         return Market(Arrival(offset, told.ts, told.symbol, told.open, told.high, told.low, told.close, told.volume))
     if schema in codec.written_by(ModelActivated):
         event = codec.decode(ModelActivated, value, schema)
-        return Activated(offset, event.from_slice, "" if event.version == NONE else event.version, event.bundle_sha256)
+        model = "" if event.version == NONE else event.version
+        return Activated(offset, event.from_slice, model, event.bundle_sha256, headers.get(ID, b"").decode())
     bar = codec.decode(MarketRaw, value, schema)
     return Arrival(offset, nanos(bar.ts), bar.symbol, bar.open, bar.high, bar.low, bar.close, bar.volume,
                    _number(bar.bid), _number(bar.ask))  # fmt: skip
-
-
-def _schema(headers: Headers) -> bytes | None:
-    return dict(headers).get(SCHEMA)
 
 
 def _known(number: float) -> float | None:

@@ -46,6 +46,7 @@ class Activated(NamedTuple):
     since: int  # UTC ns
     model: str
     bundle: str = ""  # hash of its manifest
+    name: str = ""  # of the announcement: a second record of it says nothing new
 
 
 class Market(NamedTuple):
@@ -155,7 +156,8 @@ class Desk:
     def take(self, arrival: Arrival | Activated | Market) -> None:
         """One record, and what it closes."""
         if isinstance(arrival, Activated):
-            self.coming.append(arrival)
+            if all(arrival.name != one.name for one in (*self.coming, *self.models)):
+                self.coming.append(arrival)
         elif isinstance(arrival, Market):
             bar = arrival.bar
             if bar.ts > self.after != UNBEGUN and bar.ts not in self.market and self._flaw_of(bar) == Reason.NONE:

@@ -35,7 +35,10 @@ def test_so_are_those_of_the_live_flows():
     topics = (
         "account_orders execution_blocked execution_completed exit_signals risk_approved risk_rejected signals_scored"
     )
-    own = "account account_log barrier command_letters commands decide intake letters log results slices taps"
+    own = (
+        "account account_log barrier command_letters commands decide intake letters log report_letters reports "
+        "results slices taps"
+    )
     topics += " alpha_signals predictions_tft"
     assert step_ids(graph) == {f"live.{name}" for name in (topics + " " + own).split()}
     steps = ("arrivals", "feed", "late", "letters", "model_letters", "models", "raw", "raw_models", "slicer", "slices")

@@ -217,7 +217,7 @@ def test_agrees_with_the_definition(records, expect):
 
 
 def activated(since, model="m", offset=0):
-    return Activated(offset, OPEN + since * NS_PER_MINUTE, model, "b")
+    return Activated(offset, OPEN + since * NS_PER_MINUTE, model, "b", f"{since}:{model}")
 
 
 def told(closed):
@@ -230,7 +230,10 @@ def test_a_model_acts_from_the_slice_that_is_named_and_one_that_comes_too_late_f
     records = [activated(3, "two"), activated(2, "one"), beat(0), beat(1, 5), beat(2, 5), activated(1, "late"),
                beat(3, 5), beat(4, 5)]  # fmt: skip
     _, closed, _ = run(params(), numbered(records))
-    assert told(closed) == [(1, []), (2, [(2, "one")]), (3, [(3, "late"), (3, "two")]), (4, [])]
+    expected = [(1, []), (2, [(2, "one")]), (3, [(3, "late"), (3, "two")]), (4, [])]
+    assert told(closed) == expected
+    again = [*records[:-1], *records[:2], records[-1]]
+    assert told(run(params(), numbered(again))[1]) == expected  # delivered twice, it acts once
 
 
 def test_a_session_begins_with_all_models_so_far():
