@@ -24,7 +24,7 @@ from risk import account
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
 from schemas.calendar import DAY, timeframe_name
-from schemas.frames import NO_OUTCOMES, SHARDS, BarFrame, OpinionFrame, RawFrame, SignalFrame
+from schemas.frames import NO_OUTCOMES, SHARDS, BarFrame, Names, OpinionFrame, RawFrame, SignalFrame
 
 if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
@@ -46,6 +46,14 @@ class Decide(NamedTuple):
     forecast: Forecast = Forecast()
     forecaster: Forecaster | None = None  # None: no model is configured
     toll: Toll = FREE
+
+
+class Decided(NamedTuple):
+    """Signals, and what they were made of."""
+
+    opinions: OpinionFrame
+    signals: SignalFrame
+    models: Names  # by number
 
 
 class State(NamedTuple):
@@ -119,6 +127,13 @@ def _vote(params: Decide, state: State, bars: BarFrame) -> tuple[tuple[Any, ...]
 def step(params: Decide, state: State, frame: RawFrame) -> tuple[State, SignalFrame]:
     """The symbol side of one shard, fused into one hop."""
     return score(params, *opine(params, state, frame))
+
+
+def step_openly(params: Decide, state: State, frame: RawFrame) -> tuple[State, Decided]:
+    """The same, and what is otherwise let go."""
+    state, opinions = opine(params, state, frame)
+    state, signals = score(params, state, opinions)
+    return state, Decided(opinions, signals, state.forecast.models)
 
 
 def score(params: Decide, state: State, opinions: OpinionFrame) -> tuple[State, SignalFrame]:

@@ -16,14 +16,20 @@ from schemas.calendar import Calendar
 
 PART = "results"
 
+Models = Callable[[int], dict[str, Any]]
 State = tuple[int, Header, dict[str, Any]]  # session, its header, what its recorder goes on from
 
 
 class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
-    """Writes ledger frames that hold slices of one session each; `header(after, upto)` describes a session's run."""
+    """Writes ledger frames that hold slices of one session each; `header(after, upto)` describes a session's run.
 
-    def __init__(self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar):
-        self._folder, self._header, self._calendar = folder, header, calendar
+    `models(upto)` says at its close who forecast in it: a model may come at any slice.
+    """
+
+    def __init__(
+        self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar, models: Models | None = None
+    ):
+        self._folder, self._header, self._calendar, self._models = folder, header, calendar, models
 
     def list_parts(self) -> list[str]:
         """One part, wherever it is placed."""
@@ -31,7 +37,7 @@ class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> "Part":
         """Start anew, or go on in the session of the snapshot."""
-        part = Part(self._folder, self._header, self._calendar)
+        part = Part(self._folder, self._header, self._calendar, self._models)
         if resume_state is not None:
             session, header, state = resume_state
             part.day = session, Recorder.resume(self._folder / session_name(session), header, state)
@@ -41,8 +47,10 @@ class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
 class Part(StatefulSinkPartition[LedgerFrame, State | None]):
     """The session that is being recorded, if one is."""
 
-    def __init__(self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar):
-        self._folder, self._header, self._calendar = folder, header, calendar
+    def __init__(
+        self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar, models: Models | None = None
+    ):
+        self._folder, self._header, self._calendar, self._models = folder, header, calendar, models
         self.day: tuple[int, Recorder] | None = None
 
     def write_batch(self, values: list[LedgerFrame]) -> None:
@@ -59,6 +67,8 @@ class Part(StatefulSinkPartition[LedgerFrame, State | None]):
         recorder = self.day[1]
         recorder.add(frame)
         if recorder.complete:
+            if self._models is not None:
+                recorder.header["forecast"] = self._models(recorder.header["upto"])
             recorder.finish()
 
     def _session_of(self, frame: LedgerFrame) -> int:
