@@ -74,6 +74,8 @@ def plan(
     history of activations, `forecasts` the folder in which forecasts are kept, one in the cache if it is not
     given. Raises UserError.
     """
+    if settings.venue.kind != "simulated":
+        raise UserError(f'venue.kind = "{settings.venue.kind}": no broker reports on a backtest; want "simulated"')
     out = check_out(out)
     bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
     forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,

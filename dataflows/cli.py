@@ -364,6 +364,9 @@ def approve(
     scope: Annotated[str, typer.Option(metavar="entries|exits", help="What is approved.")] = "entries",
     account: _ACCOUNT = None,
     issuer: _ISSUER = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Tell the account too: after a revoke in its log, or if it needs approval.")
+    ] = False,
     settings: _FILE = None,
     sets: _SETS = None,
     json: _JSON = False,
@@ -372,7 +375,7 @@ def approve(
     given = _settings(settings, sets, None, None)
     from dataflows import broker as command
 
-    done = command.approve(given, minutes=minutes, scope=scope, account=account, issuer=issuer)
+    done = command.approve(given, minutes=minutes, scope=scope, account=account, issuer=issuer, log=log)
     if json:
         _print_json(done)
         return
@@ -416,23 +419,24 @@ def orders(settings: _FILE = None, sets: _SETS = None, json: _JSON = False) -> N
 
 @app.command(short_help="Where book and broker differ.")
 def reconcile(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; repairing is the live flow's.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; nothing is changed.")] = False,
     reports: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Execution reports, one JSON object a line: the book.")
+        Path | None, typer.Option(metavar="FILE", help="Execution reports, one JSON object a line; else the log's.")
     ] = None,
     account: _ACCOUNT = None,
     settings: _FILE = None,
     sets: _SETS = None,
     json: _JSON = False,
 ) -> None:
-    """Compare book and broker: each difference, its repair, and what halts entries. Exit code 1 if any does."""
-    if not dry_run:
-        raise UserError("reconcile: only --dry-run is built; it changes nothing")
-    given = _settings(settings, sets, None, None)
+    """Compare book and broker, repair what is safe by events in the log, halt entries on the rest: then exit code 1."""
+    if reports is not None and not dry_run:
+        raise UserError(f"--reports {reports}: a file cannot be repaired; want --dry-run with it")
+    chosen = [*(sets or []), *([f"run.account={account}"] if account else [])]
+    given = _settings(settings, chosen, None, None)
     from dataflows import broker as command
     from schemas.events import word
 
-    found = command.compare(given, reports, account)
+    found = command.compare(given, reports, account) if dry_run else command.repair(given)
     rows = [
         {"difference": word(f.difference), "symbol": f.symbol, "order": f.order_id, "ours": f.ours, "theirs": f.theirs,
          "repair": word(f.repair), "halts": f.halts}

@@ -172,6 +172,7 @@ class LedgerFrame:
     made: int = 0  # forecasts
     alarms: tuple[Alarm, ...] = ()  # of models that were stopped
     outcomes: Outcomes = NO_OUTCOMES  # of forecasts
+    report: int = -1  # number of the broker's report that brought all this about
 
 
 def uncalibrated(frame: LedgerFrame) -> Bools:

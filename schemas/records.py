@@ -403,6 +403,7 @@ class ExecutionReport(Envelope, frozen=True, kw_only=True):
     filled: Long  # shares so far
     reason: str = ""
     venue_ts: Nanos
+    cost: Ticks = 0  # what the shares of this fill cost, or brought: they may have had several prices
 
 
 @record("utp.Order", "order", "account.orders")
@@ -424,6 +425,7 @@ class Order(Envelope, frozen=True, kw_only=True):
     time_in_force: str = "day"
     reason: str = ""
     slice_ts: Nanos
+    price: Ticks = 0  # on which a market order was decided
 
 
 @record("utp.ModelActivated", "model_activated", "model.activated")
