@@ -11,7 +11,7 @@ import msgspec
 
 from infra.gated_sink import Record
 from infra.kafka import SCHEMA
-from risk.ledger import LedgerFrame
+from risk.ledger import LedgerFrame, uncalibrated
 from schemas import codec
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
 from schemas.identity import correlation_id, envelope, iso, moment_key
@@ -80,13 +80,15 @@ class Writer:
                 side=word(Side(row.side)), kind=word(kind), leg=word(leg), parent_id=parent, quantity=int(row.qty),
                 limit=price if kind == Kind.LIMIT else None, stop=price if kind == Kind.STOP else None,
                 take_profit=bracket[0], stop_loss=bracket[1], reason=word(Reason(row.reason)), slice_ts=ts,
+                price=price if kind == Kind.MARKET else 0,
             )  # fmt: skip
             yield self._record(one, ts, name, event)
 
     def verdicts(self, frame: LedgerFrame, approved: bool) -> Iterator[Record]:
         """What the rules said of candidates."""
         topic = "risk.approved" if approved else "risk.rejected"
-        for row in frame.verdicts[frame.verdicts["approved"] == approved]:
+        own = frame.verdicts["approved"] == approved
+        for row, doubtful in zip(frame.verdicts[own], uncalibrated(frame)[own], strict=True):
             name, ts = frame.names[row.symbol].decode(), int(row.ts)
             key = moment_key(f"verdict:{self._account}", name, ts)
             event = Risk(
@@ -94,6 +96,7 @@ class Writer:
                 risk_score=float(row.risk_score), max_position=self._limits["max_position_pct"],
                 max_notional=self._limits["max_notional_usd"], min_confidence=self._limits["min_confidence"],
                 cvar_95=float(row.cvar_95), max_loss=to_usd(int(row.max_loss)), direction=DIRECTIONS[row.direction],
+                uncalibrated=bool(doubtful),
             )  # fmt: skip
             yield self._record(key, ts, name, event)
 

@@ -58,6 +58,8 @@ def _first(name: str, ours: pa.Table, theirs: pa.Table) -> Difference | None:
     both = min(ours.num_rows, theirs.num_rows)
     row = min(_places(ours.slice(0, both), theirs.slice(0, both)), default=both)
     if row == both and ours.num_rows == theirs.num_rows:
+        if ours.schema.equals(theirs.schema):
+            return None  # they differ in nothing but NaN, which is not equal to itself
         raise UserError(f"{name}: the tables have other columns: {ours.column_names} and {theirs.column_names}")
     return Difference(name, row, _row(ours, row), _row(theirs, row))
 

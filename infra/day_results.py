@@ -20,14 +20,20 @@ HAPPENINGS = ("orders", "updates", "fills", "trades")  # tables of what may happ
 TIMES = {"trades": "exit_ts"}
 SNAPSHOTS = 2  # taken since a session was over, before none from within it can be resumed any more
 
+Models = Callable[[int], dict[str, Any]]
 State = tuple[int, Header, dict[str, Any]]  # session, its header, what its recorder goes on from
 
 
 class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
-    """Writes ledger frames that hold slices of one session each; `header(after, upto)` describes a session's run."""
+    """Writes ledger frames that hold slices of one session each; `header(after, upto)` describes a session's run.
 
-    def __init__(self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar):
-        self._folder, self._header, self._calendar = folder, header, calendar
+    `models(upto)` says at its close who forecast in it: a model may come at any slice.
+    """
+
+    def __init__(
+        self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar, models: Models | None = None
+    ):
+        self._folder, self._header, self._calendar, self._models = folder, header, calendar, models
 
     def list_parts(self) -> list[str]:
         """One part, wherever it is placed."""
@@ -35,7 +41,7 @@ class DayResults(FixedPartitionedSink[LedgerFrame, State | None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> "Part":
         """Start anew, or go on in the session of the snapshot."""
-        part = Part(self._folder, self._header, self._calendar)
+        part = Part(self._folder, self._header, self._calendar, self._models)
         if resume_state is not None:
             session, header, state = resume_state
             part.day = session, Recorder.resume(self._folder / session_name(session), header, state, keep=True)
@@ -52,8 +58,10 @@ class Part(StatefulSinkPartition[LedgerFrame, State | None]):
     made of is kept until no resume can ask for it.
     """
 
-    def __init__(self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar):
-        self._folder, self._header, self._calendar = folder, header, calendar
+    def __init__(
+        self, folder: Path, header: Callable[[int, int], Header], calendar: Calendar, models: Models | None = None
+    ):
+        self._folder, self._header, self._calendar, self._models = folder, header, calendar, models
         self.day: tuple[int, Recorder] | None = None
         self._news = False  # what the session's folder does not have yet
         self._over: list[tuple[int, Recorder]] = []  # sessions before, and the snapshots taken since
@@ -78,8 +86,13 @@ class Part(StatefulSinkPartition[LedgerFrame, State | None]):
         self._news = True
 
     def _finish(self) -> None:
-        if self.day is not None and self.day[1].complete and self._news:
-            self.day[1].finish(keep=True)
+        if self.day is None or not self._news:
+            return
+        recorder = self.day[1]
+        if recorder.complete:
+            if self._models is not None:
+                recorder.header["forecast"] = self._models(recorder.header["upto"])
+            recorder.finish(keep=True)
             self._news = False
 
     def _session_of(self, frame: LedgerFrame) -> int:

@@ -100,7 +100,7 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
         if done < slices.size:
             tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))
     head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, _signals(frame))
-    beside = (frame.quality, frame.absent, frame.made, frame.alarms)
+    beside = (frame.quality, frame.absent, frame.made, frame.alarms, frame.outcomes)
     return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, beside)
 
 
@@ -368,7 +368,7 @@ def _signals(frame: SliceFrame) -> SignalColumns:
 
 def _of_forecasts(frame: SliceFrame, rows: Ints) -> dict[str, Any]:
     """The forecasts' columns; none where no model is configured."""
-    names = ("q10", "q50", "q90", "probability", "age", "model") if frame.absent.size else ()
+    names = ("q10", "q50", "q90", "probability", "age", "model", "is_calibrated") if frame.absent.size else ()
     return {name: getattr(frame, name)[rows] for name in names}
 
 
