@@ -1,6 +1,7 @@
 """Two runs, table by table: whether they say the same, and if not, where they part first.
 
-Symbols are compared by name: how a run numbered them is its own affair.
+Symbols are compared by name: how a run numbered them is its own affair. So is in which order a broker spoke of several
+symbols within a slice: rows are taken in order of slice and symbol, those of one symbol as they happened.
 """
 
 from collections.abc import Iterator
@@ -36,9 +37,12 @@ def compare(ours: list[Path], theirs: list[Path], tables: tuple[str, ...] = TABL
 
 def _read(folders: list[Path], table: str) -> pa.Table:
     try:
-        return pa.concat_tables(_plain(pq.read_table(folder / f"{table}.parquet")) for folder in folders)
+        rows = pa.concat_tables(_plain(pq.read_table(folder / f"{table}.parquet")) for folder in folders)
     except OSError as error:
         raise UserError(f"{folders[0]}: no run, or an unfinished one ({error})") from error
+    keys = [(name, "ascending") for name in ("exit_ts" if table == "trades" else "ts", "symbol")
+            if name in rows.column_names]  # fmt: skip
+    return rows.take(pc.sort_indices(rows, keys))  # stable
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -45,6 +45,7 @@ EXECUTE = [sys.executable, "-c", "from dataflows.cli import main; main()", "exec
 
 def run(folder: Path, exchange: bool = False) -> None:
     """Run until Ctrl-C. Raises UserError when a flow ends by itself, with the end of its log."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing of it must outlive us
     folder = folder.absolute()
     if exchange:
         folder = folder / f"exchange-{datetime.now(UTC):%Y%m%dT%H%M%S}"
