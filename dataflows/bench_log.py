@@ -252,7 +252,7 @@ def _settings(*sets: str) -> Settings:
 
 
 def _calendar() -> Calendar:
-    from dataflows.ingest import grid
+    from dataflows.flows import grid
 
     return grid(_settings())
 

@@ -137,6 +137,10 @@ def train(
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
     profile: _PROFILE = None,
+    quotes: _QUOTES = None,
+    earnings: _EARNINGS = None,
+    actions: _ACTIONS = None,
+    volumes: _VOLUMES = None,
     json: _JSON = False,
 ) -> None:
     """Fit a model on rolling folds, hold it against the gates, and keep it with its report."""
@@ -145,10 +149,12 @@ def train(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import train as command
+    from infra.reference import Files
 
+    files = Files(quotes, earnings, actions, volumes)
     with _steps("train") as progress:
         summary = command.run(
-            bars, given, out, symbols=names, start=first, stop=last, promote=promote, progress=progress
+            bars, given, out, symbols=names, start=first, stop=last, files=files, promote=promote, progress=progress
         )
     if json:
         _print_json(
@@ -162,6 +168,14 @@ models_app = typer.Typer(
     help="The models of a store: list, promote, roll back.", add_completion=False, invoke_without_command=True
 )
 app.add_typer(models_app, name="models", short_help="The models of a store; promote and roll back.")
+_ANNOUNCED = Annotated[
+    bool | None,
+    typer.Option("--announce/--no-announce", help="Tell the live flow; by default where a cluster is named."),
+]
+_FROM_SLICE = Annotated[
+    str | None,
+    typer.Option("--from-slice", metavar="TIME", help="Slice from which it acts; else the next that begins."),
+]
 _STORE = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where models are kept.")]
 _MODELS = Path("models_store")
 
@@ -187,6 +201,8 @@ def models(context: typer.Context, store: _STORE = _MODELS, json: _JSON = False)
 def promote(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="ID", help="The id, or how it begins.")],
+    announced: _ANNOUNCED = None,
+    from_slice: _FROM_SLICE = None,
     settings: _FILE = None,
     sets: _SETS = None,
 ) -> None:
@@ -195,19 +211,69 @@ def promote(
     from dataflows import train as command
     from models.registry import Registry
 
-    registry = Registry(context.obj)
-    _print_change(registry.promote(registry.full_id(model), command.now()), command.mirrored(registry, given))
+    registry, tell = Registry(context.obj), _announcing(announced, from_slice)
+    change = registry.promote(registry.full_id(model), command.now())
+    _print_change(change, command.mirrored(registry, given))
+    tell(given, registry.store, change.id)
 
 
 @models_app.command(short_help="Go back to the champion before.")
-def rollback(context: typer.Context, settings: _FILE = None, sets: _SETS = None) -> None:
+def rollback(
+    context: typer.Context,
+    announced: _ANNOUNCED = None,
+    from_slice: _FROM_SLICE = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+) -> None:
     """Make the champion before the present one the champion again."""
     given = _settings(settings, sets, None, None)
     from dataflows import train as command
     from models.registry import Registry
 
-    registry = Registry(context.obj)
-    _print_change(registry.rollback(command.now()), command.mirrored(registry, given))
+    registry, tell = Registry(context.obj), _announcing(announced, from_slice)
+    change = registry.rollback(command.now())
+    _print_change(change, command.mirrored(registry, given))
+    tell(given, registry.store, change.id)
+
+
+@models_app.command("announce", short_help="Tell the live flow which model is in force.")
+def announce_model(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(metavar="[ID]", help="Any bundle of the store, or none.")] = None,
+    from_slice: _FROM_SLICE = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+) -> None:
+    """Write into the log that a model is in force, by default the champion; `none` ends all forecasts."""
+    from dataflows import announce
+
+    chosen = model or announce.champion(context.obj)
+    _announcing(True, from_slice)(_settings(settings, sets, None, None), context.obj, chosen)
+
+
+def _announcing(wanted: bool | None, from_slice: str | None) -> Callable[["Settings", Path, str], None]:
+    """What tells the log of a model; a cluster that is not there is found out before anything is changed."""
+    from dataflows import announce
+    from dataflows.flows import grid
+    from infra.kafka import cluster
+    from schemas.identity import iso
+
+    since = None if from_slice is None else _ns(_aware("--from-slice", from_slice))
+    if not (announce.is_configured() if wanted is None else wanted):
+        return lambda settings, store, model: None
+    where = cluster()
+    refusal = announce.refusal(where)
+    if refusal and wanted:
+        raise UserError(refusal)
+    if refusal:
+        return lambda settings, store, model: typer.echo(f"{model} is not announced to a live flow ({refusal})")
+
+    def tell(settings: "Settings", store: Path, model: str) -> None:
+        at = announce.announce(where, grid(settings), store, model, since)
+        when = f"the slice that ends at {iso(at)}" if at else "the first slice"
+        typer.echo(f"{model} is announced to the live flow from {when} on")
+
+    return tell
 
 
 @app.command(short_help="Bars in; features in one Parquet file out.")
@@ -250,6 +316,10 @@ def drift(
     start: _FROM = None,
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
+    quotes: _QUOTES = None,
+    earnings: _EARNINGS = None,
+    actions: _ACTIONS = None,
+    volumes: _VOLUMES = None,
     models: _HISTORY = None,
     forecasts: _FORECASTS = None,
     json: _JSON = False,
@@ -259,8 +329,11 @@ def drift(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import drift as command
+    from infra.reference import Files
 
-    told = command.run(bars, given, symbols=names, start=first, stop=last, models=models, forecasts=forecasts)
+    files = Files(quotes, earnings, actions, volumes)
+    told = command.run(bars, given, symbols=names, start=first, stop=last, files=files, models=models,
+                       forecasts=forecasts)  # fmt: skip
     if json:
         _print_json(told)
         return
@@ -351,6 +424,9 @@ def approve(
     scope: Annotated[str, typer.Option(metavar="entries|exits", help="What is approved.")] = "entries",
     account: _ACCOUNT = None,
     issuer: _ISSUER = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Tell the account too: after a revoke in its log, or if it needs approval.")
+    ] = False,
     settings: _FILE = None,
     sets: _SETS = None,
     json: _JSON = False,
@@ -359,7 +435,7 @@ def approve(
     given = _settings(settings, sets, None, None)
     from dataflows import broker as command
 
-    done = command.approve(given, minutes=minutes, scope=scope, account=account, issuer=issuer)
+    done = command.approve(given, minutes=minutes, scope=scope, account=account, issuer=issuer, log=log)
     if json:
         _print_json(done)
         return
@@ -403,23 +479,24 @@ def orders(settings: _FILE = None, sets: _SETS = None, json: _JSON = False) -> N
 
 @app.command(short_help="Where book and broker differ.")
 def reconcile(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; repairing is the live flow's.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; nothing is changed.")] = False,
     reports: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Execution reports, one JSON object a line: the book.")
+        Path | None, typer.Option(metavar="FILE", help="Execution reports, one JSON object a line; else the log's.")
     ] = None,
     account: _ACCOUNT = None,
     settings: _FILE = None,
     sets: _SETS = None,
     json: _JSON = False,
 ) -> None:
-    """Compare book and broker: each difference, its repair, and what halts entries. Exit code 1 if any does."""
-    if not dry_run:
-        raise UserError("reconcile: only --dry-run is built; it changes nothing")
-    given = _settings(settings, sets, None, None)
+    """Compare book and broker, repair what is safe by events in the log, halt entries on the rest: then exit code 1."""
+    if reports is not None and not dry_run:
+        raise UserError(f"--reports {reports}: a file cannot be repaired; want --dry-run with it")
+    chosen = [*(sets or []), *([f"run.account={account}"] if account else [])]
+    given = _settings(settings, chosen, None, None)
     from dataflows import broker as command
     from schemas.events import word
 
-    found = command.compare(given, reports, account)
+    found = command.compare(given, reports, account) if dry_run else command.repair(given)
     rows = [
         {"difference": word(f.difference), "symbol": f.symbol, "order": f.order_id, "ours": f.ours, "theirs": f.theirs,
          "repair": word(f.repair), "halts": f.halts}

@@ -3,8 +3,9 @@
     utp replay --account paper-1 --day 2026-03-04
 
 State comes from the hashed snapshots of the session before (or is cold, if the log begins with this day); slices from
-`market.slices`; commands act where the account log has them. Nothing of what the live flow computed is read but to
-compare with it.
+`market.slices`; commands and execution reports act where the account log has them. Nothing of what the live flow
+computed is read but to compare with it, forecasts aside: another processor may compute other last bits
+(`--recompute` asks the models).
 """
 
 from collections.abc import Container, Iterator
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataflows import account_log, pipeline
-from dataflows.ingest import grid
+from dataflows.flows import grid
 from dataflows.live import identity, snapshots_of, writer_of
+from infra.forecast_log import Counts, Recorded
+from infra.forecaster import live_forecaster
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from infra.log_bars import LogBars
-from infra.settings import Settings
+from infra.settings import Settings, of_log
 from infra.snapshots import read, session_name, sessions
 from operators import barrier
 from operators.drive import unflat
 from risk import account
-from risk.commands import Command
 from schemas import codec
 from schemas.errors import UserError
 from schemas.frames import SHARDS, SliceFrame
@@ -37,6 +39,7 @@ class Outcome(NamedTuple):
     slices: int
     orders: int
     differences: list[str]  # the first one of each kind
+    forecasts: Counts | None = None  # None: no model is configured
 
 
 class Start(NamedTuple):
@@ -47,8 +50,14 @@ class Start(NamedTuple):
     account: account.State
 
 
-def run(settings: Settings, where: Cluster, day: date, snapshots: Path | None = None) -> Outcome:
-    """Replay a session. Raises UserError where the log or the snapshot before it is not there."""
+def run(
+    settings: Settings, where: Cluster, day: date, snapshots: Path | None = None, recompute: bool = False
+) -> Outcome:
+    """Replay a session. Raises UserError where the log or the snapshot before it is not there.
+
+    Forecasts are those that were recorded; `recompute`: the models are asked again, and the answers compared.
+    """
+    settings = of_log(settings)
     calendar = grid(settings)
     session = (day - date(1970, 1, 1)).days
     try:
@@ -62,8 +71,11 @@ def run(settings: Settings, where: Cluster, day: date, snapshots: Path | None = 
     if bars.after != begin.after or bars.upto != close:
         raise UserError(f"--day {day}: the log has {iso(bars.after)} to {iso(bars.upto)}, "
                         f"want {iso(begin.after)} to {iso(close)}")  # fmt: skip
-    redecided = {frame.slices.upto: frame for frame in _decide(settings, bars, begin)}
-    return _trade(settings, where, begin, close, redecided)
+    models = live_forecaster(settings.forecast, calendar)
+    recorded = None if models is None else Recorded(models, where, begin.after, close, recompute)
+    redecided = {frame.slices.upto: frame for frame in _decide(settings, bars, begin, recorded)}
+    outcome = _trade(settings, where, begin, close, redecided)
+    return outcome._replace(forecasts=None if recorded is None else recorded.counts)
 
 
 def _start(settings: Settings, folder: Path, session: int) -> Start | None:
@@ -81,12 +93,12 @@ def _start(settings: Settings, folder: Path, session: int) -> Start | None:
     return Start(kept.upto, shards, unflat(account.start(settings.account), kept.state))
 
 
-def _decide(settings: Settings, bars: LogBars, begin: Start) -> Iterator[SliceFrame]:
+def _decide(settings: Settings, bars: LogBars, begin: Start, forecaster: Recorded | None) -> Iterator[SliceFrame]:
     """The day's slices, scored anew."""
-    params = pipeline.decide_params(settings, bars.timeframe)
+    params = pipeline.decide_params(settings, bars.timeframe, forecaster)
     states, gate = dict(begin.decide), barrier.start(begin.after)
     for frames in bars.frames():
-        for frame in frames:
+        for frame in frames if forecaster is None else map(forecaster.told, frames):
             before = states.get(frame.shard, pipeline.start(params))
             states[frame.shard], scored = pipeline.step(params, before, frame)
             gate, released = barrier.step_singly(gate, scored)
@@ -94,13 +106,13 @@ def _decide(settings: Settings, bars: LogBars, begin: Start) -> Iterator[SliceFr
 
 
 def _trade(settings: Settings, where: Cluster, begin: Start, close: int, redecided: dict[int, SliceFrame]) -> Outcome:
-    """The account over the re-decided slices and the recorded commands, in the order of its log."""
+    """The account over the re-decided slices and the recorded commands and reports, in the order of its log."""
     state, writer, found = begin.account, writer_of(settings), _Differences()
     made: dict[str, bytes] = {}
-    later: dict[str, bytes] = {}  # by commands after the close: they bear its time, and are the next day's
+    later: dict[str, bytes] = {}  # between the close and the next slice: they bear its time, and are the next day's
     slices, calendar, closed = len(redecided), grid(settings), False
     for entry in _entries(where, settings.run.account, begin, close):
-        told: SliceFrame | Command = account_log.act(calendar, entry)
+        told = account_log.act(calendar, entry)
         if isinstance(told, SliceFrame):
             frame = redecided.pop(told.slices.upto, None)
             if frame is None:
@@ -109,8 +121,8 @@ def _trade(settings: Settings, where: Cluster, begin: Start, close: int, redecid
             if pack(frame) != pack(told):
                 found.note("slices", _parted(frame, pack(told)))
             told = frame
-        state, ledger = account_log.step(settings.account, state, told)
-        sent = later if closed and isinstance(told, Command) else made
+        state, ledger = account_log.step(calendar, settings.account, state, told)
+        sent = later if closed and not isinstance(told, SliceFrame) else made
         sent |= {record.id: record.value for record in writer.orders(ledger)}
         closed = closed or (isinstance(told, SliceFrame) and told.slices.upto == close)
     for ts in redecided:

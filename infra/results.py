@@ -28,15 +28,16 @@ import pyarrow.parquet as pq
 
 from infra.benchmark import About, Points
 from infra.settings import Settings, describe, settings_hash
-from risk.ledger import LedgerFrame
+from operators.outcome import UNIT
+from risk.ledger import LedgerFrame, uncalibrated
 from risk.limits import limits
 from risk.order_ids import order_ids
 from schemas.errors import UserError
 from schemas.events import Absence, Direction, Kind, Leg, Reason, Regime, Side, Status, word
-from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names
+from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names, Outcomes
 from schemas.units import NS_PER_SECOND, TICKS_PER_USD, to_usd
 
-VERSION = 3
+VERSION = 4
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
 HELD_BYTES = 1 << 27  # of full parts in memory before they are written
@@ -45,6 +46,7 @@ Columns = dict[str, np.ndarray[Any, Any]]
 State = dict[str, Any]
 
 _CODES = 128  # reasons fit an int8
+_FILLED = -1  # of an entry, beside the reasons for which it was not
 _ENDED = (Status.CANCELED, Status.EXPIRED, Status.REJECTED)
 
 # What parts hold, by table: the ledger's columns, codes narrowed.
@@ -56,7 +58,7 @@ _PARTS: dict[str, dict[str, str]] = {
     },
     "verdicts": {
         "ts": "i8", "symbol": "i4", "direction": "i1", "approved": "?", "reason": "i1", "measured": "f8",
-        "limit": "f8", "confidence": "f8", "cvar_95": "f8", "risk_score": "f8", "max_loss": "i8",
+        "limit": "f8", "confidence": "f8", "cvar_95": "f8", "risk_score": "f8", "max_loss": "i8", "uncalibrated": "?",
     },
     "orders": {
         "ts": "i8", "symbol": "i4", "side": "i1", "qty": "i8", "kind": "i1", "leg": "i1", "entry_ts": "i8",
@@ -93,6 +95,9 @@ _STAGES = (
     ("decided", (Reason.NO_FORECAST, Reason.BELOW_DECISION_GATE, Reason.EXPECTED_RETURN, Reason.LOW_PROBABILITY)),
     ("filters", tuple(range(10, 20))),
 )
+_JUDGED = ("forecasts", "inside", "measured", "compared", "loss", "usual")
+_SAID = ("decisions", "right", "said")
+BINS = 20  # of a forecast's probability, 0 to 1
 _ODD = ("missing_bars", "gaps", "stale_bars", "jumps")  # columns of a frame's `quality`
 _ODDEST = 20  # symbols that the summary names
 
@@ -238,8 +243,13 @@ class Recorder:
             raise UserError(f"--out {self.out}: {error.strerror or error}") from error
 
     @classmethod
-    def resume(cls, out: Path, header: Header, state: State, benchmark: Points | None = None) -> "Recorder":
-        """Go on after a snapshot; if the run has been finished since, its folder is left as it is."""
+    def resume(
+        cls, out: Path, header: Header, state: State, benchmark: Points | None = None, *, keep: bool = False
+    ) -> "Recorder":
+        """Go on after a snapshot; if the run has been finished since, its folder is left as it is.
+
+        `keep`: the parts were kept, and more frames may come.
+        """
         if state["version"] != VERSION:
             raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
         if state["run"] != _identity(header):
@@ -253,7 +263,7 @@ class Recorder:
         self._rank = _ranks(self._names)
         self._totals.restore(state["totals"])
         self._next, self._written = dict(state["next"]), dict(state["written"])
-        if self.complete and self._is_there():
+        if not keep and self.complete and self._is_there():
             self.finished = True
             shutil.rmtree(self._work, ignore_errors=True)
         else:
@@ -272,7 +282,8 @@ class Recorder:
         self.rows = 0  # bars that reached the account
         self._names: Names = np.zeros(0, "S1")
         self._rank: Ints = np.zeros(0, np.int32)  # by symbol: place in alphabetical order
-        self._totals = _Totals(header["initial_cash"])
+        at_broker = header["settings"].get("venue", {}).get("kind") == "broker"
+        self._totals = _Totals(header["initial_cash"], header["after"], at_broker)
         self._next = dict.fromkeys(TABLES, 0)  # number of the next part
         self._written = dict.fromkeys(TABLES, 0)  # rows in parts
         self._held: list[tuple[str, Columns]] = []  # parts that are not on disk yet
@@ -314,7 +325,7 @@ class Recorder:
         self._totals.frame(frame)
         with _writing(self.out):
             for table in TABLES:
-                self._take(table, frame.refused if table == "quarantine" else getattr(frame, table))
+                self._take(table, _rows(frame, table, self._dtypes[table]))
         self.upto = frame.slices.upto
 
     def snapshot(self) -> State:
@@ -334,10 +345,11 @@ class Recorder:
             "totals": self._totals.plain(),
         }
 
-    def finish(self, timing: Mapping[str, float] | None = None) -> dict[str, Any]:
+    def finish(self, timing: Mapping[str, float] | None = None, *, keep: bool = False) -> dict[str, Any]:
         """Make the folder and return the summary; raises LedgerError before the range is complete.
 
-        Doing it twice is harmless. `timing` (seconds) goes into timing.json.
+        Doing it twice is harmless. `timing` (seconds) goes into timing.json. `keep`: more frames may come, which cover
+        no slice; the parts stay, to make the folder anew with them, until `drop_parts`.
         """
         if self.finished:
             return read_summary(self.out)
@@ -346,8 +358,14 @@ class Recorder:
             raise LedgerError(f"results: recorded up to {_iso(self.upto)} of {upto}; left in {self._work}")
         with _writing(self.out):
             summary = self._finish(timing)
-        self.finished = True
+            shutil.rmtree(self._work / "old" if keep else self._work, ignore_errors=True)
+        self.finished = not keep
         return summary
+
+    def drop_parts(self) -> None:
+        """No more frames come after `finish(keep=True)`."""
+        shutil.rmtree(self._work, ignore_errors=True)
+        self.finished = True
 
     def discard(self) -> None:
         """Drop what is not finished; the former run stays as it is. For a run that cannot be resumed."""
@@ -384,7 +402,6 @@ class Recorder:
             shutil.rmtree(old, ignore_errors=True)
             self.out.rename(old)
         run.rename(self.out)
-        shutil.rmtree(self._work, ignore_errors=True)
         return summary
 
     def _heed(self) -> None:
@@ -394,9 +411,8 @@ class Recorder:
 
     # Parts.
 
-    def _take(self, table: str, rows: Any) -> None:
+    def _take(self, table: str, columns: Columns) -> None:
         """Add a frame's rows of one table, put into order of (ts, symbol name) where they are not."""
-        columns = _columns(rows, self._dtypes[table])
         ts = columns["exit_ts" if table == "trades" else "ts"]
         if not ts.size:
             return
@@ -501,6 +517,14 @@ def _iso(ts: int) -> str:
     return datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _rows(frame: LedgerFrame, table: str, names: Mapping[str, str]) -> Columns:
+    """The columns of a frame's table, and those that follow from its other tables."""
+    if table == "verdicts":
+        own = {name: kind for name, kind in names.items() if name != "uncalibrated"}
+        return _columns(frame.verdicts, own) | {"uncalibrated": uncalibrated(frame)}
+    return _columns(frame.refused if table == "quarantine" else getattr(frame, table), names)
+
+
 def _columns(rows: Any, names: Mapping[str, str]) -> Columns:
     """Columns of a table of rows, or of a frame that has them as attributes."""
     if isinstance(rows, np.ndarray):
@@ -581,6 +605,11 @@ class _Rows:
 # Totals.
 
 
+def _entry(columns: Columns, row: int) -> tuple[int, int]:
+    """The entry that a row speaks of."""
+    return int(columns["symbol"][row]), int(columns["order_ts"][row])
+
+
 def _by_code(codes: np.ndarray[Any, Any]) -> Longs:
     return np.bincount(codes, minlength=_CODES)
 
@@ -588,7 +617,10 @@ def _by_code(codes: np.ndarray[Any, Any]) -> Longs:
 class _Totals:
     """Sums over the whole ledger, by reason where there is one; money in ticks."""
 
-    def __init__(self, initial_cash: int):
+    def __init__(self, initial_cash: int, after: int, at_broker: bool):
+        self.after = after  # UTC ns; entries sent before are an earlier run's
+        self.at_broker = at_broker
+        self.fates: dict[tuple[int, int], int] = {}  # at a broker, by symbol and slice of an entry: why it ended, or -1
         self.equity = initial_cash
         self.worst = 0.0  # drawdown
         self.slices = 0
@@ -607,6 +639,8 @@ class _Totals:
         self.absent: Longs = np.zeros(max(Absence) + 1, np.int64)  # rows by Absence of a forecast
         self.made = 0  # forecasts
         self.alarms: list[tuple[Any, ...]] = []  # as Alarm
+        self.judged: Longs = np.zeros((0, 0, len(_JUDGED)), np.int64)  # forecasts by model and horizon
+        self.said: Longs = np.zeros((0, BINS, len(_SAID)), np.int64)  # by model and bin of the probability
         self.funds: dict[str, int] = {**dict.fromkeys(_FUNDS, 0), "cash": initial_cash}
 
     def plain(self) -> State:
@@ -634,11 +668,34 @@ class _Totals:
             self.absent = self.absent + frame.absent
             self.made += frame.made
             self.alarms = [*self.alarms, *(tuple(alarm) for alarm in frame.alarms)]
+            self._judge(frame.outcomes)
         if frame.equity.size:
             self.equity = int(frame.equity["equity"][-1])
         if frame.funds.size:
             last = frame.funds.view(np.ndarray)[-1]
             self.funds = {name: int(last[name]) for name in _FUNDS}
+
+    def _judge(self, told: Outcomes) -> None:
+        """Add what has become known of forecasts; whole numbers, so that nothing depends on how frames are cut."""
+        if not told.ts.size:
+            return
+        models, horizons = int(told.model.max()), int(told.horizon.max()) + 1
+        old = self.judged
+        self.judged = np.zeros((max(models, len(old)), max(horizons, old.shape[1]), len(_JUDGED)), np.int64)
+        self.judged[: len(old), : old.shape[1]] = old
+        self.said = np.concatenate(
+            [self.said, np.zeros((len(self.judged) - len(self.said), *self.said.shape[1:]), np.int64)]
+        )
+        model = told.model - 1
+        measured = np.maximum(np.stack([told.loss, told.usual], axis=1), 0)
+        counts = np.column_stack(
+            [np.ones(model.size, np.int64), told.inside, told.loss >= 0, told.usual >= 0, measured]
+        )
+        np.add.at(self.judged, (model, told.horizon), counts)
+        own = told.said >= 0
+        place = np.minimum(told.said[own] * BINS // UNIT, BINS - 1)
+        counts = np.column_stack([np.ones(place.size, np.int64), told.right[own], told.said[own]])
+        np.add.at(self.said, (model[own], place), counts)
 
     def part(self, table: str, columns: Columns) -> None:
         """Add the rows of a part."""
@@ -652,10 +709,18 @@ class _Totals:
                 self.rejected += _by_code(columns["reason"][~columns["approved"]])
             case "updates":
                 lost = (columns["leg"] == Leg.ENTRY) & np.isin(columns["status"], _ENDED)
-                lost &= columns["reason"] != Reason.PARTIAL_ENTRY
-                self.unfilled += _by_code(columns["reason"][lost])
+                lost &= (columns["reason"] != Reason.PARTIAL_ENTRY) & (columns["order_ts"] > self.after)
+                if self.at_broker:
+                    for row in np.flatnonzero(lost).tolist():
+                        self.fates.setdefault(_entry(columns, row), int(columns["reason"][row]))
+                else:
+                    self.unfilled += _by_code(columns["reason"][lost])
             case "fills":
-                self.entries += int((columns["leg"] == Leg.ENTRY).sum())
+                came = (columns["leg"] == Leg.ENTRY) & (columns["order_ts"] > self.after)
+                if self.at_broker:  # in parts, and perhaps after a cancel was asked for
+                    self.fates.update((_entry(columns, row), _FILLED) for row in np.flatnonzero(came).tolist())
+                else:
+                    self.entries += int(came.sum())
             case "trades":
                 pnl = columns["pnl"]
                 self.exits += _by_code(columns["reason"])
@@ -738,7 +803,28 @@ class _Totals:
                 "ts": _iso(first[0]), "shard": first[1], "model": told["models"][first[2] - 1]["id"],
                 "edge": first[3], "reference": first[4],
             },
+            "judged": [self._judged(number, model) for number, model in enumerate(told["models"])],
         }  # fmt: skip
+
+    def _judged(self, number: int, model: Mapping[str, Any]) -> dict[str, Any]:
+        """How right one model's forecasts were, by horizon, and whether its probabilities came true."""
+        there = number < len(self.judged)
+        horizons = []
+        for k, bars in enumerate(model["horizons"]):
+            known = self.judged[number, k].tolist() if there and k < self.judged.shape[1] else [0] * len(_JUDGED)
+            count, inside, measured, compared, loss, usual = known
+            horizons.append({
+                "bars": bars, "forecasts": count, "coverage": inside / count if count else None,
+                "pinball": loss / measured / UNIT if measured else None,
+                "empirical_pinball": usual / compared / UNIT if compared else None,
+                "skill": 1.0 - loss / usual if compared and usual else None,
+            })  # fmt: skip
+        bins = [
+            {"from": k / BINS, "upto": (k + 1) / BINS, "decisions": count, "said": said / count / UNIT,
+             "came": right / count}
+            for k, (count, right, said) in enumerate(self.said[number].tolist() if there else []) if count
+        ]  # fmt: skip
+        return {"id": model["id"], "horizons": horizons, "probability": bins}
 
     def _quality(self, names: Names) -> dict[str, Any]:
         """What was odd about bars that were let in, and the symbols with the most of it."""
@@ -790,12 +876,20 @@ class _Totals:
             raise LedgerError(f"results: {written['verdicts']} verdicts on {count} candidates")
         rejected = _words_of(self.rejected) | ({word(Reason.SIGNAL_FLIP): flips} if flips else {})
         stages.append(_stage("approved", self.approved, rejected))
-        waiting = self.approved - self.entries - int(self.unfilled.sum())  # sent in the last slice
+        entries, lost_entries = self._ended()
+        waiting = self.approved - entries - int(lost_entries.sum())  # sent in the last slice
         if waiting < 0:
             raise LedgerError(f"results: {self.approved} entries approved, {self.approved - waiting} ended")
-        unfilled = _words_of(self.unfilled) | ({word(Reason.ORDER_PENDING): waiting} if waiting else {})
-        stages.append(_stage("filled", self.entries, unfilled))
+        unfilled = _words_of(lost_entries) | ({word(Reason.ORDER_PENDING): waiting} if waiting else {})
+        stages.append(_stage("filled", entries, unfilled))
         return stages
+
+    def _ended(self) -> tuple[int, Longs]:
+        """How many entries were filled, and how many were not, by reason."""
+        if not self.at_broker:
+            return self.entries, self.unfilled
+        fates = np.array(list(self.fates.values()), np.int64)
+        return int((fates == _FILLED).sum()), _by_code(fates[fates != _FILLED])
 
 
 def _stage(stage: str, count: int, lost: Mapping[str, int]) -> dict[str, Any]:
@@ -920,6 +1014,7 @@ def _verdicts(words: _Words, c: Columns) -> dict[str, Any]:
         "cvar_95": c["cvar_95"],
         "risk_score": c["risk_score"],
         "max_loss": _usd(c["max_loss"]),
+        "uncalibrated": c["uncalibrated"],
     }
 
 

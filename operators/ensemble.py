@@ -130,8 +130,8 @@ def _with_forecast(params: Params, toll: Toll, frame: OpinionFrame, forecast: Fo
                           _costs(toll, bars), score, confidence, direction, views, reason)  # fmt: skip
     low, middle, high = np.ascontiguousarray(quantiles.T)
     return SignalFrame(bars, volatility, direction, score, confidence, frame.regime, views, reason, low, middle, high,
-                       forecast.probability, forecast.age, forecast.model, forecast.absence,
-                       forecast.alarms)  # fmt: skip
+                       forecast.probability, forecast.age, forecast.model, forecast.is_calibrated, forecast.absence,
+                       forecast.alarms, frame.outcomes)  # fmt: skip
 
 
 def _costs(toll: Toll, bars: BarFrame) -> Floats:

@@ -31,7 +31,8 @@ class Site:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.results = folder, folder / "var" / "results" / "backtest"
         self.env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": where.servers, "KAFKA_TOPIC_PREFIX": where.prefix,
-                    "LIVE__FOLDER": str(folder / "var"), "PYTHONFAULTHANDLER": "1", **settings}  # fmt: skip
+                    "LIVE__FOLDER": str(folder / "var"), "LIVE__MISSING_DATA": "off", "PYTHONFAULTHANDLER": "1",
+                    **settings}  # fmt: skip
         self.running: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def start(
