@@ -6,6 +6,9 @@ legs wait for, orders are filled at the next slice's open as in the simulation, 
 
 import time
 from collections import defaultdict
+from dataclasses import replace
+
+import pytest
 
 from broker import guard, safety
 from broker.desk import Desk
@@ -28,7 +31,8 @@ from infra.settings import load
 from operators import barrier
 from risk import account
 from schemas import codec
-from schemas.events import Phase
+from schemas.events import Leg, Phase
+from schemas.frames import NO_FLOATS
 from schemas.records import Order
 from schemas.units import NS_PER_MINUTE, to_ticks
 from tests.broker.rooms import Quick
@@ -151,15 +155,37 @@ def at_the_exchange(settings, slices, folder):
     return one, venue
 
 
-def test_a_day_at_the_exchange_is_the_backtest_of_that_day(tmp_path):
-    settings = load(None, SETS, {})
-    slices = list(slices_of(settings))
-    simulated = Account(settings)
+@pytest.fixture(scope="module")
+def slices():
+    """Without quotes: half a spread is what the simulation adds to a price, and an exchange does not."""
+    return [replace(frame, half_spread=NO_FLOATS) for frame in slices_of(load(None, SETS, {}))]
+
+
+@pytest.mark.parametrize("exits", [(0.03, 0.015), (0.004, 0.003)])
+def test_days_at_the_exchange_are_the_backtest_of_these_days(tmp_path, slices, exits):
+    """With legs that are far, and with legs that are reached."""
+    sets = [*SETS, f"exits.take_profit_pct={exits[0]}", f"exits.stop_loss_pct={exits[1]}"]
+    simulated = Account(load(None, sets, {}))
     for frame in slices:
         simulated.act(frame)
-    real, venue = at_the_exchange(load(None, [*SETS, "venue.kind=broker"], {}), slices, tmp_path)
+    real, venue = at_the_exchange(load(None, [*sets, "venue.kind=broker"], {}), slices, tmp_path)
     assert len(simulated.fills) > 20
+    if exits[0] < 0.01:
+        assert {Leg.TAKE_PROFIT, Leg.STOP_LOSS, Leg.EXIT} <= {fill[-1] for fill in simulated.fills}
     assert real.sent == simulated.sent
     assert sorted(real.fills) == sorted(simulated.fills)
     assert real.cash == simulated.cash == venue.exchange.cash
     assert venue.exchange.held == {}
+
+
+def test_a_spread_changes_prices_and_nothing_else(tmp_path):
+    """What differs from the backtest is what the exchange reports."""
+    quoted = list(slices_of(load(None, SETS, {})))
+    simulated = Account(load(None, SETS, {}))
+    for frame in quoted:
+        simulated.act(frame)
+    real, _ = at_the_exchange(load(None, [*SETS, "venue.kind=broker"], {}), quoted, tmp_path)
+    assert real.sent == simulated.sent
+    ours, theirs = (sorted((*fill[:4], fill[5]) for fill in one.fills) for one in (real, simulated))
+    assert ours == theirs
+    assert real.cash > simulated.cash
