@@ -27,7 +27,9 @@ class Book:
         return book
 
     def apply(self, report: ExecutionReport) -> bool:
-        """Book a report; False if it was known."""
+        """Book a report; False if it was known, or tells of an order that was never placed."""
+        if not report.broker_id:
+            return False
         counted = self.counted.get(report.broker_id, 0)
         if report.qty and report.filled_qty <= counted:
             return False

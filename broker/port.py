@@ -124,6 +124,7 @@ class ExecutionReport(Struct, frozen=True):
     filled_qty: int  # of the order so far
     filled_cost: int
     estimated: bool = False  # the cost comes from the order's average price: no execution told it exactly
+    reason: Reason = Reason.NONE  # why an order was never placed; it has no `broker_id` then
 
 
 class BrokerPosition(Struct, frozen=True):

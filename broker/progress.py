@@ -32,6 +32,8 @@ class Progress:
         self.account = account
         self.known: dict[str, Known] = {}
         for report in reported:  # a restart goes on where the log ends
+            if not report.broker_id:  # the broker never had it
+                continue
             self.known[report.broker_id] = Known(
                 report.order_id, report.symbol, report.side, report.leg, report.status, report.filled_qty,
                 report.filled_cost, report.ts,

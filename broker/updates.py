@@ -61,6 +61,11 @@ class TradeUpdates:
         with self._lock:
             return self._catch_up()
 
+    def tell(self, state: OrderState) -> int:
+        """Report an order as the broker has just answered it, legs and all; how many reports."""
+        with self._lock:
+            return self._report([(state, ())])
+
     def _catch_up(self) -> int:
         listed = {order.broker_id: order for order in self.broker.orders_since(max(self.since - OVERLAP, 0))}
         nested = {leg.broker_id for order in listed.values() for leg in order.legs}

@@ -11,7 +11,7 @@ import msgspec
 
 from infra.gated_sink import Record
 from infra.kafka import SCHEMA
-from risk.ledger import LedgerFrame
+from risk.ledger import LedgerFrame, uncalibrated
 from schemas import codec
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
 from schemas.identity import correlation_id, envelope, iso, moment_key
@@ -25,8 +25,11 @@ DIRECTIONS = {Direction.LONG: "long", Direction.SHORT: "short", Direction.FLAT: 
 class Writer:
     """Makes the records of one account."""
 
-    def __init__(self, account: str, timeframe: str, alphas: list[str], limits: dict[str, float]):
+    def __init__(
+        self, account: str, timeframe: str, alphas: list[str], limits: dict[str, float], *, at_broker: bool = False
+    ):
         self._account, self._timeframe, self._alphas, self._limits = account, timeframe, alphas, limits
+        self._at_broker = at_broker
 
     def outputs(self) -> dict[str, Callable[[LedgerFrame], Iterator[Record]]]:
         """By topic, what is written there."""
@@ -47,8 +50,22 @@ class Writer:
             yield item[0], records
 
     def orders(self, frame: LedgerFrame) -> Iterator[Record]:
-        """One record per order that was sent, the entry's with the prices of its bracket; and per cancel."""
+        """One record per cancel, then per order that was sent, the entry's with the prices of its bracket.
+
+        An exit needs the shares that its lot's legs hold at a broker, so these go first.
+        """
         names = frame.names
+        for row in frame.updates:
+            if row.status == Status.CANCELED:
+                name, leg, ts = names[row.symbol].decode(), Leg(row.leg), int(row.ts)
+                one = self._id(name, int(row.order_ts), leg)
+                key = f"{one}|cancel"
+                event = Order(
+                    **self._envelope("account.orders", key, name, ts), account=self._account, order_id=one,
+                    action="cancel", side="", kind="", leg=word(leg), quantity=int(row.qty),
+                    reason=word(Reason(row.reason)), slice_ts=ts,
+                )  # fmt: skip
+                yield self._record(key, ts, name, event)
         prices = {(row.symbol, row.ts, row.leg): int(row.price) for row in frame.orders if row.leg in ENTRY_LEGS}
         for row in frame.orders:
             name, leg, ts = names[row.symbol].decode(), Leg(row.leg), int(row.ts)
@@ -63,24 +80,15 @@ class Writer:
                 side=word(Side(row.side)), kind=word(kind), leg=word(leg), parent_id=parent, quantity=int(row.qty),
                 limit=price if kind == Kind.LIMIT else None, stop=price if kind == Kind.STOP else None,
                 take_profit=bracket[0], stop_loss=bracket[1], reason=word(Reason(row.reason)), slice_ts=ts,
+                price=price if kind == Kind.MARKET else 0,
             )  # fmt: skip
             yield self._record(one, ts, name, event)
-        for row in frame.updates:
-            if row.status == Status.CANCELED:
-                name, leg, ts = names[row.symbol].decode(), Leg(row.leg), int(row.ts)
-                one = self._id(name, int(row.order_ts), leg)
-                key = f"{one}|cancel"
-                event = Order(
-                    **self._envelope("account.orders", key, name, ts), account=self._account, order_id=one,
-                    action="cancel", side="", kind="", leg=word(leg), quantity=int(row.qty),
-                    reason=word(Reason(row.reason)), slice_ts=ts,
-                )  # fmt: skip
-                yield self._record(key, ts, name, event)
 
     def verdicts(self, frame: LedgerFrame, approved: bool) -> Iterator[Record]:
         """What the rules said of candidates."""
         topic = "risk.approved" if approved else "risk.rejected"
-        for row in frame.verdicts[frame.verdicts["approved"] == approved]:
+        own = frame.verdicts["approved"] == approved
+        for row, doubtful in zip(frame.verdicts[own], uncalibrated(frame)[own], strict=True):
             name, ts = frame.names[row.symbol].decode(), int(row.ts)
             key = moment_key(f"verdict:{self._account}", name, ts)
             event = Risk(
@@ -88,6 +96,7 @@ class Writer:
                 risk_score=float(row.risk_score), max_position=self._limits["max_position_pct"],
                 max_notional=self._limits["max_notional_usd"], min_confidence=self._limits["min_confidence"],
                 cvar_95=float(row.cvar_95), max_loss=to_usd(int(row.max_loss)), direction=DIRECTIONS[row.direction],
+                uncalibrated=bool(doubtful),
             )  # fmt: skip
             yield self._record(key, ts, name, event)
 
@@ -96,9 +105,8 @@ class Writer:
         for row in frame.fills:
             name, ts = frame.names[row.symbol].decode(), int(row.ts)
             one = self._id(name, int(row.order_ts), Leg(row.leg))
-            yield self._execution(
-                "execution.completed", f"{one}|fill|{iso(ts)}", name, ts, "filled", row, int(row.price)
-            )
+            key = f"{one}|fill|{iso(ts) if frame.report < 0 else frame.report}"  # a slice may bring several parts
+            yield self._execution("execution.completed", key, name, ts, "filled", row, int(row.price))
 
     def unfilled(self, frame: LedgerFrame) -> Iterator[Record]:
         """Orders that the venue refused or let expire."""
@@ -115,7 +123,7 @@ class Writer:
         side = word(Side(row.side)) if "side" in row.dtype.names else ""
         event = Execution(
             **self._envelope(topic, key, name, ts), status=status, filled_qty=int(row.qty) if price else 0,
-            avg_price=to_usd(price), paper_trade=True, dry_run=True, side=side, error_message=error,
+            avg_price=to_usd(price), paper_trade=True, dry_run=not self._at_broker, side=side, error_message=error,
         )  # fmt: skip
         return self._record(key, ts, name, event)
 

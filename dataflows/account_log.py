@@ -4,7 +4,11 @@ The recorder writes it (one record per slice, whatever the frames were), the acc
 its place; after a crash the account meets the same order again.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from dataflows.pipeline import ACCOUNT
 from infra.abreast import SLICE
@@ -16,13 +20,18 @@ from risk import account
 from risk.commands import Command, obey
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
+from risk.reports import LOST, Report, hear
 from schemas import codec
 from schemas.calendar import Calendar
+from schemas.events import Leg, Reason
 from schemas.frames import SliceFrame
 from schemas.identity import nanos
 from schemas.records import Command as CommandRecord
+from schemas.records import ExecutionReport as ReportRecord
 from schemas.records import LogEntry, LogKind, ScoredSlice
 from schemas.scored_columns import pack, unpack
+
+Act: TypeAlias = SliceFrame | Command | Report
 
 
 def records(name: str, frames: tuple[SliceFrame, ...]) -> tuple[str, list[Record]]:
@@ -42,43 +51,100 @@ def _record(name: str, frame: SliceFrame) -> Record:
 
 def command_records(name: str, messages: Messages) -> tuple[list[Record], list[Letter]]:
     """Commands to this account, as its log has them; letters for what is no command."""
+    return _taken(name, messages, CommandRecord, "command", command_of)
+
+
+def report_records(name: str, messages: Messages) -> tuple[list[Record], list[Letter]]:
+    """Reports on this account's orders, as its log has them; letters for what is no report."""
+    return _taken(name, messages, ReportRecord, "report", report_of)
+
+
+def _taken(
+    name: str, messages: Messages, kind: type[Any], field: str, read: Callable[[Any, int], Any]
+) -> tuple[list[Record], list[Letter]]:
+    """What is for this account, with its source offset as id; whatever the account could not read is a letter."""
     found, letters = [], []
     for at, offset in enumerate(messages.offsets):
         try:
-            command = codec.decode(CommandRecord, messages.values[at], dict(messages.headers[at]).get(SCHEMA))
-            ts = nanos(command.ts)
+            said = codec.decode(kind, messages.values[at], dict(messages.headers[at]).get(SCHEMA))
+            ts = nanos(said.ts)
+            if said.account == name:
+                read(said, offset)
         except ValueError as error:
             letters.append(letter(messages, at, "undecodable", str(error)))
             continue
-        if command.account == name:
+        if said.account == name:
             entry = LogEntry(
-                kind=LogKind.COMMAND, account=name, ts=ts, source_topic=messages.topic,
-                source_partition=messages.partition, source_offset=offset, command=command,
+                kind=LogKind(field), account=name, ts=ts, source_topic=messages.topic,
+                source_partition=messages.partition, source_offset=offset, **{field: said},
             )  # fmt: skip
             mark = (SCHEMA, codec.mark(LogEntry))
-            found.append(Record(f"command:{offset}", ts, ACCOUNT.encode(), codec.encode(entry), (mark,)))
+            found.append(Record(f"{field}:{offset}", ts, ACCOUNT.encode(), codec.encode(entry), (mark,)))
     return found, letters
 
 
-def acts(calendar: Calendar, messages: Messages) -> Iterator[tuple[str, SliceFrame | Command]]:
+def command_of(said: CommandRecord, offset: int) -> Command:
+    """What the account is told; its place in its topic is its number."""
+    return Command(number=offset, kind=said.kind.value, until=said.until, issuer=said.issuer, reason=said.reason)
+
+
+def report_of(said: ReportRecord, offset: int) -> Report:
+    """What the account hears. Raises ValueError for an order that cannot be this account's."""
+    parts = said.order_id.split("|")
+    if len(parts) != 4 or parts[0] != said.account:
+        raise ValueError(f"order {said.order_id!r}: want {said.account}|symbol|slice|leg")
+    cost = said.cost or said.price * said.quantity
+    try:
+        leg, reason = Leg[parts[3].upper()], Reason[said.reason.upper()] if said.reason else Reason.NONE
+    except KeyError as error:
+        raise ValueError(f"order {said.order_id!r}, reason {said.reason!r}: {error} is not known") from None
+    return Report(offset, parts[1], _sent(parts[2]), leg, said.status, said.quantity, cost, said.filled, reason)
+
+
+def _sent(stamp: str) -> int:
+    """The slice in an order's id, `20240102T150000Z`; LOST for `lost1704207600`, which reconciliation writes."""
+    if re.fullmatch(r"lost\d+", stamp):
+        return LOST
+    found = re.fullmatch(r"(\d{4})(\d\d)(\d\dT\d\d)(\d\d)(\d\dZ)", stamp)
+    if found is None:
+        raise ValueError(f"slice {stamp!r} of an order: want it as 20240102T150000Z")
+    year, month, hour, minute, second = found.groups()
+    return nanos(f"{year}-{month}-{hour}:{minute}:{second}")
+
+
+def acts(calendar: Calendar, messages: Messages) -> Iterator[tuple[str, Act]]:
     """What the records say, each to act in its turn. Raises where one cannot be read: only we write here."""
     for value, headers in zip(messages.values, messages.headers, strict=True):
         yield ACCOUNT, act(calendar, codec.decode(LogEntry, value, dict(headers).get(SCHEMA)))
 
 
-def act(calendar: Calendar, entry: LogEntry) -> SliceFrame | Command:
+def act(calendar: Calendar, entry: LogEntry) -> Act:
     """What a record of the log brings to the account; nothing in it is passed over."""
     if entry.slice is not None:
         one = entry.slice
         index = calendar.index_after(one.after)
         return unpack(one.columns, calendar.slices(index, index + 1, one.after, one.upto))
     if entry.command is not None:
-        said = entry.command
-        return Command(number=entry.source_offset, kind=said.kind.value, until=said.until, issuer=said.issuer,
-                       reason=said.reason)  # fmt: skip
-    raise ValueError(f"a record of the account log of kind {entry.kind.value}: this version knows slices and commands")
+        return command_of(entry.command, entry.source_offset)
+    if entry.report is not None:
+        return report_of(entry.report, entry.source_offset)
+    raise ValueError(f"a record of the account log of kind {entry.kind.value} holds nothing")
 
 
-def step(params: Account, state: account.State, one: SliceFrame | Command) -> tuple[account.State, LedgerFrame]:
+def step(calendar: Calendar, params: Account, state: account.State, one: Act) -> tuple[account.State, LedgerFrame]:
     """One record acts."""
-    return account.step(params, state, one) if isinstance(one, SliceFrame) else obey(params, state, one)
+    if isinstance(one, SliceFrame):
+        return account.step(params, state, one)
+    if isinstance(one, Command):
+        return obey(params, state, one)
+    if params.venue.kind != "broker":
+        raise ValueError(f"{one}: orders are filled in the simulation (venue.kind); nothing can be heard of a broker")
+    return hear(params, state, one, *under_way(calendar, int(state.book.funds[0].ts)))
+
+
+def under_way(calendar: Calendar, ts: int) -> tuple[int, int]:
+    """End and session of the slice after the one that ended at `ts` (0: none has)."""
+    if ts == 0:
+        return 0, -1
+    index = calendar.index_after(ts)
+    return calendar.ts_at(index), int(calendar.session_at(np.array([index]))[0])

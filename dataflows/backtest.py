@@ -20,7 +20,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dataflows import pipeline
-from infra.bars import NO_FILES, Bars, open_bars
+from dataflows.sources import SCHEME, Source, open_source
+from infra.bars import NO_FILES
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
 from infra.reference import Files
@@ -37,10 +38,8 @@ from schemas.units import NS_PER_DAY, to_usd
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
 
-    from infra.log_bars import LogBars
     from infra.result_sink import ResultSink
 
-SCHEME = "kafka://"  # before the topic of a log of slices
 Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, trades, equity in USD
 
 
@@ -48,7 +47,7 @@ Progress = Callable[[int, int, int, float], None]  # rows done, rows in all, tra
 class Plan:
     """A backtest that can be run: bars opened, settings checked, the output folder free."""
 
-    bars: "Bars | LogBars"
+    bars: Source
     settings: Settings
     out: Path
     header: Header
@@ -75,30 +74,17 @@ def plan(
     history of activations, `forecasts` the folder in which forecasts are kept, one in the cache if it is not
     given. Raises UserError.
     """
+    if settings.venue.kind != "simulated":
+        raise UserError(f'venue.kind = "{settings.venue.kind}": no broker reports on a backtest; want "simulated"')
     out = check_out(out)
-    bars: Bars | LogBars
-    if spec.startswith(SCHEME):
-        bars = _of_log(spec, symbols, start, stop, files)
-    else:
-        bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
-                         frame_slices=settings.run.frame_slices, files=files, reference=settings.reference)  # fmt: skip
+    bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
     forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,
                                  forecasts or cache_root() / "forecasts")  # fmt: skip
     beside = of_bars(bars) if benchmark is None else _benchmark(benchmark, bars)
     return Plan(bars, settings, out, _header(bars, settings, spec, beside, forecaster), beside, forecaster)
 
 
-def _of_log(spec: str, symbols: Sequence[str], start: int | None, stop: int | None, files: Files) -> "LogBars":
-    """A range of the log of slices: what stands in it was chosen when it was written."""
-    if symbols or files != NO_FILES:
-        raise UserError(f"{spec}: the log has its own symbols and its own reference data; leave those options out")
-    from infra.kafka import cluster
-    from infra.log_bars import LogBars
-
-    return LogBars(cluster(), spec.removeprefix(SCHEME), start, stop)
-
-
-def _benchmark(file: Path, bars: "Bars | LogBars") -> Benchmark:
+def _benchmark(file: Path, bars: Source) -> Benchmark:
     from dataflows.metrics import benchmark_of
 
     found = benchmark_of(file)
@@ -110,9 +96,7 @@ def _benchmark(file: Path, bars: "Bars | LogBars") -> Benchmark:
     return of_curve(file.name, path, ts, found.daily, bars.after, bars.upto + NS_PER_DAY // 2)
 
 
-def _header(
-    bars: "Bars | LogBars", settings: Settings, spec: str, benchmark: Benchmark, forecaster: Forecaster | None
-) -> Header:
+def _header(bars: Source, settings: Settings, spec: str, benchmark: Benchmark, forecaster: Forecaster | None) -> Header:
     off = [*([] if forecaster else ["forecast"]), *_off(bars, settings.filters)]
     source = bars.label if bars.synthetic or spec.startswith(SCHEME) else str(Path(spec).expanduser().resolve())
     described = {
@@ -126,7 +110,7 @@ def _header(
                   benchmark=benchmark.about, forecast=forecaster.describe() if forecaster else None)  # fmt: skip
 
 
-def _off(bars: "Bars | LogBars", filters: Filters) -> list[str]:
+def _off(bars: Source, filters: Filters) -> list[str]:
     """What this run does without: switched off, or without a source where that is no refusal."""
     lenient, files = filters.missing_data == "off", bars.files
     missing = {

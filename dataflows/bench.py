@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 
 import msgspec
 
+from dataflows import bench_forecast
 from dataflows.bench_measures import STAGES, Market, bars_of
 
 Progress = Callable[[str], None]
@@ -89,6 +90,7 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         ("memory", lambda: of_memory(largest, [largest[0], 3 * largest[1]])),
         ("start", lambda: of_start(SIZES["B"].market, 2 if quick else 5)),
         ("live shape", lambda: of_live([100, 5])),
+        ("forecasts", lambda: bench_forecast.lines(few)),
     ]
     for label, part in parts:
         progress(label)

@@ -15,27 +15,36 @@ import msgspec
 
 from broker import safety, wire
 from broker.alpaca import AlpacaBroker, Refused, Unanswered
-from broker.book import Book
 from broker.exchange import Exchange
 from broker.exchange_server import ExchangeServer
-from broker.port import FINAL, Broker, ExecutionReport, OrderState, TradingStopped
-from broker.reconcile import Finding, OpenOrder, reconcile
+from broker.journal import Journal
+from broker.port import Broker, ExecutionReport, OrderState, TradingStopped
+from broker.reconcile import Finding, reconcile
+from dataflows.commands import send
+from infra.kafka import cluster, topic_names, wait_for
 from infra.settings import Settings
+from infra.topics import create_topics
 from schemas.errors import UserError
 from schemas.events import word
+from schemas.records import CommandKind
 from schemas.units import NS_PER_MINUTE, to_ticks
 
+LOG_SECONDS = 10.0  # that a look waits for Kafka
 EXCHANGE_KEYS = safety.Keys("TESTKEY", "TESTSECRET")
 Row = dict[str, Any]
 
 
-def approve(settings: Settings, *, minutes: int, scope: str, account: str | None, issuer: str | None) -> Row:
-    """Leave to send entries, from now on, for some minutes."""
+def approve(
+    settings: Settings, *, minutes: int, scope: str, account: str | None, issuer: str | None, log: bool = False
+) -> Row:
+    """Leave to send entries, from now on, for some minutes; with `log` the account hears of it too."""
     now = time.time_ns()
     given = safety.approve(
         settings.broker, issuer=issuer or getpass.getuser(), account=account or settings.run.account, scope=scope,
         minutes=minutes, now=now,
     )  # fmt: skip
+    if log and scope == "entries":
+        send(cluster(), given.account, CommandKind.APPROVE, "utp approve", given.expires, given.issuer)
     shut = _gates(settings, given.account).shut(now)
     return {
         "account": given.account, "scope": given.scope, "issuer": given.issuer, "from": wire.stamp(given.issued),
@@ -68,17 +77,37 @@ def orders(settings: Settings) -> list[Row]:
 
 
 def compare(settings: Settings, reports: Path | None, account: str | None) -> list[Finding]:
-    """Book against broker; the book follows a file of execution reports, one JSON object a line, or is empty."""
-    told = _reports(reports) if reports else []
-    book = Book.of(told)
-    ours = [
-        OpenOrder(last.order_id, last.broker_id, last.symbol, last.side, last.filled_qty)
-        for last in book.last.values()
-        if last.status not in FINAL
-    ]
-    held = {symbol: (qty, book.cost[symbol]) for symbol, qty in book.qty.items()}
+    """Book against broker; the book follows the execution reports in the log, or a file, one JSON object a line."""
+    name = account or settings.run.account
+    journal = Journal(_reports(reports) if reports else _logged(name))
     with _broker(settings) as broker:
-        return reconcile(account or settings.run.account, held, ours, broker.positions(), broker.open_orders())
+        there, held = broker.open_orders(), broker.positions()
+    return reconcile(name, journal.held(), journal.open_orders(), held, there)
+
+
+def repair(settings: Settings) -> list[Finding]:
+    """What differs; what is safe is repaired by events in the log, the rest halts the account's entries."""
+    from dataflows.execution import Room, alone, ended_in_a_line
+
+    where = cluster()
+    with alone(settings), ended_in_a_line():
+        create_topics(where)
+        room = Room(settings, where, threading.Event())
+        try:
+            before = room.reconciliation.look(repair=False)
+            room.updates.catch_up()
+            return [*before, *(finding for finding in room.reconciliation.run() if finding not in before)]
+        finally:
+            room.close()
+
+
+def _logged(account: str) -> list[ExecutionReport]:
+    """The reports in the log; none where there is no such topic yet."""
+    from dataflows.execution_reports import TOPIC, written
+
+    where = cluster()
+    wait_for(where, LOG_SECONDS)
+    return written(where, account) if where.topic(TOPIC) in topic_names(where) else []
 
 
 def _reports(path: Path) -> list[ExecutionReport]:

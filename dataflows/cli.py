@@ -137,6 +137,10 @@ def train(
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
     profile: _PROFILE = None,
+    quotes: _QUOTES = None,
+    earnings: _EARNINGS = None,
+    actions: _ACTIONS = None,
+    volumes: _VOLUMES = None,
     json: _JSON = False,
 ) -> None:
     """Fit a model on rolling folds, hold it against the gates, and keep it with its report."""
@@ -145,10 +149,12 @@ def train(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import train as command
+    from infra.reference import Files
 
+    files = Files(quotes, earnings, actions, volumes)
     with _steps("train") as progress:
         summary = command.run(
-            bars, given, out, symbols=names, start=first, stop=last, promote=promote, progress=progress
+            bars, given, out, symbols=names, start=first, stop=last, files=files, promote=promote, progress=progress
         )
     if json:
         _print_json(
@@ -250,6 +256,10 @@ def drift(
     start: _FROM = None,
     stop: _TO = None,
     timeframe: _TIMEFRAME = None,
+    quotes: _QUOTES = None,
+    earnings: _EARNINGS = None,
+    actions: _ACTIONS = None,
+    volumes: _VOLUMES = None,
     models: _HISTORY = None,
     forecasts: _FORECASTS = None,
     json: _JSON = False,
@@ -259,8 +269,11 @@ def drift(
     names, first, last = _symbols(symbols), _first(start), _last(stop)
     _refuse_empty(start, stop, first, last)
     from dataflows import drift as command
+    from infra.reference import Files
 
-    told = command.run(bars, given, symbols=names, start=first, stop=last, models=models, forecasts=forecasts)
+    files = Files(quotes, earnings, actions, volumes)
+    told = command.run(bars, given, symbols=names, start=first, stop=last, files=files, models=models,
+                       forecasts=forecasts)  # fmt: skip
     if json:
         _print_json(told)
         return
@@ -351,6 +364,9 @@ def approve(
     scope: Annotated[str, typer.Option(metavar="entries|exits", help="What is approved.")] = "entries",
     account: _ACCOUNT = None,
     issuer: _ISSUER = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Tell the account too: after a revoke in its log, or if it needs approval.")
+    ] = False,
     settings: _FILE = None,
     sets: _SETS = None,
     json: _JSON = False,
@@ -359,7 +375,7 @@ def approve(
     given = _settings(settings, sets, None, None)
     from dataflows import broker as command
 
-    done = command.approve(given, minutes=minutes, scope=scope, account=account, issuer=issuer)
+    done = command.approve(given, minutes=minutes, scope=scope, account=account, issuer=issuer, log=log)
     if json:
         _print_json(done)
         return
@@ -403,23 +419,24 @@ def orders(settings: _FILE = None, sets: _SETS = None, json: _JSON = False) -> N
 
 @app.command(short_help="Where book and broker differ.")
 def reconcile(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; repairing is the live flow's.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; nothing is changed.")] = False,
     reports: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Execution reports, one JSON object a line: the book.")
+        Path | None, typer.Option(metavar="FILE", help="Execution reports, one JSON object a line; else the log's.")
     ] = None,
     account: _ACCOUNT = None,
     settings: _FILE = None,
     sets: _SETS = None,
     json: _JSON = False,
 ) -> None:
-    """Compare book and broker: each difference, its repair, and what halts entries. Exit code 1 if any does."""
-    if not dry_run:
-        raise UserError("reconcile: only --dry-run is built; it changes nothing")
-    given = _settings(settings, sets, None, None)
+    """Compare book and broker, repair what is safe by events in the log, halt entries on the rest: then exit code 1."""
+    if reports is not None and not dry_run:
+        raise UserError(f"--reports {reports}: a file cannot be repaired; want --dry-run with it")
+    chosen = [*(sets or []), *([f"run.account={account}"] if account else [])]
+    given = _settings(settings, chosen, None, None)
     from dataflows import broker as command
     from schemas.events import word
 
-    found = command.compare(given, reports, account)
+    found = command.compare(given, reports, account) if dry_run else command.repair(given)
     rows = [
         {"difference": word(f.difference), "symbol": f.symbol, "order": f.order_id, "ours": f.ours, "theirs": f.theirs,
          "repair": word(f.repair), "halts": f.halts}

@@ -7,7 +7,7 @@ import getpass
 import time
 
 from infra.gated_sink import BY
-from infra.kafka import ID, SCHEMA, TS, Cluster, producer, wait_for
+from infra.kafka import ID, PATIENCE, SCHEMA, TS, Cluster, producer, wait_for
 from schemas import codec
 from schemas.errors import UserError
 from schemas.identity import envelope
@@ -16,12 +16,15 @@ from schemas.records import Command, CommandKind
 TOPIC = "account.commands"
 
 
-def send(where: Cluster, account: str, kind: CommandKind, reason: str = "", until: int | None = None) -> int:
+def send(
+    where: Cluster, account: str, kind: CommandKind, reason: str = "", until: int | None = None, issuer: str = "",
+    patience: float = PATIENCE,
+) -> int:  # fmt: skip
     """Write a command and return its offset, which is its number, once it is in the log."""
     if kind in (CommandKind.KILL, CommandKind.RESUME) and not reason.strip():
         raise UserError(f"{kind.value}: give the reason with --reason; it is kept")
-    wait_for(where)
-    now, issuer = time.time_ns(), getpass.getuser()
+    wait_for(where, patience)
+    now, issuer = time.time_ns(), issuer or getpass.getuser()
     key = f"{account}:{kind.value}:{now}"
     event = Command(**envelope(TOPIC, key, "", now, "operator"), account=account, kind=kind, issuer=issuer,
                     reason=reason, until=until)  # fmt: skip

@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 
 from dataflows import pipeline
-from infra.bars import open_bars
+from dataflows.sources import open_source
+from infra.bars import NO_FILES
 from infra.forecaster import Forecaster, open_forecaster
+from infra.reference import Files
 from infra.settings import Settings
 from operators.kernel import cache_root
 from schemas.errors import UserError
@@ -33,12 +35,12 @@ def run(
     symbols: Sequence[str] = (),
     start: int | None = None,
     stop: int | None = None,
+    files: Files = NO_FILES,
     models: Path | None = None,
     forecasts: Path | None = None,
 ) -> dict[str, Any]:
     """The report as plain values, by model; `start`, `stop`: UTC ns, inclusive. Raises UserError."""
-    bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop,
-                     frame_slices=settings.run.frame_slices)  # fmt: skip
+    bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
     forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,
                                  forecasts or cache_root() / "forecasts")  # fmt: skip
     if forecaster is None:

@@ -36,7 +36,6 @@ from infra.topics import create_topics
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
-from risk.commands import Command
 from schemas.errors import UserError
 from schemas.events import Phase
 from schemas.frames import RawFrame, SliceFrame, Slices
@@ -92,12 +91,19 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     told = op.map("told", op.input("commands", graph, TailSource(where, "account.commands")),
                   partial(account_log.command_records, settings.run.account))  # fmt: skip
     commands = op.flat_map("command", told, lambda both: [(pipeline.ACCOUNT, both[0])] if both[0] else [])
-    op.output("log", op.merge("in_order", logged, commands),
+    heard = op.map("heard", op.input("reports", graph, TailSource(where, "execution.reports")),
+                   partial(account_log.report_records, settings.run.account))  # fmt: skip
+    reports = op.flat_map("report", heard, lambda both: [(pipeline.ACCOUNT, both[0])] if both[0] else [])
+    op.output("log", op.merge("in_order", logged, commands, reports),
               GatedSink(where, "account.log", "recorder", _first, linger_ms=0))  # fmt: skip
     refused = op.flat_map(
         "no_command", told, lambda both: [(pipeline.ACCOUNT, letter_records(both[1]))] if both[1] else []
     )
     op.output("command_letters", refused, GatedSink(where, LETTERS, "commands", _first))
+    unheard = op.flat_map(
+        "no_report", heard, lambda both: [(pipeline.ACCOUNT, letter_records(both[1]))] if both[1] else []
+    )
+    op.output("report_letters", unheard, GatedSink(where, LETTERS, "reports", _first))
 
 
 def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
@@ -108,7 +114,7 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     read = op.input("account_log", graph, TailSource(where, "account.log"))
     log = op.flat_map("acts", read, partial(account_log.acts, calendar))
     start = account.start(settings.account)
-    ledger = scan("account", log, start, partial(account_log.step, settings.account), keep=keeper.account)
+    ledger = scan("account", log, start, partial(account_log.step, calendar, settings.account), keep=keeper.account)
     writer = writer_of(settings)
     for topic, make in writer.outputs().items():
         name = topic.replace(".", "_")
@@ -148,7 +154,8 @@ def letter_records(letters: Sequence[Letter]) -> list[Record]:
 def writer_of(settings: Settings) -> Writer:
     """Makes the events of the account."""
     limits = msgspec.to_builtins(settings.rules)
-    return Writer(settings.run.account, settings.live.timeframe, settings.ensemble.voters, limits)
+    return Writer(settings.run.account, settings.live.timeframe, settings.ensemble.voters, limits,
+                  at_broker=settings.venue.kind == "broker")  # fmt: skip
 
 
 def snapshots_of(settings: Settings) -> Path:
@@ -174,7 +181,7 @@ class Keeper:
         if _closes(frame.slices):
             self._write(frame.slices, f"decide.{frame.shard:02}", state)
 
-    def account(self, one: SliceFrame | Command, state: account.State) -> None:
+    def account(self, one: account_log.Act, state: account.State) -> None:
         """The state of the account, after the session's last slice."""
         if isinstance(one, SliceFrame) and _closes(one.slices):
             self._write(one.slices, "account", state)

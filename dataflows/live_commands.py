@@ -19,6 +19,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     app.command("live-demo", short_help="The whole live platform on this machine, until Ctrl-C.")(demo)
+    app.command(short_help="Send the account's orders to the broker, until Ctrl-C.")(execute)
     app.command(short_help="Stop trading: cancel entries, close positions, refuse new ones.")(kill)
     app.command(short_help="Take a kill or a latch back.")(resume)
     app.command(short_help="Decide a live day anew from the log and compare it order by order.")(replay)
@@ -27,16 +28,56 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="What the live flow stands on: log, store, settings, clock, calendar.")(doctor)
 
 
-def demo(folder: Annotated[Path, typer.Option(metavar="DIR", help="Everything is below.")] = Path("var/demo")) -> None:
+def demo(
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Everything is below.")] = Path("var/demo"),
+    exchange: Annotated[
+        bool, typer.Option("--exchange", help="Orders go to an exchange of its own instead of the simulated venue.")
+    ] = False,
+) -> None:
     """Run an embedded broker, a paced market, the live flow and the simulated venue, until Ctrl-C."""
     from dataflows.live_demo import run
 
-    run(folder)
+    run(folder, exchange)
 
 
-def kill(reason: _REASON, account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:
-    """Write a kill into the account's log of commands; it acts at its place there and survives restarts."""
-    _command("kill", reason, account, settings, sets)
+def execute(account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:
+    """Work off account.orders at the broker that the environment names, and write what becomes of them to the log."""
+    import logging
+
+    from dataflows.execution import run
+    from infra.settings import load
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    run(load(settings, [*(sets or ()), *([f"run.account={account}"] if account else [])]), typer.echo)
+
+
+def kill(
+    reason: _REASON,
+    direct: Annotated[bool, typer.Option("--direct", help="At the broker, at once, without the log.")] = False,
+    account: _ACCOUNT = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+    json: _JSON = False,
+) -> None:
+    """Write a kill into the account's log of commands; it acts at its place there and survives restarts.
+
+    With --direct the broker is told first: approvals are revoked, all open orders cancelled, and positions closed if
+    halts.kill_flatten is on. Exit code 1 if anything is left there.
+    """
+    if not direct:
+        _command("kill", reason, account, settings, sets)
+        return
+    from dataflows.kill import run
+    from infra.settings import load
+
+    done = run(load(settings, [*(sets or ()), *([f"run.account={account}"] if account else [])]), reason)
+    if json:
+        typer.echo(jsonlib.dumps(done, indent=2))
+    else:
+        typer.echo(f"cancelled {done['cancelled']} orders; closed: {', '.join(done['closed']) or 'nothing'}; "
+                   f"left: {', '.join(done['left']) or 'nothing'}; {done['log']}")  # fmt: skip
+    if done["left"]:
+        raise typer.Exit(1)
 
 
 def resume(reason: _REASON, account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:

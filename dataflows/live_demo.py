@@ -1,8 +1,10 @@
 """The whole live platform on this machine: an embedded broker, a paced market, the live flow, the simulated venue.
 
     make live-demo          # Ctrl-C at will; started again it goes on where it was
+    utp live-demo --exchange        # the same through an exchange: its HTTP, its stream, and `utp execute`
 
-Everything is below `var/demo`; delete that folder to begin anew.
+Everything is below `var/demo`; delete that folder to begin anew. An exchange keeps its ledger in memory, so with one
+each start begins anew, in a folder of its own.
 """
 
 import os
@@ -10,12 +12,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from broker import safety, wire
+from dataflows.demo_exchange import DemoExchange
+from dataflows.ingest import grid
 from infra.embedded import Broker
 from infra.kafka import Cluster, bounds
+from infra.settings import load
 from infra.topics import create_topics
 from schemas.errors import UserError
 
@@ -25,11 +35,18 @@ DEMO = {"INGEST__SOURCE": "synthetic:symbols=20,days=5,seed=7", "INGEST__SPEED":
 COUNTED = {"raw records": "market.raw", "slices": "account.log", "orders": "account.orders",
            "fills": "execution.completed", "dead letters": "dlq.failed"}  # fmt: skip
 SECONDS = 5.0  # between two lines
+# A played market runs faster than the clock by which the guard counts; the account keeps its limits by the log's time.
+THROUGH = {"VENUE__KIND": "broker", "GUARD__COOLDOWN_SECONDS": "0", "GUARD__MAX_ORDERS_PER_MINUTE": "100000",
+           "GUARD__MAX_ORDERS_PER_SYMBOL_PER_DAY": "100000", "GUARD__SLIPPAGE_TIMES": "1000",
+           "EXECUTION__RETRY_SECONDS": "0.2", "EXECUTION__STALE_SLICES": "30"}  # fmt: skip
+EXECUTE = [sys.executable, "-c", "from dataflows.cli import main; main()", "execute"]
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, exchange: bool = False) -> None:
     """Run until Ctrl-C. Raises UserError when a flow ends by itself, with the end of its log."""
     folder = folder.absolute()
+    if exchange:
+        folder = folder / f"exchange-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     folder.mkdir(parents=True, exist_ok=True)
     broker = Broker(folder / "broker")
     flows: dict[str, subprocess.Popen[bytes]] = {}
@@ -38,18 +55,47 @@ def run(folder: Path) -> None:
         where = Cluster(broker.servers)
         create_topics(where)
         environ = {**os.environ, **DEMO, "KAFKA_BOOTSTRAP_SERVERS": broker.servers, "LIVE__FOLDER": str(folder)}
-        for name in FLOWS:
-            flows[name] = _start(folder, name, environ)
-        print(f"broker at {broker.servers}; logs and results in {folder}; Ctrl-C stops everything")
-        while True:
-            _report(where, folder, flows)
-            time.sleep(SECONDS)
+        with ExitStack() as open_until_the_end:
+            venue = None
+            if exchange:
+                settings = load(None, (), environ)
+                venue = DemoExchange(where, grid(settings), round(settings.cash.initial_cash_usd))
+                open_until_the_end.enter_context(venue)
+                environ |= {**THROUGH, **venue.environ(), **approved(folder, DEMO["RUN__ACCOUNT"])}
+                flows["execute"] = _spawn(folder, "execute", EXECUTE, environ)
+            for name in FLOWS:
+                flows[name] = _start(folder, name, environ)
+            print(f"broker at {broker.servers}; logs and results in {folder}; Ctrl-C stops everything")
+            if venue is not None:
+                print(f"exchange at {venue.server.url}")
+            while True:
+                _report(where, folder, flows)
+                if venue is not None:
+                    _check(venue)
+                time.sleep(SECONDS)
     finally:
         for process in flows.values():
             process.send_signal(signal.SIGTERM)
         for process in flows.values():
             process.wait(30.0)
         broker.stop()
+
+
+def approved(folder: Path, account: str) -> dict[str, str]:
+    """Leave to enter, given by nobody: for the demo's own exchange, whose keys and money are dummies."""
+    files = {"approval_file": str(folder / "approval"), "approval_key_file": str(folder / "approval.key")}
+    params = msgspec.convert({"kind": "exchange", **files}, safety.Params)
+    safety.approve(params, issuer="live-demo", account=account, scope="entries", minutes=safety.MAX_MINUTES,
+                   now=time.time_ns())  # fmt: skip
+    return {f"BROKER__{name.upper()}": path for name, path in files.items()}
+
+
+def _check(venue: DemoExchange) -> None:
+    if venue.failure is not None:
+        raise UserError(f"the exchange's prices ended: {venue.failure}") from venue.failure
+    held, ledger = venue.server.exchange.held, venue.server.exchange
+    print(f"  at the exchange: {len(ledger.orders):,} orders, {len(ledger.fills):,} fills, {len(held)} positions, "
+          f"equity {wire.usd(ledger.equity)} USD", flush=True)  # fmt: skip
 
 
 def _start(folder: Path, name: str, environ: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -60,6 +106,10 @@ def _start(folder: Path, name: str, environ: Mapping[str, str]) -> "subprocess.P
         store.mkdir(parents=True)
         init_db_dir(store, 2)  # type: ignore[no-untyped-call]
     command = [sys.executable, "-m", "bytewax.run", f"dataflows.{name}", "-r", str(store), "-s", "10", "-b", "0"]
+    return _spawn(folder, name, command, environ)
+
+
+def _spawn(folder: Path, name: str, command: Sequence[str], environ: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, env=dict(environ), stdout=log, stderr=log, start_new_session=True)  # noqa: S603
 

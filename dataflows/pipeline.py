@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from infra.settings import Settings
-from operators import barrier, clean, ensemble, features, filters, forecast, regime, scoring
+from operators import barrier, clean, ensemble, features, filters, forecast, outcome, regime, scoring
 from operators.alphas import ALPHAS
 from operators.drive import replay, scan
 from operators.ensemble import FREE, Toll
@@ -24,7 +24,7 @@ from risk import account
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
 from schemas.calendar import DAY, timeframe_name
-from schemas.frames import SHARDS, BarFrame, OpinionFrame, RawFrame, SignalFrame
+from schemas.frames import NO_OUTCOMES, SHARDS, BarFrame, OpinionFrame, RawFrame, SignalFrame
 
 if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
@@ -59,6 +59,7 @@ class State(NamedTuple):
     ensemble: ensemble.State
     filters: filters.State
     forecast: forecast.State
+    outcome: outcome.State
 
 
 def decide_params(settings: Settings, timeframe: int, forecaster: Forecaster | None = None) -> Decide:
@@ -85,8 +86,8 @@ def _toll(settings: Settings, timeframe: int) -> Toll:
 def start(params: Decide) -> State:
     """Nothing seen yet."""
     alphas = tuple(ALPHAS[name].start() for name, _ in params.alphas)
-    return State(2, clean.start(), features.start(), alphas, regime.start(), ensemble.start(), filters.start(),
-                 forecast.start())  # fmt: skip
+    return State(3, clean.start(), features.start(), alphas, regime.start(), ensemble.start(), filters.start(),
+                 forecast.start(), outcome.start())  # fmt: skip
 
 
 def opine(params: Decide, state: State, frame: RawFrame) -> tuple[State, OpinionFrame]:
@@ -96,12 +97,13 @@ def opine(params: Decide, state: State, frame: RawFrame) -> tuple[State, Opinion
     alpha_states, votes = _vote(params, state, bars)
     regime_state, trend = regime.step(params.regime, state.regime, bars)
     forecast_state, outlook = state.forecast, None
+    outcome_state, judged = state.outcome, NO_OUTCOMES
     if params.forecaster is not None:
         forecast_state, outlook = forecast.step(params.forecast, params.forecaster, state.forecast, featured)
-    opinions = OpinionFrame(featured, votes, trend.regime, outlook)
-    return state._replace(
-        clean=clean_state, features=features_state, alphas=alpha_states, regime=regime_state, forecast=forecast_state
-    ), opinions
+        outcome_state, judged = outcome.step(state.outcome, outlook)
+    opinions = OpinionFrame(featured, votes, trend.regime, outlook, judged)
+    return state._replace(clean=clean_state, features=features_state, alphas=alpha_states, regime=regime_state,
+                          forecast=forecast_state, outcome=outcome_state), opinions  # fmt: skip
 
 
 def _vote(params: Decide, state: State, bars: BarFrame) -> tuple[tuple[Any, ...], Any]:

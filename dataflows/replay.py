@@ -3,8 +3,8 @@
     utp replay --account paper-1 --day 2026-03-04
 
 State comes from the hashed snapshots of the session before (or is cold, if the log begins with this day); slices from
-`market.slices`; commands act where the account log has them. Nothing of what the live flow computed is read but to
-compare with it.
+`market.slices`; commands and execution reports act where the account log has them. Nothing of what the live flow
+computed is read but to compare with it.
 """
 
 from collections.abc import Container, Iterator
@@ -22,7 +22,6 @@ from infra.snapshots import read, session_name, sessions
 from operators import barrier
 from operators.drive import unflat
 from risk import account
-from risk.commands import Command
 from schemas import codec
 from schemas.errors import UserError
 from schemas.frames import SHARDS, SliceFrame
@@ -94,13 +93,13 @@ def _decide(settings: Settings, bars: LogBars, begin: Start) -> Iterator[SliceFr
 
 
 def _trade(settings: Settings, where: Cluster, begin: Start, close: int, redecided: dict[int, SliceFrame]) -> Outcome:
-    """The account over the re-decided slices and the recorded commands, in the order of its log."""
+    """The account over the re-decided slices and the recorded commands and reports, in the order of its log."""
     state, writer, found = begin.account, writer_of(settings), _Differences()
     made: dict[str, bytes] = {}
-    later: dict[str, bytes] = {}  # by commands after the close: they bear its time, and are the next day's
+    later: dict[str, bytes] = {}  # between the close and the next slice: they bear its time, and are the next day's
     slices, calendar, closed = len(redecided), grid(settings), False
     for entry in _entries(where, settings.run.account, begin, close):
-        told: SliceFrame | Command = account_log.act(calendar, entry)
+        told = account_log.act(calendar, entry)
         if isinstance(told, SliceFrame):
             frame = redecided.pop(told.slices.upto, None)
             if frame is None:
@@ -109,8 +108,8 @@ def _trade(settings: Settings, where: Cluster, begin: Start, close: int, redecid
             if pack(frame) != pack(told):
                 found.note("slices", _parted(frame, pack(told)))
             told = frame
-        state, ledger = account_log.step(settings.account, state, told)
-        sent = later if closed and isinstance(told, Command) else made
+        state, ledger = account_log.step(calendar, settings.account, state, told)
+        sent = later if closed and not isinstance(told, SliceFrame) else made
         sent |= {record.id: record.value for record in writer.orders(ledger)}
         closed = closed or (isinstance(told, SliceFrame) and told.slices.upto == close)
     for ts in redecided:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from infra.bars import Bars, open_bars
+from dataflows.sources import Source, open_source
+from infra.bars import NO_FILES
+from infra.reference import Files
 from infra.settings import Settings
 from models.bundle import Calibration, Manifest, Reference, publish
 from models.dataset import Dataset, build
@@ -43,18 +45,19 @@ def run(
     symbols: Sequence[str] = (),
     start: int | None = None,
     stop: int | None = None,
+    files: Files = NO_FILES,
     promote: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train, judge, export and register one model. Raises UserError, one line."""
+    """Train, judge, export and register one model; `start`, `stop`: UTC ns, inclusive. Raises UserError, one line."""
     check()
     from models import walk_forward
 
     params = settings.training
     tell: Progress = progress or (lambda *_: None)
-    bars = open_bars(spec, timeframe=settings.run.timeframe, symbols=symbols, start=start, stop=stop)
+    bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
     _writable(store)
-    ds = build(params.data, bars.calendar, _counted(bars, tell), bars.rows)
+    ds = build(params.data, bars.calendar, _counted(bars, tell), bars.rows, settings.clean)
     cost = 2.0 * settings.venue.slippage_bps / 10_000.0
     folds = walk_forward.plan(ds, params.folds)
     tell("folds", 0, len(folds), f"{len(ds):,} samples")
@@ -120,7 +123,7 @@ def _writable(store: Path) -> None:
         raise UserError(f"--out {store}: {error.strerror or error}") from error
 
 
-def _counted(bars: Bars, tell: Progress) -> "Iterable[list[RawFrame]]":
+def _counted(bars: Source, tell: Progress) -> "Iterable[list[RawFrame]]":
     done = 0
     for chunk in bars.frames():
         done += sum(frame.ts.size for frame in chunk)
@@ -139,7 +142,7 @@ def _note(one: "Tried") -> str:
 
 
 def _bundle(
-    ds: Dataset, bars: Bars, params: Params, tried: "Sequence[Tried]", verdict: "Verdict", registry: Registry
+    ds: Dataset, bars: Source, params: Params, tried: "Sequence[Tried]", verdict: "Verdict", registry: Registry
 ) -> tuple[Path, Manifest]:
     from models import calibration, export, walk_forward
 
@@ -161,7 +164,7 @@ def _bundle(
         trained_upto=_iso(end), data=bars.label, synthetic=bars.synthetic, promotable=not verdict.reasons,
         reasons=tuple(verdict.reasons), calibration=rolled.calibration or Calibration(),
         conformal=tuple(last.offsets.tolist()),
-        reference=Reference(last.edge, covered, _deciles(ds, train)),
+        reference=Reference(last.edge, covered, _deciles(ds, train), _usual(ds, train)),
         metrics=_metrics(tried, verdict, rolled.before, rolled.after), files={},
     )  # fmt: skip
     path = publish(registry.bundles, manifest, files)
@@ -185,6 +188,12 @@ def _deciles(ds: Dataset, train: Longs) -> dict[str, tuple[float, ...]]:
     return {name: tuple(levels[:, k].tolist()) for k, name in enumerate(ds.data.features)}
 
 
+def _usual(ds: Dataset, train: Longs) -> tuple[tuple[float, ...], ...]:
+    """The quantiles of the training labels, by horizon: what costs nothing and uses no feature."""
+    levels = np.quantile(ds.label[train].astype(np.float64), QUANTILES, axis=0)
+    return tuple(tuple(row) for row in levels.T.tolist())
+
+
 def _spread(which: Longs, most: int) -> Longs:
     """At most so many, evenly."""
     return which[:: -(-which.size // most)]
@@ -194,7 +203,7 @@ def _spread(which: Longs, most: int) -> Longs:
 
 
 def _findings(
-    ds: Dataset, bars: Bars, params: Params, tried: "Sequence[Tried]", verdict: "Verdict", ident: str, trials: int
+    ds: Dataset, bars: Source, params: Params, tried: "Sequence[Tried]", verdict: "Verdict", ident: str, trials: int
 ) -> "Findings":
     from models import calibration, walk_forward
     from models.report import Findings

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from bytewax.inputs import StatefulSourcePartition
 
-from infra.kafka import ID, Cluster, consumer, event_time, stated_time
+from infra.kafka import ID, Cluster, consumer, event_time, lost, passing, stated_time
 from infra.ranges import Messages
 from infra.tail import TailSource
 from schemas.calendar import Calendar
@@ -52,24 +52,37 @@ class Frontier:
             self._error = error
 
     def _follow(self) -> None:
-        from confluent_kafka import TopicPartition
+        from confluent_kafka import KafkaException
 
-        place, seen = TopicPartition(self._where.topic(self._topic), 0), 0
-        client = consumer(self._where)
+        client, seen = consumer(self._where), 0
         try:
             while not self._stop.is_set():
-                low, high = client.get_watermark_offsets(place, timeout=30.0)
-                if high > seen:
-                    # A few records back: the last may be commands. Older slices than the newest do no harm.
-                    place.offset = max(low, seen, high - BACK)
-                    client.assign([place])
-                    seen = self._read(client, high)
-                    client.unassign()  # no fetch is under way while there is nothing new
+                try:
+                    seen = self._look(client, seen)
+                except KafkaException as error:  # the broker is away: nobody moves meanwhile
+                    if not passing(error.args[0]):
+                        raise
                 self._stop.wait(LOOK_SECONDS)
         finally:
             client.close()
 
-    def _read(self, client: Any, high: int) -> int:
+    def _look(self, client: Any, seen: int) -> int:
+        """Read what was appended since the last look; returns how far."""
+        from confluent_kafka import TopicPartition
+
+        place = TopicPartition(self._where.topic(self._topic), 0)
+        low, high = client.get_watermark_offsets(place, timeout=30.0)
+        if high <= seen:
+            return seen
+        # A few records back: the last may be commands. Older slices than the newest do no harm.
+        place.offset = max(low, seen, high - BACK)
+        client.assign([place])
+        try:
+            return self._read(client, place.offset, high)
+        finally:
+            client.unassign()  # no fetch is under way while there is nothing new
+
+    def _read(self, client: Any, first: int, high: int) -> int:
         """Take in records up to the end; returns how far."""
         while not self._stop.is_set():
             message = client.poll(0.1)
@@ -82,6 +95,8 @@ class Frontier:
                     self._upto = max(self._upto or 0, event_time(message))
                 if message.offset() + 1 >= high:
                     return high
+            elif not passing(message.error()):
+                raise lost(self._where.topic(self._topic), 0, first, message.error())
         return high
 
 
@@ -127,13 +142,47 @@ class Shared:
         frontier.close()
 
 
+class Place:
+    """Where in time the records of one partition are, by what their headers state.
+
+    A header can say anything: a record that cannot be used must neither stop its partition for ever nor move it. So a
+    time is believed that is at most the next slice's. A jump over a hole is believed when the record after it
+    goes on from there; the one that jumps passes unmeasured.
+    """
+
+    def __init__(self, calendar: Calendar):
+        self._calendar = calendar
+        self._at: int | None = None  # end of the newest slice that is believed, UTC ns
+        self._doubted: int | None = None
+        self.first: int | None = None  # the measure before there is a frontier
+
+    def believes(self, ts: int) -> bool:
+        """Take in the next record's time; whether it tells where the partition is."""
+        if not self._calendar.opens[0] < ts < self._calendar.closes[-2]:
+            return False
+        if self._at is not None and ts > self.after(self._at, 1):
+            if self._doubted is None or ts != self.after(self._doubted, 1):
+                self._doubted = ts
+                return False
+            self.first = ts  # whatever came before the hole
+        self._at, self._doubted = max(self._at or 0, ts), None
+        self.first = self.first or ts
+        return True
+
+    def after(self, ts: int, slices: int) -> int:
+        """End of the slice that comes so many after an instant; the calendar's last one at the most."""
+        last = self._calendar.index_after(int(self._calendar.closes[-2]))
+        return self._calendar.ts_at(min(self._calendar.index_after(ts) - 1 + slices, last))
+
+
 class AbreastPart(StatefulSourcePartition[Messages, int]):
     """One partition; what is too far ahead is kept here until the barrier has moved."""
 
     def __init__(self, inner: "StatefulSourcePartition[Messages, int]", shared: Shared, calendar: Calendar, ahead: int):
-        self._inner, self._shared, self._calendar, self._ahead = inner, shared, calendar, ahead
+        self._inner, self._shared, self._ahead = inner, shared, ahead
         self._held: Messages | None = None
-        self._first: int | None = None  # event time of the first record, the measure before there is a frontier
+        self._measured: list[int | None] = []  # of the records that are held: their times, where they are believed
+        self._place = Place(calendar)
 
     def next_batch(self) -> list[Messages]:
         """Records that are not too far ahead."""
@@ -142,23 +191,22 @@ class AbreastPart(StatefulSourcePartition[Messages, int]):
             if not batch:
                 return []
             (self._held,) = batch
-        ready = self._ready(self._held)
+            times = (stated_time(headers) for headers in self._held.headers)
+            self._measured = [ts if ts is not None and self._place.believes(ts) else None for ts in times]
+        ready = self._ready()
         if not ready:
             return []
         given, rest = self._held.cut(ready)
-        self._held = rest if rest.offsets else None
+        self._held, self._measured = (rest if rest.offsets else None), self._measured[ready:]
         return [given]
 
-    def _ready(self, messages: Messages) -> int:
-        """How many of them may go on; one without an event time goes with the one before it."""
-        times = [stated_time(headers) for headers in messages.headers]
-        if self._first is None:
-            self._first = next((ts for ts in times if ts is not None), None)
-        base = self._shared.frontier.upto or self._first
+    def _ready(self) -> int:
+        """How many of those that are held may go on; one without a time goes with the one before it."""
+        base = self._shared.frontier.upto or self._place.first
         if base is None:
-            return len(times)
-        last = self._calendar.ts_at(self._calendar.index_after(base) - 1 + self._ahead)
-        return next((k for k, ts in enumerate(times) if ts is not None and ts > last), len(times))
+            return len(self._measured)
+        last = self._place.after(base, self._ahead)
+        return next((k for k, ts in enumerate(self._measured) if ts is not None and ts > last), len(self._measured))
 
     def next_awake(self) -> datetime | None:
         """Soon, while it has to wait."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from infra.gated_sink import Record
-from infra.kafka import ID, SCHEMA, TS, Cluster, Headers, bounds, producer, records, wait_for
+from infra.kafka import ID, SCHEMA, Cluster, Headers, bounds, producer, records, stated_time, wait_for
 from infra.ranges import Messages
 from schemas import codec
 from schemas.errors import UserError
@@ -21,6 +21,8 @@ from schemas.records import DlqRecord, Header
 TOPIC = "dlq.failed"
 LATE = {"market.raw": "market.late", "market.slices": "market.late"}  # where the bars of a letter go
 REPLAYED = "replayed_from"  # header of what a replay puts back: the topic it comes from
+WHOLE = 600_000  # bytes of a record, at most, that a letter holds: base64 makes a third more, and a broker takes 1 MB
+LEFT_OUT = "left_out"  # header, in a letter, of a larger one: how many bytes stay where they are
 
 
 class Letter(NamedTuple):
@@ -53,11 +55,17 @@ def letter(messages: Messages, at: int, kind: str, message: str, retries: int = 
 
 
 def record(one: Letter, agent: str) -> Record:
-    """The letter as a gated sink writes it; `agent` is the flow that gave up."""
-    headers = dict(one.headers)
-    place = f"{one.topic}:{one.partition}:{one.offset}"
-    ts = int(headers[TS]) if headers.get(TS, b"").isdigit() else 0
-    key = headers.get(ID, b"").decode(errors="replace")
+    """The letter as a gated sink writes it; `agent` is the flow that gave up.
+
+    Bytes that no letter can hold stay where they are, and the letter says so.
+    """
+    place, ts = f"{one.topic}:{one.partition}:{one.offset}", stated_time(one.headers) or 0
+    named = [(name, value or b"") for name, value in one.headers]
+    size = sum(len(part) for part in (one.value or b"", one.key or b"", *(value for _, value in named)))
+    key = dict(named).get(ID, b"")[:1_000].decode(errors="replace")
+    if size > WHOLE:
+        one = one._replace(value=None, key=None)
+        named = [(LEFT_OUT, b"%d" % size)]
     event = DlqRecord(
         dlq_id=event_id(TOPIC, place),
         source_topic=one.topic,
@@ -71,7 +79,7 @@ def record(one: Letter, agent: str) -> Record:
         source_partition=one.partition,
         source_offset=one.offset,
         original_key=one.key,
-        original_headers=[Header(name=name, value=value or b"") for name, value in one.headers],
+        original_headers=[Header(name=name, value=value) for name, value in named],
         idempotency_key=key,
     )
     return Record(f"dlq:{event.dlq_id}", ts, agent.encode(), codec.encode(event), ((SCHEMA, codec.mark(DlqRecord)),))
@@ -93,13 +101,21 @@ def find(where: Cluster, dlq_id: str) -> DlqRecord:
     return found.popitem()[1]
 
 
-def payload(one: DlqRecord) -> bytes:
-    """The original bytes."""
-    return base64.b64decode(one.original_payload)
+def original(where: Cluster, one: DlqRecord) -> tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]:
+    """Value, key and headers as they were; a UserError where they were left in a log that has them no more."""
+    headers: list[tuple[str, bytes | None]] = [(each.name, each.value) for each in one.original_headers]
+    if [name for name, _ in headers] != [LEFT_OUT]:
+        return base64.b64decode(one.original_payload), one.original_key, headers
+    at = one.source_offset
+    (message,) = records(where, one.source_topic, one.source_partition, at, at + 1)
+    return message.value(), message.key(), list(message.headers() or ())
 
 
 def replay(where: Cluster, chosen: list[DlqRecord]) -> list[Replayed]:
-    """Put letters back; returns when they are in the log."""
+    """Put letters back where they were, bars among the late ones; returns when they are in the log.
+
+    The partition is the record's own: it was placed by its symbol, which a client would hash otherwise.
+    """
     wait_for(where)
     client, errors = producer(where, 0), []
     done = []
@@ -107,10 +123,10 @@ def replay(where: Cluster, chosen: list[DlqRecord]) -> list[Replayed]:
         topic = LATE.get(one.source_topic, one.source_topic)
         if topic == "unknown":
             raise UserError(f"dead letter {one.dlq_id}: its topic is unknown, so there is no way back")
-        headers: list[tuple[str, str | bytes | None]] = [(each.name, each.value) for each in one.original_headers]
-        headers.append((REPLAYED, one.source_topic.encode()))
+        value, key, headers = original(where, one)
         client.produce(
-            where.topic(topic), payload(one), one.original_key, headers=headers,
+            where.topic(topic), value, key, one.source_partition,
+            headers=[*headers, (REPLAYED, one.source_topic.encode())],
             on_delivery=lambda error, _: errors.append(error) if error else None,
         )  # fmt: skip
         client.poll(0)

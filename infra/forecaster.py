@@ -193,7 +193,7 @@ class Forecaster:
             wanted = f"{list(self.horizons)} and {self.horizons[self.decision]}"
             raise UserError(f"model {id_}: forecasts {own}; the models before it {wanted}, and a run keeps to that")
         model = Model(m.id, m.features, m.lookback, m.pause, m.calibration.a, m.calibration.b,
-                      m.calibration.kept, m.reference.edge)  # fmt: skip
+                      m.calibration.kept, m.reference.edge, m.reference.usual or ())  # fmt: skip
         engine_name = f"onnxruntime {onnxruntime.__version__}"
         kept = None if self._keep is None else ForecastStore(self._keep, m.id, len(m.horizons), engine_name)
         self.horizons, self.decision = m.horizons, decision

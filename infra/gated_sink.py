@@ -116,7 +116,7 @@ class Tail:
         self._place = f"{where.topic(topic)} partition {number}"
         for message in records(where, topic, number, base, high):
             headers = dict(message.headers() or ())
-            if message.offset() in self._met or headers.get(BY) != writer.encode() or ID not in headers:
+            if message.offset() in self._met or headers.get(BY) != writer.encode() or not headers.get(ID):
                 continue
             name, content = headers[ID].decode(), digest(message.key(), message.value(), message.headers())
             offset, other = self._known.setdefault(name, (message.offset(), content))

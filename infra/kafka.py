@@ -11,11 +11,13 @@ old bars.
 
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from infra.retry import BROKER, retrying
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 LOG = logging.getLogger("kafka")
-Headers: TypeAlias = "Sequence[tuple[str, bytes]]"
+T = TypeVar("T")
+Headers: TypeAlias = "Sequence[tuple[str, bytes | None]]"
 
 TS, ID, SCHEMA = "ts", "id", "schema"  # headers: event time, idempotency key, fingerprint of the Avro schema
 PATIENCE = 120.0  # seconds that a start waits for the cluster
 DELIVERY_MS = 120_000  # within which a record is delivered or the flow stops
 LINGER_MS = 10
+_LATEST = 2**63 - 1  # UTC ns: the year 2262; a header can say anything
 _SECURITY = {
     "KAFKA_SECURITY_PROTOCOL": "security.protocol",
     "KAFKA_SASL_MECHANISM": "sasl.mechanism",
@@ -148,12 +152,14 @@ def wait_for(where: Cluster, seconds: float = PATIENCE) -> None:
 def topic_names(where: Cluster) -> set[str]:
     """What the cluster holds, prefixes and all."""
     wait_for(where)
-    return set(admin(where).list_topics(timeout=30.0).topics)
+    client = admin(where)
+    return set(answered(lambda: client.list_topics(timeout=30.0)).topics)
 
 
 def partitions(where: Cluster, topic: str) -> list[int]:
     """A topic's partitions; a UserError where there is no such topic."""
-    listed = admin(where).list_topics(timeout=30.0).topics.get(where.topic(topic))  # naming it might create it
+    client = admin(where)
+    listed = answered(lambda: client.list_topics(timeout=30.0)).topics.get(where.topic(topic))  # naming might create it
     if listed is None or not listed.partitions:
         raise UserError(
             f"there is no topic {where.topic(topic)} at {where.servers}; create it with `utp topics create`"
@@ -177,15 +183,22 @@ def _watermarks(client: "Consumer", topic: str, number: int) -> tuple[int, int]:
     """A broker that has just come back knows its topics before it knows what is in them."""
     from confluent_kafka import KafkaException, TopicPartition
 
-    deadline = time.monotonic() + 30.0
-    while True:
-        try:
-            low, high = client.get_watermark_offsets(TopicPartition(topic, number), timeout=30.0)
-            return low, high
-        except KafkaException as error:
-            if time.monotonic() > deadline or not passing(error.args[0]):
-                raise lost(topic, number, 0, error.args[0]) from error
-            time.sleep(0.1)
+    place = TopicPartition(topic, number)
+    try:
+        low, high = answered(lambda: client.get_watermark_offsets(place, timeout=30.0))
+    except KafkaException as error:
+        raise lost(topic, number, 0, error.args[0]) from error
+    return low, high
+
+
+def answered(ask: Callable[[], T]) -> T:
+    """The broker's answer, asked for again while what keeps it from answering may pass by itself."""
+    from confluent_kafka import KafkaException
+
+    def may_pass(error: Exception) -> bool:
+        return isinstance(error, KafkaException) and passing(error.args[0])
+
+    return retrying(ask, may_pass, time.sleep, random.random, BROKER)
 
 
 def offsets_at(where: Cluster, topic: str, ts: int) -> dict[int, int]:
@@ -218,7 +231,7 @@ def _first_at(client: "Consumer", topic: str, number: int, low: int, high: int, 
 
 
 def _record_at(client: "Consumer", topic: str, number: int, offset: int, high: int) -> tuple[int, int] | None:
-    """Offset and event time of the first record at or after `offset`; None at the end."""
+    """Offset and event time of the first record at or after `offset` that states one; None at the end."""
     from confluent_kafka import TopicPartition
 
     client.assign([TopicPartition(topic, number, offset)])
@@ -231,8 +244,8 @@ def _record_at(client: "Consumer", topic: str, number: int, offset: int, high: i
                 return None
         elif message.error():
             raise lost(topic, number, offset, message.error())
-        else:
-            return int(message.offset() or 0), event_time(message)
+        elif (ts := stated_time(message.headers() or ())) is not None:
+            return int(message.offset() or 0), ts
     raise UserError(f"{topic} partition {number}: no answer for offset {offset} within 30 s")
 
 
@@ -266,7 +279,8 @@ def passing(error: Any) -> bool:
 
     return bool(error.retriable()) or error.code() in (
         KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT,
-        KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError._DESTROY_BROKER, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION,
     )  # fmt: skip
 
 
@@ -277,18 +291,19 @@ def at_end(error: Any) -> bool:
     return bool(error.code() == KafkaError._PARTITION_EOF)
 
 
-def stated_time(headers: Headers) -> int | None:
+def stated_time(headers: Any) -> int | None:
     """The event time that a record's headers state, UTC ns; None where they state none."""
     value = dict(headers).get(TS)
-    return int(value) if value is not None and value.isdigit() else None
+    if value is None or not value.isdigit() or len(value) > len(str(_LATEST)):
+        return None
+    ts = int(value)
+    return ts if ts <= _LATEST else None
 
 
 def event_time(message: Any) -> int:
-    """A record's event time, UTC ns; of a record that is not ours, when it was written."""
-    for name, value in message.headers() or ():
-        if name == TS:
-            return int(value)
-    return int(message.timestamp()[1]) * 1_000_000
+    """A record's event time, UTC ns; of a record that states none, when it was written."""
+    stated = stated_time(message.headers() or ())
+    return stated if stated is not None else int(message.timestamp()[1]) * 1_000_000
 
 
 def lost(topic: str, number: int, offset: int, error: Any) -> UserError:

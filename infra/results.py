@@ -29,15 +29,16 @@ import pyarrow.parquet as pq
 from infra.benchmark import About, Points
 from infra.settings import Settings, describe, settings_hash
 from operators.ordering import order_of
-from risk.ledger import LedgerFrame
+from operators.outcome import UNIT
+from risk.ledger import LedgerFrame, uncalibrated
 from risk.limits import limits
 from risk.order_ids import order_ids
 from schemas.errors import UserError
 from schemas.events import Absence, Direction, Kind, Leg, Reason, Regime, Side, Status, word
-from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names
+from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names, Outcomes
 from schemas.units import NS_PER_SECOND, TICKS_PER_USD, to_usd
 
-VERSION = 3
+VERSION = 4
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
 HELD_BYTES = 1 << 27  # of full parts in memory before they are written
@@ -57,7 +58,7 @@ _PARTS: dict[str, dict[str, str]] = {
     },
     "verdicts": {
         "ts": "i8", "symbol": "i4", "direction": "i1", "approved": "?", "reason": "i1", "measured": "f8",
-        "limit": "f8", "confidence": "f8", "cvar_95": "f8", "risk_score": "f8", "max_loss": "i8",
+        "limit": "f8", "confidence": "f8", "cvar_95": "f8", "risk_score": "f8", "max_loss": "i8", "uncalibrated": "?",
     },
     "orders": {
         "ts": "i8", "symbol": "i4", "side": "i1", "qty": "i8", "kind": "i1", "leg": "i1", "entry_ts": "i8",
@@ -94,6 +95,9 @@ _STAGES = (
     ("decided", (Reason.NO_FORECAST, Reason.BELOW_DECISION_GATE, Reason.EXPECTED_RETURN, Reason.LOW_PROBABILITY)),
     ("filters", tuple(range(10, 20))),
 )
+_JUDGED = ("forecasts", "inside", "measured", "compared", "loss", "usual")
+_SAID = ("decisions", "right", "said")
+BINS = 20  # of a forecast's probability, 0 to 1
 _ODD = ("missing_bars", "gaps", "stale_bars", "jumps")  # columns of a frame's `quality`
 _ODDEST = 20  # symbols that the summary names
 
@@ -315,7 +319,7 @@ class Recorder:
         self._totals.frame(frame)
         with _writing(self.out):
             for table in TABLES:
-                self._take(table, frame.refused if table == "quarantine" else getattr(frame, table))
+                self._take(table, _rows(frame, table, self._dtypes[table]))
         self.upto = frame.slices.upto
 
     def snapshot(self) -> State:
@@ -395,9 +399,8 @@ class Recorder:
 
     # Parts.
 
-    def _take(self, table: str, rows: Any) -> None:
+    def _take(self, table: str, columns: Columns) -> None:
         """Add a frame's rows of one table, put into order of (ts, symbol name) where they are not."""
-        columns = _columns(rows, self._dtypes[table])
         ts = columns["exit_ts" if table == "trades" else "ts"]
         if not ts.size:
             return
@@ -502,6 +505,14 @@ def _iso(ts: int) -> str:
     return datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _rows(frame: LedgerFrame, table: str, names: Mapping[str, str]) -> Columns:
+    """The columns of a frame's table, and those that follow from its other tables."""
+    if table == "verdicts":
+        own = {name: kind for name, kind in names.items() if name != "uncalibrated"}
+        return _columns(frame.verdicts, own) | {"uncalibrated": uncalibrated(frame)}
+    return _columns(frame.refused if table == "quarantine" else getattr(frame, table), names)
+
+
 def _columns(rows: Any, names: Mapping[str, str]) -> Columns:
     """Columns of a table of rows, or of a frame that has them as attributes."""
     if isinstance(rows, np.ndarray):
@@ -601,6 +612,8 @@ class _Totals:
         self.absent: Longs = np.zeros(max(Absence) + 1, np.int64)  # rows by Absence of a forecast
         self.made = 0  # forecasts
         self.alarms: list[tuple[Any, ...]] = []  # as Alarm
+        self.judged: Longs = np.zeros((0, 0, len(_JUDGED)), np.int64)  # forecasts by model and horizon
+        self.said: Longs = np.zeros((0, BINS, len(_SAID)), np.int64)  # by model and bin of the probability
         self.funds: dict[str, int] = {**dict.fromkeys(_FUNDS, 0), "cash": initial_cash}
 
     def plain(self) -> State:
@@ -628,11 +641,34 @@ class _Totals:
             self.absent = self.absent + frame.absent
             self.made += frame.made
             self.alarms = [*self.alarms, *(tuple(alarm) for alarm in frame.alarms)]
+            self._judge(frame.outcomes)
         if frame.equity.size:
             self.equity = int(frame.equity["equity"][-1])
         if frame.funds.size:
             last = frame.funds.view(np.ndarray)[-1]
             self.funds = {name: int(last[name]) for name in _FUNDS}
+
+    def _judge(self, told: Outcomes) -> None:
+        """Add what has become known of forecasts; whole numbers, so that nothing depends on how frames are cut."""
+        if not told.ts.size:
+            return
+        models, horizons = int(told.model.max()), int(told.horizon.max()) + 1
+        old = self.judged
+        self.judged = np.zeros((max(models, len(old)), max(horizons, old.shape[1]), len(_JUDGED)), np.int64)
+        self.judged[: len(old), : old.shape[1]] = old
+        self.said = np.concatenate(
+            [self.said, np.zeros((len(self.judged) - len(self.said), *self.said.shape[1:]), np.int64)]
+        )
+        model = told.model - 1
+        measured = np.maximum(np.stack([told.loss, told.usual], axis=1), 0)
+        counts = np.column_stack(
+            [np.ones(model.size, np.int64), told.inside, told.loss >= 0, told.usual >= 0, measured]
+        )
+        np.add.at(self.judged, (model, told.horizon), counts)
+        own = told.said >= 0
+        place = np.minimum(told.said[own] * BINS // UNIT, BINS - 1)
+        counts = np.column_stack([np.ones(place.size, np.int64), told.right[own], told.said[own]])
+        np.add.at(self.said, (model[own], place), counts)
 
     def part(self, table: str, columns: Columns) -> None:
         """Add the rows of a part."""
@@ -732,7 +768,28 @@ class _Totals:
                 "ts": _iso(first[0]), "shard": first[1], "model": told["models"][first[2] - 1]["id"],
                 "edge": first[3], "reference": first[4],
             },
+            "judged": [self._judged(number, model) for number, model in enumerate(told["models"])],
         }  # fmt: skip
+
+    def _judged(self, number: int, model: Mapping[str, Any]) -> dict[str, Any]:
+        """How right one model's forecasts were, by horizon, and whether its probabilities came true."""
+        there = number < len(self.judged)
+        horizons = []
+        for k, bars in enumerate(model["horizons"]):
+            known = self.judged[number, k].tolist() if there and k < self.judged.shape[1] else [0] * len(_JUDGED)
+            count, inside, measured, compared, loss, usual = known
+            horizons.append({
+                "bars": bars, "forecasts": count, "coverage": inside / count if count else None,
+                "pinball": loss / measured / UNIT if measured else None,
+                "empirical_pinball": usual / compared / UNIT if compared else None,
+                "skill": 1.0 - loss / usual if compared and usual else None,
+            })  # fmt: skip
+        bins = [
+            {"from": k / BINS, "upto": (k + 1) / BINS, "decisions": count, "said": said / count / UNIT,
+             "came": right / count}
+            for k, (count, right, said) in enumerate(self.said[number].tolist() if there else []) if count
+        ]  # fmt: skip
+        return {"id": model["id"], "horizons": horizons, "probability": bins}
 
     def _quality(self, names: Names) -> dict[str, Any]:
         """What was odd about bars that were let in, and the symbols with the most of it."""
@@ -914,6 +971,7 @@ def _verdicts(words: _Words, c: Columns) -> dict[str, Any]:
         "cvar_95": c["cvar_95"],
         "risk_score": c["risk_score"],
         "max_loss": _usd(c["max_loss"]),
+        "uncalibrated": c["uncalibrated"],
     }
 
 

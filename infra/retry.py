@@ -19,8 +19,7 @@ class Policy(NamedTuple):
 
 
 DEFAULT = Policy()
-PROVIDER = Policy(3, 1.0, 10.0)  # vendors of data
-LETTERS = (0.0, 5.0, 25.0)  # before the tries of a dead letter: 5^n, at most 300
+BROKER = Policy(40, 0.1, 2.0)  # a broker that is coming back: about half a minute of waiting
 
 
 def delay(policy: Policy, attempt: int, jitter: float) -> float | None:
@@ -28,11 +27,6 @@ def delay(policy: Policy, attempt: int, jitter: float) -> float | None:
     if attempt + 1 >= policy.attempts:
         return None
     return min(policy.cap, policy.base * 2.0**attempt) * jitter
-
-
-def letter_delay(retries: int) -> float:
-    """Seconds before a dead letter is tried again that has been so often."""
-    return 0.0 if retries == 0 else min(300.0, 5.0**retries)
 
 
 def retrying(

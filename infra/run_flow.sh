@@ -18,4 +18,4 @@ if ! ls "$store"/part-*.sqlite3 >/dev/null 2>&1; then
     rm -r "$store.new"
 fi
 [ -z "${UTP_RECOVERY_ONLY:-}" ] || exit 0
-exec python -m bytewax.run "$flow" -r "$store" -s "${UTP_SNAPSHOT_SECONDS:-10}" -b 0
+exec python -m infra.run "$flow" -r "$store" -s "${UTP_SNAPSHOT_SECONDS:-10}" -b 0

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from msgspec import inspect as types
 
 from broker.guard import Params as Guard
+from broker.intervals import Params as Execution
 from broker.safety import Params as Broker
 from models.training import Params as Training
 from operators.alphas import ALPHAS
@@ -115,6 +116,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     venue: Venue = Venue()
     broker: Broker = Broker()
     guard: Guard = Guard()
+    execution: Execution = Execution()
     training: Training = Training()
 
     def __post_init__(self) -> None:

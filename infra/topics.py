@@ -8,7 +8,7 @@ What decisions are made from, or were, is kept for ever (`retention.ms=-1`): a r
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from infra.kafka import Cluster, admin, wait_for
+from infra.kafka import Cluster, admin, answered, wait_for
 from schemas.errors import UserError
 from schemas.frames import SHARDS
 
@@ -60,7 +60,7 @@ def create_topics(where: Cluster, topics: Iterable[Topic] = TOPICS) -> list[str]
     wait_for(where)
     wanted = {where.topic(topic.name): topic for topic in topics}
     client = admin(where)
-    there = client.list_topics(timeout=30.0).topics
+    there = answered(lambda: client.list_topics(timeout=30.0)).topics
     absent = {name: topic for name, topic in wanted.items() if name not in there}
     answers = client.create_topics(
         [
@@ -82,7 +82,7 @@ def _check(client: Any, where: Cluster, wanted: dict[str, Topic]) -> None:
     """Partitions place symbols and retention keeps history: neither may differ."""
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
-    there = client.list_topics(timeout=30.0).topics
+    there = answered(lambda: client.list_topics(timeout=30.0)).topics
     for name, topic in wanted.items():
         found = len(there[name].partitions) if name in there else 0
         if found != topic.partitions:

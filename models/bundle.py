@@ -65,6 +65,8 @@ class Reference(msgspec.Struct, frozen=True):
     edge: float = 0.0  # median of 2 max(p, 1 - p) - 1 at the decision horizon
     coverage: tuple[float, ...] = ()  # of [q10, q90], by horizon
     bins: dict[str, tuple[float, ...]] = {}  # by feature: the nine deciles of the training rows
+    # by horizon: the quantiles of the training labels in volatility units, which the model has to beat
+    usual: tuple[tuple[float, ...], ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

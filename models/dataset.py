@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from models.training import Data
 from operators import clean, features, known
+from operators.forecast import LEAST_VOLATILITY
 from schemas.calendar import Calendar
 from schemas.errors import UserError
 from schemas.frames import SHARDS, BarFrame, Bools, FeatureFrame, Floats, Ints, Longs, RawFrame
 
 Singles = npt.NDArray[np.float32]
-LEAST_VOLATILITY = 1e-5  # of one bar; the graph uses the same
+QUALITY = clean.Params()
 _BLOCK = 1 << 14
 
 
@@ -89,25 +90,27 @@ def windows(matrix: Singles, lookback: int, ends: Ints | Longs) -> Singles:
     return gathered
 
 
-def build(data: Data, calendar: Calendar, chunks: Iterable[Sequence[RawFrame]], rows: int = 0) -> Dataset:
+def build(
+    data: Data, calendar: Calendar, chunks: Iterable[Sequence[RawFrame]], rows: int = 0, quality: clean.Params = QUALITY
+) -> Dataset:
     """Replay bars through `clean` and `features` and cut samples; `rows`: how many bars to expect.
 
     Beside the matrix it needs about 40 % of its size for a while. Raises UserError where nothing is left.
     """
     store = _Store(data, calendar, rows)
-    for bars, featured in _replayed(chunks):
+    for bars, featured in _replayed(chunks, quality):
         store.add(bars, featured)
     store.by_symbol()
     return store.samples()
 
 
-def _replayed(chunks: Iterable[Sequence[RawFrame]]) -> Iterator[tuple[BarFrame, FeatureFrame]]:
+def _replayed(chunks: Iterable[Sequence[RawFrame]], quality: clean.Params) -> Iterator[tuple[BarFrame, FeatureFrame]]:
     params = features.Params(set="all")
     states: dict[int, tuple[Any, Any]] = {shard: (clean.start(), features.start()) for shard in range(SHARDS)}
     for chunk in chunks:
         for frame in chunk:
             clean_state, feature_state = states[frame.shard]
-            clean_state, bars = clean.step(clean.Params(), clean_state, frame)
+            clean_state, bars = clean.step(quality, clean_state, frame)
             feature_state, featured = features.step(params, feature_state, bars)
             states[frame.shard] = clean_state, feature_state
             yield bars, featured
@@ -149,13 +152,14 @@ class _Store:
         self._grid[own] = self._calendar.index_of(bars.slices.ts)[bars.at]
         self._who[own] = bars.symbol
         order = np.argsort(bars.symbol, kind="stable")  # each symbol's bars in order of time
-        symbol, close = bars.symbol[order], bars.close[order]
+        symbol, close = bars.symbol[order], bars.steady[order]  # a split is no return
+        opened = (bars.open * bars.scale if bars.scale.size else bars.open)[order]
         first = np.concatenate([[True], symbol[1:] != symbol[:-1]])
         before = np.where(first, self._close[symbol], np.concatenate([[np.nan], close[:-1]]))
         run = np.arange(size) - np.maximum.accumulate(np.where(first, np.arange(size), 0))
         self._nth[begin + order] = self._seen[symbol] + run
         self._move[begin + order] = np.log(close / before)
-        self._jump[begin + order] = np.log(bars.open[order] / before)
+        self._jump[begin + order] = np.log(opened / before)
         self._seen += np.bincount(symbol, minlength=self._seen.size)
         self._close[symbol] = close  # of equal indices the last one stays
 
@@ -187,7 +191,7 @@ class _Store:
     def samples(self) -> Dataset:
         """Cut windows and labels."""
         data, horizons = self._data, np.array(self._data.horizons)
-        whole = self._whole()
+        whole, origin = self._whole(), self._origin()
         parts: list[tuple[Any, ...]] = []
         column = self._data.features.index("returns_1")
         begin = 0
@@ -195,7 +199,7 @@ class _Store:
             own = slice(begin, begin + count)
             grid = self._grid[own]
             level = np.cumsum(np.nan_to_num(self._move[own].astype(np.float64)))
-            chosen = np.flatnonzero(whole[own] & (grid % data.every == 0))
+            chosen = np.flatnonzero(whole[own] & ((grid - origin) % data.every == 0))
             target = np.searchsorted(grid, grid[chosen, None] + horizons)
             there = (target < count) & (grid[np.minimum(target, count - 1)] == grid[chosen, None] + horizons)
             chosen, target = chosen[there.all(axis=1)], target[there.all(axis=1)]
@@ -215,6 +219,14 @@ class _Store:
         order = np.lexsort((symbol, self._grid[end]))
         return Dataset(data, self._calendar, self._symbols, self._matrix, self._grid, end[order], symbol[order],
                        label[order], volatility[order], entry[order])  # fmt: skip
+
+    def _origin(self) -> int:
+        """The first slice of the year before the bars: from it `every` counts, wherever their calendar begins."""
+        if not self._size:
+            return 0
+        first = self._calendar.ts_at(int(self._grid.min()))
+        year = np.datetime64(first, "ns").astype("datetime64[Y]") - 1
+        return self._calendar.index_after(int(year.astype("datetime64[ns]").astype(np.int64)))
 
     def _whole(self) -> Bools:
         """Which rows end a window without a hole: same symbol, every slice, short pauses, nothing missing."""

@@ -18,8 +18,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from models import inputs
-from models.dataset import LEAST_VOLATILITY, Dataset
+from models.dataset import Dataset
 from models.training import QUANTILES, Network
+from operators.forecast import LEAST_VOLATILITY
 from schemas.frames import Longs
 
 with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from schemas.frames import (
     NO_ACTIONS,
     NO_COUNTS,
     NO_FLOATS,
+    NO_OUTCOMES,
     SHARDS,
     STALE,
     Actions,
@@ -27,6 +28,7 @@ from schemas.frames import (
     Ints,
     Longs,
     Names,
+    Outcomes,
     Refused,
     SignalFrame,
     SliceFrame,
@@ -56,7 +58,7 @@ class State(NamedTuple):
 def start(after: int = UNBEGUN) -> State:
     """The log begins after `after`, UTC ns; or with the first frame, then the others' must begin there too."""
     nothing = np.zeros(0, f"S{MAX_NAME}")
-    return State(3, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
+    return State(4, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
 
 
 def restore(first: State, snapshot: Any) -> State:
@@ -70,7 +72,8 @@ def _frame(parts: tuple[Any, ...]) -> SignalFrame:
     whole = {"slices": Slices(*own["slices"]), "refused": Refused(*own["refused"]), "actions": Actions(*own["actions"])}
     bars = BarFrame(**own | whole)
     scored = dict(zip(SignalFrame.__dataclass_fields__, parts, strict=True))
-    return SignalFrame(**scored | {"bars": bars, "alarms": tuple(Alarm(*alarm) for alarm in scored["alarms"])})
+    told = {"alarms": tuple(Alarm(*alarm) for alarm in scored["alarms"]), "outcomes": Outcomes(*scored["outcomes"])}
+    return SignalFrame(**scored | {"bars": bars} | told)
 
 
 def step(state: State, frame: SignalFrame) -> tuple[State, SliceFrame | None]:
@@ -159,9 +162,11 @@ def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: A
     at = bars.at[rows] - np.int32(first)
     acted = _acted(bars.actions, first, first + slices.size)
     picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, at, **columns, actions=acted)
-    own = {name: getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:-1]}
+    own = {name: getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:-2]}
     alarms = tuple(alarm for alarm in frame.alarms if slices.after < alarm.ts <= slices.upto)
-    return SignalFrame(picked, **own, alarms=alarms)
+    due = (frame.outcomes.ts > slices.after) & (frame.outcomes.ts <= slices.upto)
+    outcomes = Outcomes._make(column[due] for column in frame.outcomes)
+    return SignalFrame(picked, **own, alarms=alarms, outcomes=outcomes)
 
 
 def _acted(actions: Actions, first: int, last: int) -> Actions:
@@ -193,20 +198,30 @@ def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
            for name in ("open", "high", "low", "close", "volume")},
         **{name: _joined([getattr(frame, name) for frame in some])
            for name in ("volatility", "direction", "score", "confidence", "regime", "views")},
-        **_forecasts(frames, some),
+        **_forecasts(frames, some, rank),
     )  # fmt: skip
 
 
-def _forecasts(frames: list[SignalFrame], some: list[SignalFrame]) -> dict[str, Any]:
+def _forecasts(frames: list[SignalFrame], some: list[SignalFrame], rank: Ints) -> dict[str, Any]:
     """The forecasts' columns and counts; nothing where no model is configured."""
     told = [frame for frame in frames if frame.absence.size]
     if not told:
         return {}
     absent = np.bincount(_joined([frame.absence for frame in told]), minlength=ABSENCES).astype(np.int64)
     columns = {name: _joined([getattr(frame, name) for frame in some])
-               for name in ("q10", "q50", "q90", "probability", "age", "model")}  # fmt: skip
+               for name in ("q10", "q50", "q90", "probability", "age", "model", "is_calibrated")}  # fmt: skip
     alarms = tuple(sorted(alarm for frame in frames for alarm in frame.alarms))
-    return {**columns, "absent": absent, "made": int(np.count_nonzero(columns["age"] == 0)), "alarms": alarms}
+    return {**columns, "absent": absent, "made": int(np.count_nonzero(columns["age"] == 0)), "alarms": alarms,
+            "outcomes": _outcomes([frame.outcomes for frame in told], rank)}  # fmt: skip
+
+
+def _outcomes(parts: list[Outcomes], rank: Ints) -> Outcomes:
+    """Of all shards, in order of `(ts, symbol name, horizon)`; a shard's own are in order of the last two."""
+    whole = Outcomes._make(_joined(list(columns)) for columns in zip(*parts, strict=True))
+    if not whole.ts.size:
+        return NO_OUTCOMES
+    order = np.lexsort((whole.horizon, rank[whole.symbol], whole.ts))
+    return Outcomes._make(column[order] for column in whole)
 
 
 def _span(frames: list[SignalFrame]) -> Slices:

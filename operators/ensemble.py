@@ -155,7 +155,8 @@ def _weigh(
                           forecast.strength, quantiles[:, 1], forecast.probability, forecast.is_calibrated,
                           _costs(toll, frame.features.bars), *told)  # fmt: skip
     low, middle, high = np.ascontiguousarray(quantiles.T)
-    return (low, middle, high, forecast.probability, forecast.age, forecast.model, forecast.absence, forecast.alarms)
+    return (low, middle, high, forecast.probability, forecast.age, forecast.model, forecast.is_calibrated,
+            forecast.absence, forecast.alarms, frame.outcomes)  # fmt: skip
 
 
 def _costs(toll: Toll, bars: BarFrame) -> Floats:

@@ -40,9 +40,11 @@ Words = npt.NDArray[np.uint64]
 
 MAX_ID = 64  # bytes of a model's id
 BLOCK = 1024  # windows that are gathered at a time
+RETURNS = "returns_1"
 WIDTH = 2.5631031310892007  # of [q10, q90] in deviations of a normal distribution
 SURE = 0.2  # an edge from which a forecast has its full strength
 STEEP = 700.0  # bound of an exponent
+LEAST_VOLATILITY = 1e-5  # of one bar; datasets and graphs use the same
 
 
 class Model(NamedTuple):
@@ -56,6 +58,8 @@ class Model(NamedTuple):
     b: float
     is_calibrated: bool
     edge: float  # median edge in validation; 0: not known
+    # by horizon: the quantiles of its training labels in volatility units; empty: it does not say
+    usual: tuple[tuple[float, ...], ...] = ()
 
 
 class Forecaster(Protocol):
@@ -165,6 +169,7 @@ class Columns(NamedTuple):
     strength: Floats
     probability: Floats
     absence: Codes
+    volatility: Floats
 
 
 def start() -> State:
@@ -185,7 +190,8 @@ def step(params: Params, forecaster: Forecaster, state: State, frame: FeatureFra
     coming = [forecaster.model(event.model) if event.model else None for event in bars.models]
     horizons = forecaster.horizons
     out = Columns(np.full((size, len(horizons), 3), np.nan), np.full(size, -1, np.int32), np.zeros(size, np.int8),
-                  np.zeros(size), np.full(size, np.nan), np.full(size, Absence.NO_MODEL, np.int8))  # fmt: skip
+                  np.zeros(size), np.full(size, np.nan), np.full(size, Absence.NO_MODEL, np.int8),
+                  np.full(size, np.nan))  # fmt: skip
     number, is_calibrated = np.zeros(size, np.int8), np.zeros(size, np.bool_)
     alarms: list[Alarm] = []
     first = 0
@@ -201,7 +207,8 @@ def step(params: Params, forecaster: Forecaster, state: State, frame: FeatureFra
     number[out.absence != Absence.NONE] = 0
     return state._replace(slices=state.slices + bars.slices.size), ForecastFrame(
         frame, horizons, forecaster.decision, out.quantiles, out.age, out.direction, out.strength, out.probability,
-        number, is_calibrated, out.absence, tuple(alarms),
+        number, is_calibrated, out.absence, tuple(alarms), out.volatility,
+        tuple(forecaster.model(one.decode()).usual for one in state.models.tolist()),
     )  # fmt: skip
 
 
@@ -272,6 +279,7 @@ def _advance(
     rule = Rule(model.lookback, model.gap_days, params.forecast_every, params.max_age_bars, forecaster.decision,
                 params.min_return, model.a, model.b, model.is_calibrated, params.drift.least, bound)  # fmt: skip
     take = np.array([frame.names.index(name) for name in model.features], np.int64)
+    returns = model.features.index(RETURNS) if RETURNS in model.features else -1
     given = Given(state.slices, bars.at, bars.slot, bars.slices.session, frame.values)
     is_asked = not watch.is_stopped  # a model that is stopped is not asked; its windows move on
     rows, answers = [np.zeros(0, np.int64)], [np.zeros((0, *state.answers.shape[1:]))]
@@ -279,7 +287,8 @@ def _advance(
     while i < last:
         windows = np.empty((min(BLOCK, last - i), model.lookback, take.size), np.float32)
         due = np.empty(len(windows), np.int64)
-        i, count = advance_windows(rule, state.rows, state.ring, given, i, last, take, windows, due)
+        i, count = advance_windows(rule, state.rows, state.ring, given, i, last, take, returns, windows, due,
+                                   out.volatility)  # fmt: skip
         if count and is_asked:
             due = due[:count]
             ts = bars.slices.ts[bars.at[due]]
@@ -298,10 +307,13 @@ def _advance(
 
 @kernel
 def advance_windows(
-    rule: Rule, rows: Table, ring: Singles, given: Given, first: int, last: int, take: Longs,
-    windows: Singles, due: Longs,
+    rule: Rule, rows: Table, ring: Singles, given: Given, first: int, last: int, take: Longs, returns: int,
+    windows: Singles, due: Longs, volatility: Floats,
 ) -> tuple[int, int]:  # fmt: skip
-    """Take in bars; copy the windows of those that are due, until `windows` is full; the next row, and how many."""
+    """Take in bars; copy the windows of those that are due, until `windows` is full; the next row, and how many.
+
+    `returns` is the column of one-bar returns, -1 where there is none.
+    """
     count, bars = 0, ring.shape[1]
     for i in range(first, last):
         if count == due.size:
@@ -324,9 +336,21 @@ def advance_windows(
             since = ring[slot, (place - rule.lookback + 1 + j) % bars]
             for k in range(take.size):
                 windows[count, j, k] = since[k]
+        if returns >= 0:
+            volatility[i] = spread(windows[count], returns)
         due[count] = i
         count += 1
     return last, count
+
+
+@kernel
+def spread(window: Singles, returns: int) -> float:
+    """Root mean square of a window's one-bar returns."""
+    total = 0.0
+    for j in range(window.shape[0]):
+        move = np.float64(window[j, returns])
+        total += move * move
+    return max(math.sqrt(total / window.shape[0]), LEAST_VOLATILITY)
 
 
 @kernel

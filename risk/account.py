@@ -12,13 +12,13 @@ import numpy as np
 from operators.kernel import grown, kernel, table
 from operators.ordering import order_of
 from risk.actions import MAX_RATIO, act
-from risk.exits import cancel_entries, send_exits
-from risk.fills import expire, fill, quote, ticks
+from risk.exits import cancel_entries, cancel_rests, send_exits
+from risk.fills import expire, fill, quote, see, ticks
 from risk.halts import open_session, trip, value
 from risk.ledger import FundsRow, LedgerFrame
 from risk.limits import Limits, Params, Sheet, limits
 from risk.limits import sheet as sheet_of
-from risk.portfolio import LONG_AGO, Book, attend, dismiss_idle
+from risk.portfolio import LONG_AGO, NO_LEG, Book, attend, dismiss_idle
 from risk.portfolio import start as empty_book
 from risk.published import published
 from risk.returns import NORMAL_TAIL, own_shortfall
@@ -79,7 +79,7 @@ class Market(NamedTuple):
 
 def start(params: Params) -> State:
     """Cash, no positions. Raises ValueError for settings that do not fit whole ticks or basis points."""
-    return State(2, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
+    return State(3, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
 
 
 def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, LedgerFrame]:
@@ -101,7 +101,7 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
         if done < slices.size:
             tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))
     head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, published(frame))
-    beside = (frame.quality, frame.absent, frame.made, frame.alarms)
+    beside = (frame.quality, frame.absent, frame.made, frame.alarms, frame.outcomes)
     return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, beside)
 
 
@@ -147,9 +147,12 @@ def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape
         funds.slices += 1
         funds.ts = ts
         open_session(limits, funds, market.session[i])
-        action = run_actions(market, book, tape, ts, i, action)
+        action = run_actions(limits, market, book, tape, ts, i, action)
         found = look(market, book, begin, end, bar_of, candidates)
-        run_fills(limits, market, book, tape, ts, phase, bar_of)
+        if limits.at_broker:
+            run_marks(limits, market, book, tape, ts, bar_of)
+        else:
+            run_fills(limits, market, book, tape, ts, phase, bar_of)
         run_exits(limits, market, book, tape, ts, phase, bar_of)
         run_halts(limits, market, book, tape, ts, phase, bar_of)
         forget(book, bar_of)
@@ -159,11 +162,12 @@ def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape
 
 
 @kernel
-def run_actions(market: Market, book: Book, tape: Tape, ts: int, i: int, action: int) -> int:
+def run_actions(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, i: int, action: int) -> int:
     """Splits and dividends that hold from this slice on; returns where those of later slices begin."""
     while action < market.acted_at.size and market.acted_at[action] <= i:
         if market.acted_at[action] == i:
-            act(book, tape, ts, market.acted[action], market.new[action], market.old[action], market.dividend[action])
+            act(limits, book, tape, ts, market.acted[action], market.new[action], market.old[action],
+                market.dividend[action])  # fmt: skip
         action += 1
     return action
 
@@ -206,11 +210,25 @@ def run_fills(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, p
 
 
 @kernel
+def run_marks(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, bar_of: Ints) -> None:
+    """Open orders are at a broker, whose reports have been heard: lots are marked, rests of entries cancelled."""
+    for k in range(book.funds[0].busy):
+        symbol = book.busy[k]
+        r = bar_of[symbol]
+        if r < 0:
+            continue
+        see(book.rows[symbol], market.high[r], market.low[r], market.close[r])
+        if market.half_spread.size > 0:
+            quote(book.rows[symbol], market.half_spread[r])
+    cancel_rests(limits, book, tape, ts)
+
+
+@kernel
 def run_exits(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints) -> None:
     """Lots that should be closed; and with them, entries that could not be closed tonight."""
     send_exits(limits, book, tape, ts, phase, bar_of, market.direction)
     if limits.end_of_day and phase == Phase.EVE:
-        cancel_entries(book, tape, ts, Reason.END_OF_DAY)
+        cancel_entries(limits, book, tape, ts, Reason.END_OF_DAY)
 
 
 @kernel
@@ -220,7 +238,7 @@ def run_halts(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, p
     value(book)
     tripped = trip(limits, funds)
     if tripped != Reason.NONE:
-        cancel_entries(book, tape, ts, tripped)
+        cancel_entries(limits, book, tape, ts, tripped)
         send_exits(limits, book, tape, ts, phase, bar_of, market.direction)
     row = tape.equity[tape.written[EQUITY]]
     tape.written[EQUITY] += 1
@@ -300,6 +318,8 @@ def enter(
     row.side, row.entry_shares, row.entry_price, row.order_ts = side, shares, price, ts
     row.stop, row.target = stop_for(limits, side, price), target_for(limits, side, price)
     row.oco, row.legs_ts, row.last_ts = False, ts, ts
+    row.entry_filled = row.target_filled = row.stop_filled = 0
+    row.leaving, row.survivor = Reason.NONE, NO_LEG
     row.orders = 1 + (row.orders if row.orders_session == funds.session else 0)
     row.orders_session = funds.session
     funds.sent = 1 + (funds.sent if funds.sent_ts == ts else 0)

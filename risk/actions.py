@@ -1,7 +1,9 @@
 """Corporate actions: what a split or a dividend does to a lot, its open orders and the funds."""
 
 from operators.kernel import kernel
-from risk.portfolio import LIVE_LEGS, MAX_MONEY, NO_LEGS, TRIGGERED, Book, Funds, Row, part_of, release, take_out
+from risk.exits import cancel_entry, end_survivor
+from risk.limits import Limits
+from risk.portfolio import LIVE_LEGS, MAX_MONEY, NO_LEGS, TRIGGERED, Book, Funds, Row, part_of, take_out
 from risk.tape import Tape, end_stop, end_target, write_trade, write_update
 from schemas.events import Leg, Reason, Status
 from schemas.units import TICKS_PER_CENT
@@ -12,15 +14,14 @@ MAX_TICKS = 100_000_000_000_000  # of a price after a split, for the same reason
 
 
 @kernel
-def act(book: Book, tape: Tape, ts: int, symbol: int, new: int, old: int, dividend: int) -> None:
+def act(limits: Limits, book: Book, tape: Tape, ts: int, symbol: int, new: int, old: int, dividend: int) -> None:
     """Apply one action to its symbol, the split before the dividend."""
     funds, row = book.funds[0], book.rows[symbol]
     if new != old:
         for k in range(book.closes.shape[0]):
             book.closes[k, symbol] = book.closes[k, symbol] * old / new
         if row.entry_shares > 0:  # decided on a price that is no more
-            write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.CANCELED, row.entry_shares, Reason.SPLIT)
-            release(funds, row)
+            cancel_entry(limits, funds, row, tape, ts, symbol, Reason.SPLIT)
         if row.shares > 0:
             split(funds, row, tape, ts, symbol, new, old)
     if row.shares > 0:
@@ -60,6 +61,7 @@ def drop_orders(row: Row, tape: Tape, ts: int, symbol: int) -> None:
         end_stop(tape, ts, symbol, row, Status.CANCELED, Reason.SPLIT)
     if row.legs == TRIGGERED:
         end_stop(tape, ts, symbol, row, Status.CANCELED, Reason.SPLIT)
+    end_survivor(row, tape, ts, symbol)
     if row.exit_reason != Reason.NONE:
         write_update(tape, ts, symbol, row.exit_ts, Leg.EXIT, Status.CANCELED, row.shares, Reason.SPLIT)
     row.legs, row.exit_reason = NO_LEGS, Reason.NONE

@@ -44,7 +44,7 @@ def obey(params: Params, state: State, command: Command) -> tuple[State, LedgerF
         funds.command = command.number
         until = FOREVER if command.until is None else min(command.until, FOREVER)
         carry_out(convert(params), book, tape, KINDS.index(command.kind), until)
-    return State(state.version, book, state.names), _ledger(state, book, tape)
+    return State(state.version, book, state.names), between_slices(state, book, tape)
 
 
 @kernel
@@ -53,7 +53,7 @@ def carry_out(limits: Limits, book: Book, tape: Tape, kind: int, until: int) -> 
     funds = book.funds[0]
     if kind == KILL:
         kill(limits, funds)
-        cancel_entries(book, tape, funds.ts, Reason.KILL_SWITCH)
+        cancel_entries(limits, book, tape, funds.ts, Reason.KILL_SWITCH)
         if limits.kill_flatten:
             flatten(book, tape, funds.ts)
     elif kind == RESUME:  # losses are measured anew, or the switch would go on again with the next slice
@@ -62,7 +62,7 @@ def carry_out(limits: Limits, book: Book, tape: Tape, kind: int, until: int) -> 
         release_latch(funds)
     elif kind == REVOKE:
         funds.allowed_until = LONG_AGO
-        cancel_entries(book, tape, funds.ts, Reason.REVOKED)
+        cancel_entries(limits, book, tape, funds.ts, Reason.REVOKED)
     elif kind == APPROVE:
         funds.allowed_until = until
     dismiss_idle(book)
@@ -74,11 +74,12 @@ def flatten(book: Book, tape: Tape, ts: int) -> None:
     for k in range(book.funds[0].busy):
         symbol = book.busy[k]
         row = book.rows[symbol]
-        if row.shares > 0 and row.exit_reason == Reason.NONE and row.legs != TRIGGERED:
+        waits = row.entry_shares > 0 or row.exit_ts == ts  # for a broker's last word; for the next slice, and its id
+        if row.shares > 0 and row.exit_reason == Reason.NONE and row.legs != TRIGGERED and not waits:
             send_exit(row, tape, ts, symbol, Reason.KILL_SWITCH)
 
 
-def _ledger(state: State, book: Book, tape: Tape) -> LedgerFrame:
+def between_slices(state: State, book: Book, tape: Tape) -> LedgerFrame:
     """An answer that covers no slice."""
     ts = int(book.funds[0].ts)
     floats: Floats = np.zeros(0)

@@ -2,7 +2,7 @@
 
 from operators.kernel import kernel
 from risk.limits import Limits
-from risk.portfolio import LIVE_LEGS, NO_LEGS, TRIGGERED, Book, Funds, Row, release
+from risk.portfolio import LIVE_LEGS, NO_LEG, NO_LEGS, STOP, TARGET, TRIGGERED, Book, Funds, Row, release
 from risk.tape import Tape, end_stop, end_target, write_order, write_update
 from schemas.events import Kind, Leg, Phase, Reason, Status
 from schemas.frames import Codes, Ints
@@ -28,7 +28,10 @@ def send_exits(limits: Limits, book: Book, tape: Tape, ts: int, phase: int, bar_
             continue
         flipped = bar_of[symbol] >= 0 and direction[bar_of[symbol]] == -row.side
         reason = exit_reason(limits, funds, row, phase, flipped)
-        if reason != Reason.NONE:
+        if row.entry_shares > 0:  # more of its entry may still come: the exit waits for the broker's last word on it
+            if reason != Reason.NONE:
+                row.leaving = reason
+        elif reason != Reason.NONE:
             send_exit(row, tape, ts, symbol, reason)
 
 
@@ -56,23 +59,58 @@ def exit_reason(limits: Limits, funds: Funds, row: Row, phase: int, flipped: boo
 
 
 @kernel
-def send_exit(row: Row, tape: Tape, ts: int, symbol: int, reason: Reason) -> None:
+def send_exit(row: Row, tape: Tape, ts: int, symbol: int, reason: int) -> None:
     """Cancel the legs and close everything at the market."""
     if row.legs == LIVE_LEGS:
         end_target(tape, ts, symbol, row, Status.CANCELED, Reason.SIBLING)
         end_stop(tape, ts, symbol, row, Status.CANCELED, Reason.SIBLING)
         row.legs = NO_LEGS
+    end_survivor(row, tape, ts, symbol)
     row.exit_reason, row.exit_ts, row.last_ts = reason, ts, ts
+    row.exit_price, row.exit_filled, row.leaving = row.mark, 0, Reason.NONE
     write_order(tape, ts, symbol, -row.side, row.shares, Kind.MARKET, Leg.EXIT, row.order_ts, reason, row.mark)
 
 
 @kernel
-def cancel_entries(book: Book, tape: Tape, ts: int, reason: Reason) -> None:
+def end_survivor(row: Row, tape: Tape, ts: int, symbol: int) -> None:
+    """Cancel the leg that was left when a broker ended the other."""
+    if row.survivor == TARGET:
+        end_target(tape, ts, symbol, row, Status.CANCELED, Reason.SIBLING)
+    elif row.survivor == STOP:
+        end_stop(tape, ts, symbol, row, Status.CANCELED, Reason.SIBLING)
+    row.survivor = NO_LEG
+
+
+@kernel
+def cancel_entries(limits: Limits, book: Book, tape: Tape, ts: int, reason: Reason) -> None:
     """Cancel every pending entry."""
     funds = book.funds[0]
     for k in range(funds.busy):
         symbol = book.busy[k]
+        if book.rows[symbol].entry_shares > 0:
+            cancel_entry(limits, funds, book.rows[symbol], tape, ts, symbol, reason)
+
+
+@kernel
+def cancel_entry(limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, reason: Reason) -> None:
+    """Cancel a pending entry; a broker is asked to, once, and the entry is pending until its last word."""
+    if limits.at_broker and reason == Reason.END_OF_DAY:
+        row.leaving = reason  # should a fill win
+    if row.cancelling:
+        return
+    write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.CANCELED, row.entry_shares, reason)
+    if limits.at_broker:
+        row.cancelling = True
+    else:
+        release(funds, row)
+
+
+@kernel
+def cancel_rests(limits: Limits, book: Book, tape: Tape, ts: int) -> None:
+    """Cancel what a broker has not filled of entries after a slice: their legs sleep until they are complete."""
+    funds = book.funds[0]
+    for k in range(funds.busy):
+        symbol = book.busy[k]
         row = book.rows[symbol]
-        if row.entry_shares > 0:
-            write_update(tape, ts, symbol, row.order_ts, Leg.ENTRY, Status.CANCELED, row.entry_shares, reason)
-            release(funds, row)
+        if row.entry_shares > 0 and row.shares > 0:
+            cancel_entry(limits, funds, row, tape, ts, symbol, Reason.PARTIAL_ENTRY)

@@ -1,4 +1,7 @@
-"""What the venue does with a symbol's open orders in one bar, and what expires at the close."""
+"""What the simulated venue does with a symbol's open orders in one bar, and what expires at the close.
+
+What a broker does instead is heard of in `risk.reports`; a bar then says no more than what a lot is worth.
+"""
 
 import math
 
@@ -55,6 +58,14 @@ def fill(
 
 
 @kernel
+def see(row: Row, high_usd: float, low_usd: float, close_usd: float) -> None:
+    """One bar of a symbol whose orders are at a broker: widen the lot's excursions and mark it."""
+    if row.shares > 0:
+        widen(row, ticks(high_usd), ticks(low_usd))
+    row.mark = ticks(close_usd)
+
+
+@kernel
 def quote(row: Row, half_spread_usd: float) -> None:
     """Remember a bar's quote, if it has one, for fills in later bars."""
     if half_spread_usd == half_spread_usd:
@@ -81,7 +92,7 @@ def fill_entry(
         refuse(funds, row, tape, ts, symbol, Reason.INSUFFICIENT_CASH)
         return 0
     release(funds, row)
-    open_lot(funds, row, shares, price, limits.commission)
+    open_lot(funds, row, shares, price * shares, price, limits.commission)
     row.entry_ts, row.entry_slice, row.entry_session = ts, funds.slices, funds.session
     write_fill(tape, ts, symbol, row.side, shares, price, limits.commission, row.order_ts, Leg.ENTRY,
                Reason.NONE, open_price)  # fmt: skip
@@ -147,7 +158,8 @@ def fill_legs(
         return
     price = target_price(row.side, open_price, high, low, row.target)
     if price >= 0 and left > 0:  # a limit gets its price or better, without slippage
-        book_exit(limits, funds, row, tape, ts, symbol, min(held, left), price, price, row.legs_ts,
+        shares = min(held, left)
+        book_exit(limits, funds, row, tape, ts, symbol, shares, price * shares, price, price, row.legs_ts,
                   target_leg(row), Reason.TAKE_PROFIT)  # fmt: skip
         if row.shares == 0:
             row.legs = NO_LEGS
@@ -164,17 +176,17 @@ def close_shares(
     if shares <= 0:
         return 0
     price = fill_price(-row.side, raw, limits.slippage_bps, row.half_spread)
-    book_exit(limits, funds, row, tape, ts, symbol, shares, price, raw, order_ts, leg, reason)
+    book_exit(limits, funds, row, tape, ts, symbol, shares, price * shares, price, raw, order_ts, leg, reason)
     return shares
 
 
 @kernel
 def book_exit(
     limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
-    shares: int, price: int, expected: int, order_ts: int, leg: Leg, reason: int,
+    shares: int, amount: int, price: int, expected: int, order_ts: int, leg: Leg, reason: int,
 ) -> None:  # fmt: skip
-    """Book a fill that closes shares; the last one closes the lot."""
-    reduce_lot(funds, row, shares, price, limits.commission)
+    """Book a fill that closes shares, for `amount` in all; the last one closes the lot."""
+    reduce_lot(funds, row, shares, amount, limits.commission)
     watch(limits, funds, ts, -row.side, price, expected)
     write_fill(tape, ts, symbol, -row.side, shares, price, limits.commission, order_ts, leg, reason, expected)
     if row.shares > 0:

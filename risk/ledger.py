@@ -3,18 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from schemas.frames import (
+    NO_BOOLS,
     NO_CODES,
     NO_COUNTS,
     NO_FLOATS,
     NO_INTS,
     NO_LONGS,
+    NO_OUTCOMES,
     Alarm,
+    Bools,
     Codes,
     Floats,
     Ints,
     Longs,
     Names,
+    Outcomes,
     Refused,
     Slices,
     Table,
@@ -141,6 +147,7 @@ class SignalColumns:
     probability: Floats = field(default_factory=lambda: NO_FLOATS)
     age: Ints = field(default_factory=lambda: NO_INTS)  # bars
     model: Codes = field(default_factory=lambda: NO_CODES)  # number; 0: none
+    is_calibrated: Bools = field(default_factory=lambda: NO_BOOLS)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -164,3 +171,22 @@ class LedgerFrame:
     absent: Longs = field(default_factory=lambda: NO_LONGS)  # rows by Absence of a forecast
     made: int = 0  # forecasts
     alarms: tuple[Alarm, ...] = ()  # of models that were stopped
+    outcomes: Outcomes = NO_OUTCOMES  # of forecasts
+    report: int = -1  # number of the broker's report that brought all this about
+
+
+def uncalibrated(frame: LedgerFrame) -> Bools:
+    """Of each verdict: is there no calibrated probability behind it? Told, and no reason to refuse anything.
+
+    So it is where no model is configured, where none has a forecast, and where its calibrator was not kept.
+    """
+    verdicts, signals = frame.verdicts, frame.signals
+    answer: Bools = np.ones(verdicts.size, np.bool_)
+    if verdicts.size and signals.is_calibrated.size:  # each verdict's signal was published
+        slices = frame.slices.ts
+        of_signals = np.searchsorted(slices, signals.ts) * frame.names.size + signals.symbol
+        of_verdicts = np.searchsorted(slices, verdicts["ts"]) * frame.names.size + verdicts["symbol"]
+        order = np.argsort(of_signals, kind="stable")
+        row = order[np.minimum(np.searchsorted(of_signals, of_verdicts, sorter=order), order.size - 1)]
+        answer[:] = ~(signals.is_calibrated[row] & (of_signals[row] == of_verdicts))
+    return answer

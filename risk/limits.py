@@ -95,8 +95,11 @@ class Halts(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Venue(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a fill costs in the simulation."""
+    """Where orders are filled, and what a fill costs in the simulation."""
 
+    # "broker": fills come from the broker's reports in the account log. What follows then says only what a fill is
+    # expected to cost.
+    kind: Literal["simulated", "broker"] = "simulated"
     slippage_bps: Annotated[int, Meta(ge=0, le=1_000)] = 5
     commission_usd: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
     max_volume_share: Share = 1.0  # of a bar's volume that our fills may take
@@ -151,6 +154,7 @@ class Limits(NamedTuple):
     guard_bps: int
     guard_ns: int
     needs_approval: bool
+    at_broker: bool
     slippage_bps: int
     commission: int
     volume_bps: int
@@ -196,8 +200,9 @@ def limits(params: Params) -> Limits:
         guard_bps=_bps("halts.slippage_guard_pct", halts.slippage_guard_pct),
         guard_ns=halts.slippage_guard_minutes * NS_PER_MINUTE,
         needs_approval=halts.needs_approval,
+        at_broker=venue.kind == "broker",
         slippage_bps=venue.slippage_bps,
-        commission=_ticks("venue.commission_usd", venue.commission_usd),
+        commission=_commission(venue),
         volume_bps=_bps("venue.max_volume_share", venue.max_volume_share),
         legs_expire=venue.time_in_force == "day",
     )
@@ -226,6 +231,12 @@ def sheet(rules: Rules, names: Names) -> Sheet:
         np.array([shares.get(name, usual) for name in texts], np.int64),
         np.array([sectors.get(name, -1 - k) for k, name in enumerate(texts)], np.int64),
     )
+
+
+def _commission(venue: Venue) -> int:
+    """What each fill costs; a broker's reports speak of none."""
+    ticks = _ticks("venue.commission_usd", venue.commission_usd)
+    return 0 if venue.kind == "broker" else ticks
 
 
 def _bps(name: str, fraction: float) -> int:

@@ -14,6 +14,7 @@ MAX_MONEY = 4_000_000_000_000_000_000  # beyond it the next addition might overf
 LONG_AGO, FOREVER = -(2**62), 2**62  # UTC ns
 
 NO_LEGS, LIVE_LEGS, TRIGGERED = 0, 1, 2
+NO_LEG, TARGET, STOP = 0, 1, 2
 
 
 class Row(Protocol):
@@ -37,7 +38,7 @@ class Row(Protocol):
     entry_slice: int  # the same, counted
     entry_session: int
     # open orders
-    entry_shares: int  # pending entry, 0 if none
+    entry_shares: int  # still to come of a pending entry, 0 if none
     entry_price: int  # on which it was decided: what is reserved per share
     stop: int
     target: int
@@ -46,6 +47,15 @@ class Row(Protocol):
     oco: bool  # they protect a partly filled entry
     exit_reason: int  # pending exit, NONE if none
     exit_ts: int
+    # at a broker
+    cancelling: bool  # the pending entry is to end; the broker's last word on it has not come
+    leaving: int  # why the lot is to be closed as soon as that word has come; NONE if it is not
+    survivor: int  # of legs of which a broker has ended one: the other (NO_LEG, TARGET, STOP); the lot counts as bare
+    exit_price: int  # on which the exit was decided
+    entry_filled: int  # shares filled of the last entry sent, as the broker counts
+    target_filled: int  # ... of the last legs
+    stop_filled: int
+    exit_filled: int  # ... of the last exit
     # the day
     orders: int  # entries sent in `orders_session`
     orders_session: int
@@ -72,6 +82,7 @@ class Funds(Protocol):
     slices: int  # counted since the log began
     ts: int  # of the last one
     command: int  # number of the last command
+    report: int  # number of the last execution report
     sent_ts: int  # the last slice with entries ...
     sent: int  # ... and how many
     busy: int  # symbols with a lot or a pending entry
@@ -105,7 +116,7 @@ def start(limits: Limits) -> Book:
     funds = table(Funds, 1)
     for name in ("cash", "equity", "day_equity", "peak", "high"):
         funds[name] = limits.initial_cash
-    funds["session"] = funds["command"] = -1
+    funds["session"] = funds["command"] = funds["report"] = -1
     funds["slipped_ts"] = LONG_AGO
     funds["allowed_until"] = LONG_AGO if limits.needs_approval else FOREVER
     closes = np.full((limits.returns_window + 1, 0), np.nan)
@@ -148,9 +159,8 @@ def part_of(amount: int, part: int, whole: int) -> int:
 
 
 @kernel
-def open_lot(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
+def open_lot(funds: Funds, row: Row, shares: int, cost: int, price: int, commission: int) -> None:
     """Book the fill of an entry: the lot begins."""
-    cost = price * shares
     funds.cash -= row.side * cost + commission
     funds.fees += commission
     if row.side == Side.SELL:
@@ -164,9 +174,23 @@ def open_lot(funds: Funds, row: Row, shares: int, price: int, commission: int) -
 
 
 @kernel
-def reduce_lot(funds: Funds, row: Row, shares: int, price: int, commission: int) -> None:
-    """Book the fill of an order that closes some or all shares of a lot."""
-    take_out(funds, row, price * shares, part_of(row.cost, shares, row.shares))
+def extend_lot(funds: Funds, row: Row, shares: int, cost: int, price: int) -> None:
+    """Book another fill of the same entry."""
+    funds.cash -= row.side * cost
+    if row.side == Side.SELL:
+        funds.collateral += 2 * cost
+    row.shares += shares
+    row.bought += shares
+    row.cost += cost
+    row.paid += cost
+    row.basis = row.cost / row.shares
+    widen(row, price, price)
+
+
+@kernel
+def reduce_lot(funds: Funds, row: Row, shares: int, amount: int, commission: int) -> None:
+    """Book the fill of an order that closes some or all shares of a lot, for `amount` in all."""
+    take_out(funds, row, amount, part_of(row.cost, shares, row.shares))
     funds.cash -= commission
     funds.fees += commission
     funds.overflow = funds.overflow or funds.cash > MAX_MONEY or funds.cash < -MAX_MONEY
@@ -206,3 +230,4 @@ def release(funds: Funds, row: Row) -> None:
     funds.reserved -= row.entry_price * row.entry_shares
     funds.pending -= 1
     row.entry_shares = 0
+    row.cancelling = False

@@ -28,7 +28,7 @@ def published(frame: SliceFrame) -> SignalColumns:
 
 def _of_forecasts(frame: SliceFrame, rows: Ints) -> dict[str, Any]:
     """The forecasts' columns; none where no model is configured."""
-    names = ("q10", "q50", "q90", "probability", "age", "model") if frame.absent.size else ()
+    names = ("q10", "q50", "q90", "probability", "age", "model", "is_calibrated") if frame.absent.size else ()
     return {name: getattr(frame, name)[rows] for name in names}
 
 

@@ -17,6 +17,7 @@ from risk import attribution, curve, report_figures
 from risk import performance as perf
 from risk.curve import Curve
 from risk.report_figures import extremes
+from risk.report_forecasts import forecasts
 from risk.report_style import PAGE, SCRIPT, STYLE
 from risk.report_words import (
     BLUE,
@@ -135,6 +136,7 @@ def page(run: Run) -> str:
         _symbols(run.trades, figures),
         _alphas(run),
         _regimes(run),
+        forecasts(run.summary.get("forecasts"), figures),
         _exits(run.trades),
         _slippage(run),
         _listed(run.trades),

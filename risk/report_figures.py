@@ -1,6 +1,6 @@
 """The report's charts: what plotly.js takes, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -270,3 +270,47 @@ def local_days(days: Longs, *, noon: bool = False) -> list[str]:
     """Dates as a date axis takes them; a bar of a day stands at its noon."""
     found: list[str] = np.datetime_as_string((days * NS_PER_DAY // 1_000_000_000).view("M8[s]"), unit="D").tolist()
     return [f"{day}T12:00" for day in found] if noon else found
+
+
+def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
+    """Said probability against the share that came true, over how many decisions there were of each."""
+    said = rounded(np.array([one["said"] for one in bins]), 4)
+    low, high = min(one["from"] for one in bins), max(one["upto"] for one in bins)
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "as said",
+                "x": [low, high],
+                "y": [low, high],
+                "line": {"color": GREY, "width": 1, "dash": "dot"},
+                "hoverinfo": "skip",
+            },
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": "came true",
+                "x": said,
+                "y": rounded(np.array([one["came"] for one in bins]), 4),
+                "line": {"color": BLUE, "width": 1.5},
+                "hovertemplate": "said %{x:.1%}, came %{y:.1%}<extra></extra>",
+            },
+            {
+                "type": "bar",
+                "name": "decisions",
+                "x": rounded(np.array([(one["from"] + one["upto"]) / 2 for one in bins]), 4),
+                "y": [one["decisions"] for one in bins],
+                "width": [round(one["upto"] - one["from"], 4) for one in bins],
+                "yaxis": "y2",
+                "marker": {"color": GREY},
+                "hovertemplate": "about %{x:.1%}: %{y:,} decisions<extra></extra>",
+            },
+        ],
+        "layout": {
+            "bargap": 0.05,
+            "yaxis": {"domain": [0.42, 1], "tickformat": ".0%", "title": {"text": "came true"}},
+            "yaxis2": {"domain": [0, 0.32], "title": {"text": "decisions"}, "nticks": 4, "rangemode": "tozero"},
+            "xaxis": {"anchor": "y2", "tickformat": ".0%"},
+        },
+    }

@@ -174,7 +174,7 @@ def day_trades(book: Book) -> int:
     trades += funds.pending
     for k in range(funds.busy):
         row = book.rows[book.busy[k]]
-        if row.shares > 0 and row.entry_session == funds.session:
+        if row.shares > 0 and row.entry_shares == 0 and row.entry_session == funds.session:
             trades += 1
     return int(trades)
 

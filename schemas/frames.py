@@ -46,6 +46,20 @@ class Alarm(NamedTuple):
     reference: float
 
 
+class Outcomes(NamedTuple):
+    """Forecasts whose hour has come, one row for each and horizon, in order of time; sums of these are exact."""
+
+    ts: Longs  # end of the slice they spoke of, UTC ns
+    symbol: Ints
+    model: Codes  # number
+    horizon: Codes  # its place among the horizons
+    inside: Bools  # did the return lie within [q10, q90]?
+    loss: Longs  # pinball, billionths of a volatility unit; -1: the model's windows do not tell the volatility
+    usual: Longs  # the same of the quantiles of the model's training labels; -1: it does not say
+    said: Longs  # probability of the median's direction, billionths; -1: another horizon, or the price stood still
+    right: Bools  # did that direction come true?
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Slices:
     """The calendar's closed slices within `after < ts <= upto`; one entry each, empty ones too."""
@@ -92,6 +106,8 @@ NO_INTS: Ints = np.zeros(0, np.int32)
 NO_CODES: Codes = np.zeros(0, np.int8)
 NO_LONGS: Longs = np.zeros(0, np.int64)
 NO_COUNTS: Longs = np.zeros((0, 4), np.int64)
+NO_BOOLS: Bools = np.zeros(0, np.bool_)
+NO_OUTCOMES = Outcomes(NO_LONGS, NO_INTS, NO_CODES, NO_CODES, NO_BOOLS, NO_LONGS, NO_LONGS, NO_LONGS, NO_BOOLS)
 
 # what is said of a bar that was let in; bits of `marks`
 GAP = 1  # bars of its session are missing just before it
@@ -206,6 +222,9 @@ class ForecastFrame:
     is_calibrated: Bools
     absence: Codes  # Absence
     alarms: tuple[Alarm, ...] = ()
+    volatility: Floats = field(default_factory=lambda: NO_FLOATS)  # of one bar in the window, where the model was asked
+    # by model, for each horizon: the quantiles of its training labels in volatility units; empty: it does not say
+    usual: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -232,6 +251,7 @@ class OpinionFrame:
     votes: Floats  # [alphas, rows], alphas in alphabetical order
     regime: Codes
     forecast: ForecastFrame | None = None  # None: no model is configured
+    outcomes: Outcomes = NO_OUTCOMES
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -253,8 +273,10 @@ class SignalFrame:
     probability: Floats = field(default_factory=lambda: NO_FLOATS)
     age: Ints = field(default_factory=lambda: NO_INTS)  # bars
     model: Codes = field(default_factory=lambda: NO_CODES)  # its number; 0: none
+    is_calibrated: Bools = field(default_factory=lambda: NO_BOOLS)
     absence: Codes = field(default_factory=lambda: NO_CODES)  # Absence
     alarms: tuple[Alarm, ...] = ()
+    outcomes: Outcomes = NO_OUTCOMES
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -296,6 +318,8 @@ class SliceFrame:
     probability: Floats = field(default_factory=lambda: NO_FLOATS)
     age: Ints = field(default_factory=lambda: NO_INTS)
     model: Codes = field(default_factory=lambda: NO_CODES)
+    is_calibrated: Bools = field(default_factory=lambda: NO_BOOLS)
     absent: Longs = field(default_factory=lambda: NO_LONGS)  # rows by Absence
     made: int = 0  # forecasts
     alarms: tuple[Alarm, ...] = ()
+    outcomes: Outcomes = NO_OUTCOMES  # in order of `(ts, symbol name, horizon)`

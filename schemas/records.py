@@ -166,6 +166,7 @@ class Risk(Envelope, frozen=True, kw_only=True):
     cvar_95: float = 0.0
     max_loss: float = 0.0
     direction: str = "neutral"
+    uncalibrated: bool = True  # no calibrated probability stands behind it; never a reason to refuse
 
 
 @record("awet.Execution", "execution", "execution.completed", "execution.blocked")
@@ -402,6 +403,7 @@ class ExecutionReport(Envelope, frozen=True, kw_only=True):
     filled: Long  # shares so far
     reason: str = ""
     venue_ts: Nanos
+    cost: Ticks = 0  # what the shares of this fill cost, or brought: they may have had several prices
 
 
 @record("utp.Order", "order", "account.orders")
@@ -423,6 +425,7 @@ class Order(Envelope, frozen=True, kw_only=True):
     time_in_force: str = "day"
     reason: str = ""
     slice_ts: Nanos
+    price: Ticks = 0  # on which a market order was decided
 
 
 @record("utp.ModelActivated", "model_activated", "model.activated")

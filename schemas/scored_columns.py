@@ -10,14 +10,14 @@ from typing import Any, get_args
 
 import numpy as np
 
-from schemas.frames import Actions, Alarm, Ints, Names, Refused, SliceFrame, Slices
+from schemas.frames import NO_OUTCOMES, Actions, Alarm, Ints, Names, Outcomes, Refused, SliceFrame, Slices
 from schemas.universe import MAX_NAME
 
 Columns = dict[str, bytes]
 Kinds = dict[str, "np.dtype[Any]"]
 
 _NOT_ROWS = ("slices", "starts", "order", "names", "rank", "refused", "rows", "stopped", "actions", "quality",
-             "absent", "made", "alarms")  # fmt: skip
+             "absent", "made", "alarms", "outcomes")  # fmt: skip
 
 
 def _kinds(frame: Any, leave: tuple[str, ...] = (), prefix: str = "") -> Kinds:
@@ -34,8 +34,9 @@ _ACTIONS = _kinds(Actions, prefix="actions.")
 _ALARMS = {
     f"alarms.{name}": np.dtype(np.float64 if name in ("edge", "reference") else np.int64) for name in Alarm._fields
 }
+_OUTCOMES = {f"outcomes.{name}": column.dtype for name, column in NO_OUTCOMES._asdict().items()}
 _COUNTS: Kinds = {"stopped": _LONG, "quality": _LONG, "absent": _LONG, "made": _LONG}
-_ALL = _ROWS | _REFUSED | _ACTIONS | _ALARMS | _COUNTS
+_ALL = _ROWS | _REFUSED | _ACTIONS | _ALARMS | _OUTCOMES | _COUNTS
 
 
 def pack(frame: SliceFrame) -> Columns:
@@ -48,6 +49,7 @@ def pack(frame: SliceFrame) -> Columns:
     columns |= {name: getattr(frame.actions, name.partition(".")[2]) for name in _ACTIONS}
     alarms = sorted(frame.alarms)
     columns |= {name: [getattr(alarm, name.partition(".")[2]) for alarm in alarms] for name in _ALARMS}
+    columns |= {f"outcomes.{name}": column for name, column in frame.outcomes._asdict().items()}
     columns |= {"stopped": frame.stopped, "quality": frame.quality, "absent": frame.absent}
     columns["made"] = [frame.made] if frame.made else []
     packed = {name: np.ascontiguousarray(column, _ALL[name].newbyteorder("<")).tobytes()
@@ -68,7 +70,8 @@ def unpack(columns: Columns, slices: Slices) -> SliceFrame:
         slices=slices, starts=np.array([0, size], np.int64), order=np.arange(size, dtype=np.int32), names=names,
         rank=rank, refused=Refused(*_read(columns, _REFUSED).values()), rows=size, stopped=counts["stopped"],
         actions=Actions(*_read(columns, _ACTIONS).values()), quality=counts["quality"].reshape(-1, 4),
-        absent=counts["absent"], made=int(counts["made"].sum()), alarms=alarms, **rows,
+        absent=counts["absent"], made=int(counts["made"].sum()), alarms=alarms,
+        outcomes=Outcomes(*_read(columns, _OUTCOMES).values()), **rows,
     )  # fmt: skip
 
 

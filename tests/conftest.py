@@ -53,5 +53,5 @@ def broker(tmp_path):
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--kills", type=int, default=8, help="of live flows in tests/dataflows/test_live.py; 200 for a night"
+        "--kills", type=int, default=20, help="of flows and broker in tests/dataflows/test_live.py; 200 for a night"
     )

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from dataflows import pipeline
 from infra.forecaster import Event, Forecaster
 from infra.settings import load
-from operators import alphas, barrier, clean, drive, ensemble, features, filters, forecast, regime
+from operators import alphas, barrier, clean, drive, ensemble, features, filters, forecast, outcome, regime
 from risk import account
-from schemas.frames import BarFrame, FeatureFrame, OpinionFrame, SliceFrame
+from schemas.frames import BarFrame, FeatureFrame, ForecastFrame, OpinionFrame, Outcomes, SliceFrame
 from tests.markets import Market, altered_after, calendar_of, cuts, make, markets, shuffled
 from tests.models import bundles
 from tests.plain import plain
@@ -67,6 +67,14 @@ def featured(market: Market, chunks: list) -> Iterator[FeatureFrame]:
     for frame in bars(market, [list(told(market, chunks))]):
         before = states.get(frame.shard, features.start())
         states[frame.shard], answer = features.step(features.Params(set="all"), before, frame)
+        yield answer
+
+
+def forecasts(market: Market, chunks: list) -> Iterator[ForecastFrame]:
+    states: dict[int, Any] = {}
+    for frame in featured(market, chunks):
+        before = states.get(shard(frame), forecast.start())
+        states[shard(frame)], answer = forecast.step(FORECAST, models(), before, frame)
         yield answer
 
 
@@ -136,6 +144,7 @@ OPERATORS = [
     Operator("filters", filters, scored, lambda _: filters.start(), partial(filters.step, DECIDE.filters, True)),
     *(Operator(name, forecast, featured, lambda _: forecast.start(), partial(forecast.step, params, models()))
       for name, params in (("forecast", FORECAST), ("forecast that drifts", DRIFTS))),
+    Operator("outcome", outcome, forecasts, lambda _: outcome.start(), outcome.step),
     Operator("ensemble with a forecast", ensemble, outlooks, lambda _: ensemble.start(),
              lambda state, frame: ensemble.step(OUTLOOK.ensemble, state, frame, OUTLOOK.toll)),
     Operator("decide with a model", pipeline, told, lambda _: pipeline.start(OUTLOOK), partial(pipeline.step, OUTLOOK)),
@@ -195,7 +204,8 @@ SKIPPED = {"shard", "listed", "starts", "rank", "names", "slot", "after", "upto"
 
 
 ROWS = ("symbol", "open", "high", "low", "close", "volume", "half_spread", "volatility", "direction", "score",
-        "confidence", "regime", "views", "reason", "q10", "q50", "q90", "probability", "age", "model")  # fmt: skip
+        "confidence", "regime", "views", "reason", "q10", "q50", "q90", "probability", "age", "model",
+        "is_calibrated")  # fmt: skip
 
 
 def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -206,12 +216,15 @@ def columns(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, BarFrame):
         yield f"{path}.ts", value.slices.ts[value.at]
         yield f"{path}.scale", value.scale if value.scale.size else np.ones(value.at.size)
+    if isinstance(value, Outcomes):
+        yield from ((f"{path}.{field}", column) for field, column in value._asdict().items())
     if isinstance(value, SliceFrame):
         yield f"{path}.acted.ts", value.slices.ts[value.actions.at]
         yield from columns(value.actions, f"{path}.acted")
         yield f"{path}.row.ts", np.repeat(value.slices.ts, np.diff(value.starts))
         yield from columns(value.slices, f"{path}.slices")
         yield from columns(value.refused, f"{path}.refused")
+        yield from columns(value.outcomes, f"{path}.outcomes")
         for field in ROWS:
             column = getattr(value, field)
             yield f"{path}.row.{field}", column[value.order] if column.size else column
@@ -232,8 +245,13 @@ def by_symbol(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if ts is None or who is None:
         return found
     order = np.lexsort((ts, who))
-    return {k: v[order] if v.shape[:1] == ts.shape and "slices" not in k and "refused" not in k else v
-            for k, v in found.items() if "slices" not in k and "refused" not in k}  # fmt: skip
+    judged = {k: v for k, v in found.items() if ".outcomes." in k}
+    if judged:  # rows of their own
+        parts = [next(v for k, v in judged.items() if k.endswith(name)) for name in (".horizon", ".ts", ".symbol")]
+        judged = {k: v[np.lexsort(parts)] for k, v in judged.items()}
+    return judged | {k: v[order] if v.shape[:1] == ts.shape and "slices" not in k and "refused" not in k else v
+                     for k, v in found.items()
+                     if "slices" not in k and "refused" not in k and k not in judged}  # fmt: skip
 
 
 def bits(op: Operator, given_answers: list[Any]) -> dict[str, bytes]:

@@ -21,8 +21,8 @@ BELOW = {
 PURE = {"operators", "risk", "broker"}
 AT_THE_EDGE = {
     "operators/drive.py", "operators/kernel.py", "risk/report.py", "risk/report_words.py",
-    "broker/alpaca.py", "broker/exchange_server.py", "broker/safety.py", "broker/submitter.py",
-    "broker/updates.py", "broker/wire.py",
+    "broker/alpaca.py", "broker/desk.py", "broker/exchange_server.py", "broker/repair.py", "broker/safety.py",
+    "broker/submitter.py", "broker/updates.py", "broker/wire.py",
 }  # in these folders, yet no steps  # fmt: skip
 IMPURE = {"time", "datetime", "random", "os", "pathlib", "io", "socket", "logging", "prometheus_client", "requests",
           "secrets", "uuid", "threading"}  # fmt: skip

@@ -17,11 +17,11 @@ from broker.exchange import Exchange
 from broker.exchange_server import ExchangeServer, Fault
 from broker.port import FINAL, OrderState, Refusal, leg_id
 from broker.progress import Progress, leg_named
-from broker.protection import Cancel, Entry, wanted
 from broker.reconcile import OpenOrder, reconcile
 from broker.safety import endpoint
 from broker.updates import TradeUpdates
 from schemas.events import Leg, Reason
+from tests.broker.protection import Cancel, Entry, wanted
 from tests.broker.rooms import ACCOUNT, KEYS, LIMITS, Quick, entry, exit_, quick
 
 SESSIONS = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 30

@@ -46,7 +46,7 @@ def test_every_record_acts_at_its_place():
     before, after = (account_log.records("backtest", tuple(part))[1] for part in (frames[:3], frames[3:]))
     state, direct = account.start(SETTINGS.account), account.start(SETTINGS.account)
     for _, act in account_log.acts(MARKET.calendar, messages("account.log", [*before, kill, *after])):
-        state, _ = account_log.step(SETTINGS.account, state, act)
+        state, _ = account_log.step(MARKET.calendar, SETTINGS.account, state, act)
     for k, frame in enumerate(frames):
         if k == 3:
             direct, _ = obey(

@@ -93,22 +93,24 @@ def test_positions_and_orders(connected, capsys):
 
 def test_reconcile(connected, capsys, tmp_path):
     _, broker = connected
-    assert utp(capsys, "reconcile", "--dry-run")[:2] == (0, "book and broker agree\n")
+    path = tmp_path / "reports.jsonl"
+    path.write_bytes(b"")
+    dry = ("reconcile", "--dry-run", "--reports", path)
+    assert utp(capsys, *dry)[:2] == (0, "book and broker agree\n")
     state = broker.submit(entry())
-    code, out, _ = utp(capsys, "reconcile", "--dry-run", "--json")
+    code, out, _ = utp(capsys, *dry, "--json")
     assert code == 1
     assert json.loads(out)[0]["difference"] == "missing_here"
     told = ExecutionReport("x", 1, order_id(), state.broker_id, "AAPL", Side.BUY, Leg.ENTRY, "filled", 5, 9_500_000, 5,
                            9_500_000)  # fmt: skip
-    path = tmp_path / "reports.jsonl"
     path.write_bytes(msgspec.json.encode(told) + b"\n")
-    code, out, _ = utp(capsys, "reconcile", "--dry-run", "--reports", path)
+    code, out, _ = utp(capsys, *dry)
     assert (code, out) == (0, "book and broker agree\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["reconcile"], "--dry-run"), (["reconcile", "--dry-run", "--reports", "/nowhere"], "/nowhere")],
+    [(["reconcile", "--reports", "f"], "--dry-run"), (["reconcile", "--dry-run", "--reports", "/nowhere"], "/nowhere")],
 )
 def test_reconcile_refuses(connected, capsys, arguments, says):
     code, _, err = utp(capsys, *arguments)

@@ -1,19 +1,32 @@
 """Live = replay = backtest: one order log, whatever the feed's disorder and whoever is killed when."""
 
+import os
 import random
 import time
+from collections import Counter
+from dataclasses import replace
+from itertools import cycle
 
 import pyarrow.parquet as pq
 import pytest
 
 from dataflows.commands import send
 from dataflows.compare import compare
-from infra.gated_sink import BY, ID
-from infra.kafka import bounds, records
+from infra.embedded import Broker
+from infra.kafka import ID, Cluster, bounds, records
 from schemas import codec
 from schemas.errors import UserError
 from schemas.records import CommandKind, LogEntry, LogKind
-from tests.dataflows.livekit import Site, sometime
+from tests.dataflows.livekit import (
+    DECIDED,
+    Site,
+    deliver_again,
+    kill_broker,
+    said,
+    slices,
+    sometime,
+    states,
+)
 
 SOURCE = "synthetic:symbols=12,days=2,seed=11,timeframe=5m"
 QUIET = {"INGEST__SOURCE": SOURCE, "INGEST__SPEED": "0", "LIVE__TIMEFRAME": "5m", "RULES__COOLDOWN_SECONDS": "60",
@@ -120,31 +133,69 @@ def orders(kafka):
         return 0
 
 
+@pytest.fixture
+def breakable(request, tmp_path):
+    """A cluster, and the broker where it is one that may be killed; yours may not."""
+    if "KAFKA_BOOTSTRAP_SERVERS" in os.environ:
+        shared = request.getfixturevalue("kafka")
+        yield replace(shared, prefix=f"{shared.prefix}chaos."), None
+        return
+    broker = Broker(tmp_path / "broker")
+    broker.start()
+    yield Cluster(broker.servers), broker
+    broker.stop()
+
+
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kills_lose_no_order_and_double_none(site, kafka, tmp_path, seed, request):
-    """Either flow is killed at random moments and comes back, live with another number of workers."""
+def test_kills_lose_no_order_and_double_none(kafka, breakable, tmp_path, seed, request):
+    """Flows and broker are killed at random moments, and come back with another number of workers and processes.
+
+    Between the kills records are delivered again and in another order. Beside it runs the same market undisturbed.
+    """
     rng = random.Random(seed)
+    where, broker = breakable
     kills = request.config.getoption("--kills") // 2
-    one = site(**DISORDER)
-    ways = [("run", ()), ("run", ("-w", "2")), ("testing", ("-p", "2"))]
-    for name in ("ingest", "live"):
-        one.start(name, f"dataflows.{name}")
-    for _ in range(kills):
-        sometime(rng, 0.5, 6.0)
-        name = rng.choice(["ingest", "live"])
-        one.stop(name)
-        module, arguments = rng.choice(ways) if name == "live" else ways[0]
-        one.start(name, f"dataflows.{name}", *arguments, module=module)
-    live = one.wait(2)
-    done = one.utp("backtest", "kafka://market.slices", "--out", str(tmp_path / "log"))
-    assert done.returncode == 0, done.stderr
-    assert compare(live, [tmp_path / "log"]) == []
-    for topic in ("account.log", "account.orders", "risk.approved", "execution.completed"):
-        names = ids(kafka, topic)
-        assert len(names) == len(set(names)), topic
-    sent = {name for name in ids(kafka, "account.orders") if not name.endswith("|cancel")}
-    assert sent == {
-        name for folder in live for name in pq.read_table(folder / "orders.parquet")["order_id"].to_pylist()
-    }
-    low, high = bounds(kafka, "account.log")[0]
-    assert {dict(m.headers())[BY] for m in records(kafka, "account.log", 0, low, high)} == {b"recorder"}
+    days = min(max(2, kills // 5), 7)
+    disturbed = {**DISORDER, "INGEST__SOURCE": SOURCE.replace("days=2", f"days={days}"),
+                 "INGEST__SPEED": str(days * 23_400 / (5 * kills))}  # so that all kills hit it at work  # fmt: skip
+    quiet = Site(tmp_path / "quiet", kafka, **{**disturbed, "INGEST__SPEED": "0"})
+    one = Site(tmp_path / "chaos", where, **disturbed)
+    ways = {name: cycle([(1, ()), (2, ()), (1, ("-w", "2"))]) for name in ("ingest", "live")}
+    hit = Counter()
+    try:
+        for name, (processes, arguments) in [(name, next(way)) for name, way in ways.items()]:
+            quiet.start(name, f"dataflows.{name}")
+            one.start(name, f"dataflows.{name}", *arguments, processes=processes)
+        targets = [rng.choice(["ingest", "live", "live", "broker"]) for _ in range(kills)]
+        for target in targets:
+            sometime(rng, 0.5, 6.0)
+            one.check()
+            hit[target] += 1
+            if target == "broker":
+                if broker is not None:
+                    kill_broker(broker, one, rng)
+                continue
+            one.stop(target)
+            for topic in ("market.raw", "market.slices"):
+                hit["again"] += deliver_again(where, rng, topic) if hit["live"] else 0
+            processes, arguments = next(ways[target])
+            one.start(target, f"dataflows.{target}", *arguments, processes=processes)
+        one.env["INGEST__SPEED"] = "0"
+        one.stop("ingest")
+        one.start("ingest", "dataflows.ingest")
+        patience = 240.0 + 20.0 * days
+        undisturbed, live = quiet.wait(days, patience), one.wait(days, patience)
+    finally:
+        one.stop_all()
+        quiet.stop_all()
+    print(f"seed {seed}: {dict(hit)}; {sum(len(one) for one in slices(where))} slices, {orders(where)} orders")
+    assert compare(live, undisturbed) == []
+    for topic in DECIDED:
+        found = said(where, topic)
+        assert len(found) == len({name for name, *_ in found}), topic
+        assert found == said(kafka, topic), topic
+    assert slices(where) == slices(kafka)
+    assert states(one) == states(quiet)
+    sent = {name for name in ids(where, "account.orders") if not name.endswith("|cancel")}
+    assert sent == set(recorded(live))
+    assert {writer for _, writer, *_ in said(where, "account.log")} == {b"recorder"}

@@ -9,13 +9,15 @@ from infra import dead_letters, intake
 from infra.gated_sink import GatedSink
 from infra.kafka import bounds, records
 from infra.ranges import RangeSource
-from infra.retry import DEFAULT, PROVIDER, Policy, delay, letter_delay, retrying
+from infra.retry import DEFAULT, Policy, delay, retrying
 from infra.slice_log import record
 from infra.topics import BY_NAME, create_topics
+from schemas import codec
 from schemas.calendar import Calendar
 from schemas.errors import UserError
 from schemas.frames import Actions, Listing, RawFrame
-from tests.infra.logkit import drain
+from schemas.records import DlqRecord
+from tests.infra.logkit import drain, trim
 
 CALENDAR = Calendar(1, date(2024, 1, 2), date(2024, 1, 31))
 FIRST = CALENDAR.index_after(int(CALENDAR.opens[CALENDAR.sessions.searchsorted(19_724)]))
@@ -130,9 +132,7 @@ def test_a_letter_is_listed_shown_and_put_back_among_late_bars(log, capsys):
         main(["dlq", "replay", listed[:8]])
     assert f"{listed[:8]} -> market.late" in capsys.readouterr().out
     assert bounds(log, "market.slices")[3] == (0, 1)  # nothing went into decisions
-    late = [
-        m for n, (low, high) in bounds(log, "market.late").items() for m in records(log, "market.late", n, low, high)
-    ]
+    late = list(records(log, "market.late", 3, 0, 1))  # in the partition of its shard, whatever its key
     assert [(m.value(), m.key()) for m in late] == [(spoiled.value, spoiled.key)]
     headers = dict(late[0].headers())
     assert headers["id"] == spoiled.id.encode()
@@ -176,8 +176,6 @@ def test_the_topics_are_created_and_listed(kafka, monkeypatch, capsys):
 def test_delays_grow_and_end():
     assert [delay(DEFAULT, k, 0.5) for k in range(4)] == [0.1, 0.2, None, None]
     assert delay(Policy(9), 6, 1.0) == 5.0
-    assert [delay(PROVIDER, k, 1.0) for k in range(3)] == [1.0, 2.0, None]
-    assert [letter_delay(k) for k in range(5)] == [0.0, 5.0, 25.0, 125.0, 300.0]
 
 
 @pytest.mark.parametrize(("failures", "kind", "tries", "waits"), [
@@ -201,6 +199,33 @@ def test_only_what_may_pass_is_tried_again(failures, kind, tries, waits):
     else:
         assert run() == "yes"
     assert (len(done), slept) == (tries, waits)
+
+
+def test_a_record_that_no_letter_can_hold_stays_where_it_is_and_comes_back_from_there(log):
+    large = record(frame(0), 1)._replace(value=bytes(range(256)) * 3_800)
+    put(log, "market.slices", [large], 3)
+    (letter,) = taken(read(log, "market.slices", 3, 1)).letters
+    put(log, "dlq.failed", [dead_letters.record(letter, "live")])  # a sink stops at a record that is too large
+    (found,) = dead_letters.letters(log)
+    assert (found.original_payload, found.idempotency_key) == ("", large.id)
+    assert [each.name for each in found.original_headers] == ["left_out"]
+    dead_letters.replay(log, [found])
+    (back,) = records(log, "market.late", 3, 0, 1)
+    assert (back.value(), back.key(), dict(back.headers())["id"]) == (large.value, large.key, large.id.encode())
+    trim(log, "market.slices", 3, 1)
+    with pytest.raises(UserError, match="offset 0 is no longer in the log"):
+        dead_letters.replay(log, [found])
+
+
+@pytest.mark.parametrize("headers", [
+    [("id", None), ("ts", None), ("schema", None)], [("ts", b"9" * 19), ("id", b"\xff")], [("ts", b"9" * 5_000)],
+    [("ts", b"-1"), ("by", None)],
+])  # fmt: skip
+def test_a_letter_can_be_written_of_any_headers(headers):
+    letter = dead_letters.Letter("market.raw", 1, 2, b"\xff", None, headers, "undecodable", "no MarketRaw")
+    found = codec.decode(DlqRecord, dead_letters.record(letter, "live").value)
+    assert (found.source_offset, found.ts) == (2, "1970-01-01T00:00:00Z")
+    assert [(each.name, each.value) for each in found.original_headers] == [(name, v or b"") for name, v in headers]
 
 
 def test_a_letter_of_nowhere_has_no_way_back(log):

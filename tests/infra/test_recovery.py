@@ -35,7 +35,10 @@ def test_so_are_those_of_the_live_flows():
     topics = (
         "account_orders execution_blocked execution_completed exit_signals risk_approved risk_rejected signals_scored"
     )
-    own = "account account_log barrier command_letters commands decide intake letters log results slices"
+    own = (
+        "account account_log barrier command_letters commands decide intake letters log report_letters reports "
+        "results slices"
+    )
     assert step_ids(graph) == {f"live.{name}" for name in (topics + " " + own).split()}
     steps = ("arrivals", "feed", "late", "letters", "raw", "slicer", "slices")
     assert step_ids(ingest.build(Settings(), Cluster())) == {f"ingest.{name}" for name in steps}

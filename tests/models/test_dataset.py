@@ -2,6 +2,8 @@
 
 import gc
 import tracemalloc
+from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -9,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.bars import open_bars
+from infra.reference import Action, Reference
 from models import dataset, inputs
 from models.training import Data
 from operators import clean, features, known
 from operators.drive import replay
+from operators.forecast import LEAST_VOLATILITY
+from schemas.calendar import Calendar
 from schemas.errors import UserError
 from tests.markets import altered_after, cuts, make, markets
 
@@ -35,7 +40,7 @@ def try_built(market, data=DATA, where=()):
 
 
 def bars_of(market):
-    """(name, slice) -> (open, close, features), by the operators, shard by shard."""
+    """(name, slice) -> (open, close, features), by the operators, shard by shard; prices without a step at a split."""
     rows = {}
     names = market.universe.names
     params = features.Params(set="all")
@@ -47,7 +52,8 @@ def bars_of(market):
             for i in range(b.at.size):
                 slot = int(market.calendar.index_of(b.slices.ts[b.at[i : i + 1]])[0])
                 values = {name: answer.values[i, k] for k, name in enumerate(answer.names)}
-                rows[names[b.symbol[i]], slot] = (b.open[i], b.close[i], values)
+                scale = b.scale[i] if b.scale.size else 1.0
+                rows[names[b.symbol[i]], slot] = (b.open[i] * scale, b.close[i] * scale, values)
     return rows
 
 
@@ -65,7 +71,7 @@ def slow(market, data):
         if not np.isfinite(window).all() or (days > data.gap_days).any():
             continue
         moves = window[:, data.features.index("returns_1")]
-        volatility = max(np.sqrt(np.mean(moves**2)), dataset.LEAST_VOLATILITY)
+        volatility = max(np.sqrt(np.mean(moves**2)), LEAST_VOLATILITY)
         close = rows[name, slot][1]
         label = [
             np.log(rows[key][1] / close) / (volatility * np.sqrt(h))
@@ -106,6 +112,37 @@ def test_the_size_of_a_frame_changes_nothing(market, where):
         return
     for name in ("matrix", "grid", "end", "symbol", "label", "volatility", "entry"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+
+
+@pytest.mark.parametrize("every", [4, 5])
+def test_which_bars_are_samples_does_not_depend_on_where_the_calendar_begins(every):
+    data = Data(features=DATA.features, lookback=4, horizons=(2, 3), decision_horizon=2, every=every)
+    market = make(5, sessions=6)
+    longer = replace(market, calendar=Calendar(30, date(2020, 1, 2), date(2024, 12, 31)))
+    shift = int(np.diff([m.calendar.index_of(np.array([market.upto]))[0] for m in (market, longer)])[0])
+    assert shift % every  # else there is nothing to see
+    longer = replace(longer, first=market.first + shift, last=market.last + shift)
+    one, other = built(market, data), built(longer, data)
+    assert len(one) > 10
+    assert np.array_equal(one.at + shift, other.at)
+    assert one.label.tobytes() == other.label.tobytes()
+
+
+def test_a_split_is_no_return():
+    """Eight for one in the raw prices, told by the reference data: labels are those of prices that never split."""
+    market = make(5, sessions=6, symbols=2, dirt=0.0)
+    at = market.calendar.ts_at(market.first + 30)
+    later = market.table.ts >= at
+    cut = {name: np.where(later, getattr(market.table, name) / 8.0, getattr(market.table, name))
+           for name in ("open", "high", "low", "close", "bid", "ask")}  # fmt: skip
+    volume = np.where(later, market.table.volume * 8.0, market.table.volume)
+    actions = tuple(Action(at, name, 8, 1, 0) for name in sorted(market.universe.names))
+    told = replace(market, table=market.table._replace(**cut, volume=volume),
+                   reference=Reference(market.universe, actions=actions, stale_days=20))  # fmt: skip
+    one, other, untold = built(market), built(told), built(replace(told, reference=None))
+    for name in ("end", "label", "volatility", "entry"):
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes()  # by 8: not a bit is lost
+    assert np.abs(untold.label).max() > 3.0 * np.abs(one.label).max()
 
 
 @given(st.integers(0, 2**32), st.integers(20, 60))

@@ -223,11 +223,11 @@ def test_the_watch_agrees_with_counting_the_window(edges, window, bound, data):
 # Training and service.
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_windows_in_service_are_those_of_training_bit_for_bit(seed):
-    """Bars go missing, nights and a holiday come between: what training cuts, service asks, and nothing else."""
-    market = make(seed, sessions=14, symbols=3, dirt=0.01)
-    names = ("price", "volume", "returns_1", "rsi_14", "minute_of_day", "day_of_week")
+@pytest.mark.parametrize(("seed", "beside"), [(1, False), (2, False), (3, False), (1, True), (2, True)])
+def test_windows_in_service_are_those_of_training_bit_for_bit(seed, beside):
+    """Bars go missing, nights, a holiday and splits come between: what training cuts, service asks, nothing else."""
+    market = make(seed, sessions=14, symbols=3, dirt=0.01, beside=beside)
+    names = ("price", "volume", "returns_1", "rsi_14", "sma_20", "minute_of_day", "day_of_week")
     data = Data(features=names, lookback=7, horizons=(1, 2), decision_horizon=1, every=1, gap_days=1)
     cut = dataset.build(data, market.calendar, market.chunks([40]))
     model = Model("one", names, data.lookback, data.gap_days, 0.0, 0.0, False, 0.0)

@@ -129,6 +129,7 @@ def usual(rng: np.random.Generator) -> dict[str, object]:
         "slippage_guard_pct": pick(rng, (0.0005, 0.0015, 0.01)),
         "slippage_guard_minutes": pick(rng, (0, 0, 0, 1, 2, 30)),
         "needs_approval": chance(rng, 0.05),
+        "kind": "simulated",
         "slippage_bps": pick(rng, (0, 1, 5, 5, 50)),
         "commission_usd": pick(rng, (0.0, 0.0, 0.35, 1.0)),
         "max_volume_share": pick(rng, (0.0001, 0.1, 0.333, 1.0, 1.0)),

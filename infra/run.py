@@ -1,0 +1,47 @@
+"""Run a flow: the options of `python -m bytewax.run`, but a user's mistake is one line and exit code 2.
+
+python -m infra.run dataflows.live -r var/recovery/live -s 10 -b 0
+"""
+
+import sys
+from datetime import timedelta
+
+from bytewax.recovery import RecoveryConfig
+from bytewax.run import _locate_dataflow, _parse_args, _prepare_import
+from bytewax.testing import cluster_main
+
+from schemas.errors import UserError
+
+
+def main() -> None:
+    """Run until the flow ends. What stops it is raised, unless a user can mend it."""
+    given = _parse_args()  # type: ignore[no-untyped-call]
+    store, interval = given.recovery_directory, given.snapshot_interval
+    try:
+        flow = _locate_dataflow(*_prepare_import(given.import_str))  # type: ignore[no-untyped-call]
+        config = RecoveryConfig(store, given.backup_interval) if store else None  # type: ignore[no-untyped-call]
+        cluster_main(  # type: ignore[no-untyped-call]  # `cli_main` would print a backtrace of its own
+            flow,
+            given.addresses.split(";") if given.addresses else [],
+            given.process_id or 0,
+            epoch_interval=interval or timedelta(seconds=10),
+            recovery_config=config,
+            worker_count_per_proc=given.workers_per_process or 1,
+        )
+    except Exception as error:
+        mistake = cause(error)
+        if mistake is None:
+            raise
+        print(f"{given.import_str}: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+def cause(error: BaseException | None) -> UserError | None:
+    """The user's mistake from which an error came, if it did."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+if __name__ == "__main__":
+    main()

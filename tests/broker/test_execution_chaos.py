@@ -1,0 +1,235 @@
+"""Chaos through the log: kills of the service, answers lost after acceptance, streams cut and scrambled.
+
+Then the topic of reports is the exchange's ledger, to the share and the tick, and no order was placed twice.
+
+An account of a few lines follows `execution.reports` and writes `account.orders`; the service is the real one.
+`HYPOTHESIS_PROFILE=long` runs 500 sessions.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from broker.book import Book
+from broker.port import FINAL
+from dataflows.execution import Room, Service
+from schemas.events import Leg
+from tests.broker.executing import cancels, floor, until
+from tests.broker.rooms import ACCOUNT, entry, exit_, oco
+from tests.broker.test_chaos import Chaos, Killed
+
+SESSIONS = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 30
+SLICES = 8
+SYMBOLS = ("AAPL", "MSFT")
+REACHED = Counter()
+# entries of a session that was interrupted must still be sent, answers are waited for briefly
+QUICK = ("broker.timeout_seconds=0.3", "broker.entry_seconds=1", "broker.exit_seconds=1", "execution.doubt_seconds=0.5",
+         "execution.legs_seconds=0.3")  # fmt: skip
+
+
+class Mortal:
+    """The service in this process, which dies between any two of its acts and is started again."""
+
+    def __init__(self, place, chaos):
+        self.place, self.chaos, self.room, self.thread = place, chaos, None, None
+
+    def start(self):
+        room = self.room = Room(self.place.settings(*QUICK), self.place.where, threading.Event())
+        for broker in (room.broker, room.reader):
+            broker._client._session.send = self.chaos.around(broker._client._session.send)
+        deliver = room.log.deliver
+
+        def delivering(told):
+            chance = 1.0 if self.chaos.calm else self.chaos.dice.random()
+            if chance < 0.01:
+                raise Killed
+            deliver(told)
+            if chance < 0.04:
+                REACHED["killed after a report was written"] += 1
+                raise Killed
+
+        room.log.deliver = delivering
+        self.thread = threading.Thread(target=self._run, args=(room,), daemon=True)
+        self.thread.start()
+
+    def _run(self, room):
+        try:
+            Service(room, lambda line: None).run()
+        except Killed:
+            REACHED["killed"] += 1
+        finally:
+            room.stop.set()
+
+    def tend(self):
+        """Start it again if it is dead."""
+        if not self.thread.is_alive():
+            REACHED["restarts"] += 1
+            self.room.close()
+            self.start()
+
+    def stop(self):
+        self.room.stop.set()
+        self.thread.join(30.0)
+        assert not self.thread.is_alive()
+        self.room.close()
+
+
+class Account:
+    """One lot and one entry or exit on its way per symbol, decided from the reports alone."""
+
+    def __init__(self, place, dice):
+        self.place, self.dice, self.slice = place, dice, 0
+        self.sent = {symbol: [] for symbol in SYMBOLS}  # requests, in order
+        self.since = {}
+
+    def act(self):
+        reports = self.place.reports()
+        last = {one.order_id: one for one in reports}
+        book = Book.of(reports)
+        for symbol in SYMBOLS:
+            self.decide(symbol, last, book.qty.get(symbol, 0))
+
+    def decide(self, symbol, last, held):
+        sent = self.sent[symbol]
+        flying = [one for one in sent if one.id not in last or last[one.id].status not in FINAL]
+        moving = [one for one in flying if one.leg in (Leg.ENTRY, Leg.EXIT)]
+        price = self.place.exchange.quotes[symbol]
+        if moving:
+            one = moving[0]
+            waited = self.since.setdefault(one.id, self.slice)
+            if one.leg is Leg.ENTRY and self.slice > waited and self.dice.random() < 0.6:
+                REACHED["rests cancelled"] += 1
+                self.place.write(cancels(one.id))
+            return
+        if held < 1:
+            if not flying and self.dice.random() < 0.8:
+                self.send(entry(self.dice.randint(1, 9), price, self.slice, symbol))
+            return
+        lot = next(one for one in reversed(sent) if one.leg is Leg.ENTRY)
+        left = any(one.leg is Leg.EXIT and one.id > lot.id for one in sent)
+        pair = oco(held, price, self.slice, symbol)
+        needs = last[lot.id].filled_qty < lot.qty and not any(one.leg is Leg.OCO_TAKE_PROFIT and one.id > lot.id
+                                                              for one in sent)  # fmt: skip
+        if needs and not left and self.dice.random() < 0.7:
+            REACHED["pairs"] += 1
+            self.send(pair)
+        elif left or self.dice.random() < 0.4:
+            REACHED["exits"] += 1
+            self.send(exit_(held, self.slice, symbol, price))
+
+    def send(self, order):
+        self.sent[order.symbol].append(order)
+        self.place.write(order)
+        if self.dice.random() < 0.1:
+            self.place.write(order)  # delivered twice: still one order
+
+
+def trade(seed, kafka, folder):
+    """One session, and what must be true after it."""
+    chaos, dice = Chaos(seed), random.Random(f"market {seed}")
+    with floor(kafka, folder, seed=seed, partial_one_in=dice.choice([0, 2])) as place:
+        os.environ.update(place.environ)
+        place.exchange.judges_id_last = dice.random() < 0.5
+        account, service = Account(place, random.Random(f"account {seed}")), Mortal(place, chaos)
+        place.server.faults, place.server.scramble = chaos, chaos.scramble
+        service.start()
+        try:
+            for account.slice in range(SLICES):
+                with place.server.control() as exchange:
+                    exchange.cancel_lag = dice.random() < 0.2
+                    for symbol in SYMBOLS:
+                        price = exchange.quotes[symbol] * dice.randint(988, 1_012) // 100_000 * 100
+                        exchange.quote(symbol, price, dice.choice([None, None, 0, 2, 4]))
+                    exchange.settle()
+                if dice.random() < 0.15:
+                    place.server.close_streams()
+                account.act()
+                time.sleep(dice.choice([0.0, 0.05, 0.3]))
+                assert all(qty >= 0 for qty in place.exchange.held.values()), "sold more than was held"
+                service.tend()
+            chaos.calm = True
+            with place.server.control() as exchange:
+                exchange.cancel_lag = False
+                for symbol in SYMBOLS:
+                    exchange.quote(symbol, exchange.quotes[symbol])
+                exchange.settle()
+            settled = until(lambda: (service.tend(), answered(place, account) and place.agrees())[1], 40.0)
+            assert settled, f"seed {seed}: {place.said()} {[o.id for s in account.sent.values() for o in s]}"
+        finally:
+            chaos.calm = True
+            service.stop()
+        verify(place, account, seed)
+
+
+def answered(place, account):
+    """Whether every order has been heard of, and nothing moves."""
+    last = {one.order_id: one for one in place.reports()}
+    sent = [one for orders in account.sent.values() for one in orders]
+    return all(one.id in last and (one.leg is Leg.OCO_TAKE_PROFIT or last[one.id].status in FINAL) for one in sent)
+
+
+def verify(place, account, seed):
+    exchange, reports = place.exchange, place.reports()
+    ours = [order for order in exchange.orders.values() if order.client_id.startswith(f"{ACCOUNT}|")]
+    assert len({order.client_id for order in ours}) == len(ours), f"seed {seed}"
+    wanted = {one.id: one for orders in account.sent.values() for one in orders}
+    for order in ours:
+        one = wanted[order.client_id]
+        assert order.symbol == one.symbol
+        assert order.qty == one.qty or (one.leg is Leg.EXIT and order.qty < one.qty)
+    assert [one.status for one in reports if not one.broker_id and one.order_id in {o.client_id for o in ours}] == []
+    ids = place.ids()
+    assert len(ids) == len(set(ids)), f"seed {seed}"
+    told = sorted((one.broker_id, one.filled_qty, one.qty, one.cost) for one in reports if one.qty)
+    filled = sorted((f.order_id, f.filled_qty, f.qty, f.qty * f.price) for f in exchange.fills)
+    assert told == filled, f"seed {seed}"
+    REACHED["fills"] += len(filled)
+    REACHED["sessions"] += 1
+    assert place.commands() == [], f"seed {seed}: no difference that halts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(SESSIONS // 5))
+def test_reports_are_the_ledger_after_anything(block, kafka, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for seed in range(block * 5, block * 5 + 5):
+        where = replace(kafka, prefix=f"{kafka.prefix}{seed}.")
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        trade(seed, where, folder)
+    print(dict(REACHED))
+    assert all(REACHED[kind] for kind in ("fills", "restarts", "exits")), REACHED
+
+
+@pytest.mark.slow
+def test_the_process_is_killed_at_random_moments(kafka, tmp_path):
+    """SIGKILL, as the system does it; four times in one session."""
+    dice = random.Random(11)
+    with floor(kafka, tmp_path, partial_one_in=2) as place:
+        account = Account(place, random.Random(3))
+        place.start()
+        assert until(lambda: "orders to settle" in place.printed(), 60.0), place.printed()
+        for account.slice in range(24):
+            account.act()
+            with place.server.control() as exchange:
+                for symbol in SYMBOLS:
+                    price = exchange.quotes[symbol] * dice.randint(988, 1_012) // 100_000 * 100
+                    exchange.quote(symbol, price, dice.choice([None, 2, 4]))
+            time.sleep(dice.uniform(0.1, 0.5))
+            if account.slice % 6 == 5:
+                place.end()
+                place.start()
+        with place.server.control() as exchange:
+            for symbol in SYMBOLS:
+                exchange.quote(symbol, exchange.quotes[symbol])
+        assert until(lambda: answered(place, account) and place.agrees(), 60.0), place.printed()[-3000:]
+        assert place.end(signal.SIGTERM) == 0
+        assert place.printed().rstrip().endswith("stopped")
+        verify(place, account, 11)
+        assert len(place.exchange.fills) > 10

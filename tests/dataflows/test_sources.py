@@ -1,0 +1,80 @@
+"""Bars from anywhere: what is learned from the log of slices is what is learned from its archive, bit for bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dataflows import archive
+from dataflows.sources import open_source
+from infra import slice_log
+from infra.bars import open_bars
+from infra.gated_sink import ID
+from infra.reference import Files
+from infra.settings import Settings
+from infra.topics import create_topics
+from models.dataset import Dataset, build
+from models.training import Data
+from schemas.errors import UserError
+from tests.infra.logkit import fill
+
+SPEC = "synthetic:symbols=7,days=6,seed=3,timeframe=5m"
+LOG = f"kafka://{slice_log.TOPIC}"
+DATA = Data(lookback=12, horizons=(3, 6), decision_horizon=3, every=4)
+ARRAYS = ("matrix", "end", "symbol", "label", "volatility", "entry")
+
+
+@pytest.fixture
+def log(kafka, monkeypatch):
+    """The slices of a small market, as ingestion writes them."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.servers)
+    monkeypatch.setenv("KAFKA_TOPIC_PREFIX", kafka.prefix)
+    create_topics(kafka)
+    written, known, opens = {}, {}, set()
+    for chunk in open_bars(SPEC, frame_slices=1).frames():
+        session = int(chunk[0].slices.session[0])
+        for frame in chunk:
+            known.setdefault(frame.shard, frame.listed)  # a session's first slice lists all so far, as the slicer does
+            told = replace(frame, listed=known[frame.shard]) if session not in opens else frame
+            written.setdefault(frame.shard, []).append(slice_log.record(told, 5))
+        opens.add(session)
+    for shard, records in written.items():
+        assert len({record.headers for record in records}) == 1
+        fill(kafka, slice_log.TOPIC, shard, [record.value for record in records], [record.ts for record in records],
+             [(ID, b"-"), *records[0].headers])  # fmt: skip
+    return kafka
+
+
+def built(spec: str, start=None, stop=None) -> Dataset:
+    bars = open_source(spec, Settings(), start=start, stop=stop)
+    return build(DATA, bars.calendar, bars.frames(), bars.rows)
+
+
+def same(one: Dataset, other: Dataset) -> bool:
+    assert one.symbols == other.symbols
+    everything = np.arange(len(one))
+    return (all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in ARRAYS)
+            and one.ts().tobytes() == other.ts().tobytes()
+            and one.future(everything).tobytes() == other.future(everything).tobytes())  # fmt: skip
+
+
+def test_a_dataset_of_the_log_is_that_of_its_archive_and_of_the_file(log, tmp_path):
+    assert len(list(archive.write(log, slice_log.TOPIC, tmp_path))) == 6
+    of_log = built(LOG)
+    assert len(of_log) > 300
+    assert same(of_log, built(str(tmp_path)))
+    assert same(of_log, built(SPEC))
+    # a range, by the ends of slices: four whole sessions of the six
+    first, last = (int(np.datetime64(f"2024-01-0{day}T{hour}", "ns").astype(np.int64)) for day, hour in
+                   ((3, "14:35"), (8, "21:00")))  # fmt: skip
+    part = built(LOG, first, last)
+    assert 100 < len(part) < len(of_log)
+    assert same(part, built(str(tmp_path), first, last))
+    assert not same(part, built(SPEC, first, last - 60 * 60 * 10**9))
+
+
+def test_what_the_log_has_no_place_for_is_refused():
+    with pytest.raises(UserError, match="the log has its own symbols"):
+        open_source(LOG, Settings(), symbols=["AAA"])
+    with pytest.raises(UserError, match="its own reference data"):
+        open_source(LOG, Settings(), files=Files(actions="a.csv"))
