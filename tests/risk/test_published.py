@@ -17,8 +17,12 @@ COLUMNS = ("symbol", "direction", "confidence", "score", "regime", "views", "rea
 def test_agrees_with_the_rows_one_by_one(market, where):
     signals = pipeline.signals(market.chunks(where), DECIDE)
     for frame in drive.replay(barrier.start(market.after), barrier.step, signals):
-        rows = [(ts, r) for i, ts in enumerate(frame.slices.ts)
-                for r in frame.order[frame.starts[i] : frame.starts[i + 1]] if frame.reason[r] not in UNPUBLISHED]  # fmt: skip
+        rows = [
+            (ts, r)
+            for i, ts in enumerate(frame.slices.ts)
+            for r in frame.order[frame.starts[i] : frame.starts[i + 1]]
+            if frame.reason[r] not in UNPUBLISHED
+        ]
         found = published(frame)
         assert found.ts.tolist() == [ts for ts, _ in rows]
         for name in COLUMNS:

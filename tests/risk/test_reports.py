@@ -121,7 +121,7 @@ def test_at_a_broker_it_does_what_it_does_in_the_simulation(block: int) -> None:
     for seed in range(block * 250, (block + 1) * 250):
         params, told = calm(seed)
         state, ledgers = simulate(params, told)
-        cash = int(account.start(params).book.funds.cash[0])
+        cash = int(account.start(params).book.funds["cash"][0])
         desk = Desk(at_broker(params), told, Broker(cash, params.venue.time_in_force == "day"))
         desk.run()
         expected, found = rows(ledgers), rows(desk.ledgers)
@@ -132,7 +132,7 @@ def test_at_a_broker_it_does_what_it_does_in_the_simulation(block: int) -> None:
         assert repr(funds(desk.state)) == repr(funds(state)), seed
         trades += len(found["trades"])
         legs |= {row[10] for row in found["trades"]}
-        killed += bool(state.book.funds.killed[0])
+        killed += bool(state.book.funds["killed"][0])
     assert trades > 100
     assert {Reason.STOP_LOSS, Reason.TAKE_PROFIT, Reason.SIGNAL_FLIP, Reason.KILL_SWITCH, Reason.END_OF_DAY,
             Reason.TIME_EXIT, Reason.TRAILING_STOP, Reason.DRAWDOWN} <= legs  # fmt: skip
@@ -214,7 +214,7 @@ class Audited(Desk):
 def rough(seed: int) -> Audited:
     params, told = calm(seed)
     params = at_broker(msgspec.structs.replace(params, halts=history(seed)[0].halts))
-    cash = int(account.start(params).book.funds.cash[0])
+    cash = int(account.start(params).book.funds["cash"][0])
     return Audited(params, told, RoughBroker(cash, True, rng=np.random.default_rng(seed)))
 
 
