@@ -55,13 +55,17 @@ class Broker:
     orders: dict[Key, Order] = field(default_factory=dict)
     cancels: list[Key] = field(default_factory=list)
     behind: dict[str, int] = field(default_factory=dict)
+    asked: set[Key] = field(default_factory=set)  # all that was ever to be cancelled
 
     def take(self, ledger: LedgerFrame) -> None:
         """What the account asks for: cancels, then orders."""
         names = [name.decode() for name in ledger.names]
         for row in ledger.updates:
             if row.status == Status.CANCELED:
-                self.cancels.append((names[row.symbol], int(row.order_ts), int(row.leg)))
+                key = (names[row.symbol], int(row.order_ts), int(row.leg))
+                assert key not in self.asked, f"{key} is cancelled twice"
+                self.asked.add(key)
+                self.cancels.append(key)
         for row in ledger.orders:
             key = (names[row.symbol], int(row.ts), int(row.leg))
             assert key not in self.orders, f"{key} is sent twice"

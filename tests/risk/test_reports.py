@@ -505,6 +505,14 @@ def test_what_cannot_be_stops_the_account(told: dict[str, Any], what: str) -> No
     assert repr(drive.flat(one.state)) == before
 
 
+def test_shares_that_were_booked_in_part_do_not_come_again_with_more() -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "partially_filled", 3, 3)
+    one.says(Leg.ENTRY, "partially_filled", 2, 3)  # known, whatever it was told as
+    with pytest.raises(ValueError, match="were not reported"):
+        one.says(Leg.ENTRY, "partially_filled", 4, 5)
+
+
 def test_a_symbol_that_nobody_knows_has_no_fills() -> None:
     one = Story()
     stranger = reports.Report(0, "ZZ", BEGIN, Leg.ENTRY, "new")
