@@ -347,7 +347,7 @@ def _start(folder: Path) -> "subprocess.Popen[bytes]":
         store.mkdir()
         init_db_dir(store, 1)  # type: ignore[no-untyped-call]
     command = [sys.executable, "-m", "infra.run", "dataflows.live", "-r", str(store), "-s", "10", "-b", "0"]
-    return subprocess.Popen(command, env={**os.environ, "LIVE__FOLDER": str(folder)})  # noqa: S603  (our own flow)
+    return subprocess.Popen(command, env={**os.environ, "LIVE__FOLDER": str(folder), "LIVE__MISSING_DATA": "off"})  # noqa: S603  (our own flow)
 
 
 def _resident() -> float:
