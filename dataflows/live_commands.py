@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dataflows.options import ACCOUNT, FILE, JSON, SETS
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
     from infra.forecast_log import Counts
 
 _REASON = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")]
-_ACCOUNT = Annotated[str | None, typer.Option(metavar="NAME", help="Else run.account.")]
-_FILE = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="A settings file.")]
-_SETS = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; repeatable.")]
-_JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +40,7 @@ def demo(
     run(folder, exchange)
 
 
-def execute(account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:
+def execute(account: ACCOUNT = None, settings: FILE = None, sets: SETS = None) -> None:
     """Work off account.orders at the broker that the environment names, and write what becomes of them to the log."""
     import logging
 
@@ -57,10 +54,10 @@ def execute(account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None
 def kill(
     reason: _REASON,
     direct: Annotated[bool, typer.Option("--direct", help="At the broker, at once, without the log.")] = False,
-    account: _ACCOUNT = None,
-    settings: _FILE = None,
-    sets: _SETS = None,
-    json: _JSON = False,
+    account: ACCOUNT = None,
+    settings: FILE = None,
+    sets: SETS = None,
+    json: JSON = False,
 ) -> None:
     """Write a kill into the account's log of commands; it acts at its place there and survives restarts.
 
@@ -83,7 +80,7 @@ def kill(
         raise typer.Exit(1)
 
 
-def resume(reason: _REASON, account: _ACCOUNT = None, settings: _FILE = None, sets: _SETS = None) -> None:
+def resume(reason: _REASON, account: ACCOUNT = None, settings: FILE = None, sets: SETS = None) -> None:
     """Write a resume: the kill switch and the drawdown latch are released, losses are measured anew."""
     _command("resume", reason, account, settings, sets)
 
@@ -101,16 +98,16 @@ def _command(kind: str, reason: str, account: str | None, settings: Path | None,
 
 def replay(
     day: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The session.")],
-    account: _ACCOUNT = None,
+    account: ACCOUNT = None,
     snapshots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Else <live.folder>/snapshots/<account>.")
     ] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Ask the models again, and compare with what was recorded.")
     ] = False,
-    settings: _FILE = None,
-    sets: _SETS = None,
-    json: _JSON = False,
+    settings: FILE = None,
+    sets: SETS = None,
+    json: JSON = False,
 ) -> None:
     """Decide a session anew from the log, starting from the snapshot before it. Exit code 1 if anything differs."""
     from dataflows.replay import run
@@ -185,9 +182,9 @@ def _runs(folder: Path) -> list[Path]:
 
 def doctor(
     recovery: Annotated[Path, typer.Option(metavar="DIR", help="Where recovery stores are.")] = Path("var/recovery"),
-    settings: _FILE = None,
-    sets: _SETS = None,
-    json: _JSON = False,
+    settings: FILE = None,
+    sets: SETS = None,
+    json: JSON = False,
 ) -> None:
     """Check what the live flow stands on. Exit code 1 if something is wrong."""
     from dataflows.doctor import examine

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from dataflows.options import JSON
+
 topics = typer.Typer(help="The topics of the platform.", no_args_is_help=True)
 dlq = typer.Typer(help="Records that could not be used: look at them, put them back.", no_args_is_help=True)
-
-_JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def broker(
@@ -44,7 +44,7 @@ def create() -> None:
 
 
 @topics.command("list")
-def list_topics(json: _JSON = False) -> None:
+def list_topics(json: JSON = False) -> None:
     """How many records each topic holds."""
     from infra.kafka import bounds, cluster, topic_names
     from infra.topics import TOPICS
@@ -65,7 +65,7 @@ def list_topics(json: _JSON = False) -> None:
 
 
 @dlq.command("list")
-def list_letters(json: _JSON = False) -> None:
+def list_letters(json: JSON = False) -> None:
     """All dead letters, one a line."""
     from infra.dead_letters import letters
     from infra.kafka import cluster

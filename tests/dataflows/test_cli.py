@@ -12,7 +12,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSource, cluster_main
 
 import dataflows
-from dataflows import cli
+from dataflows import cli, options, run_commands
 from infra.results import Recorder
 from schemas.calendar import NEW_YORK
 from schemas.errors import UserError
@@ -107,17 +107,17 @@ def test_nothing_asked_for_means_everything(backtest, tmp_path):
 
 def test_dates_are_new_yorks_and_bounds_are_kept():
     summer = datetime(2024, 7, 1, tzinfo=NEW_YORK)
-    assert cli._first("2024-07-01") == int(summer.timestamp()) * 10**9 + 1
-    assert cli._last("2024-07-01") == (summer + timedelta(days=1)).timestamp() * 1e9
-    assert cli._last("2024-03-10") - cli._first("2024-03-10") == 23 * 3_600 * 10**9 - 1  # clocks go forward
+    assert options.first_of("2024-07-01") == int(summer.timestamp()) * 10**9 + 1
+    assert options.last_of("2024-07-01") == (summer + timedelta(days=1)).timestamp() * 1e9
+    assert options.last_of("2024-03-10") - options.first_of("2024-03-10") == 23 * 3_600 * 10**9 - 1  # clocks go forward
     instant = 1_704_209_400_123_456_000
-    assert cli._last("2024-01-02T15:30:00.123456Z") == instant
-    assert cli._first("2024-01-02T10:30:00.123456-05:00") == instant
+    assert options.last_of("2024-01-02T15:30:00.123456Z") == instant
+    assert options.first_of("2024-01-02T10:30:00.123456-05:00") == instant
 
 
 @pytest.mark.parametrize("text", ["2024-01-02 10:30", "2024-01-02T15:30Z", "2024-01-02T16:30+01:00"])
 def test_why_takes_new_yorks_clock_or_an_offset(text):
-    assert cli._instant(text) == 1_704_209_400_000_000_000
+    assert options.instant_of(text) == 1_704_209_400_000_000_000
 
 
 # What is shown.
@@ -129,7 +129,7 @@ def test_a_human_reads_the_sum_the_funnel_and_where_the_report_is(backtest, tmp_
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     for part in (
         "made up", "SYNTHETIC DATA", "return", "win rate", "insights", "stale_base", "off: forecast, quotes",
-        cli.reconciliation(summary), f"report: {tmp_path / 'run' / 'report.html'}",
+        run_commands.reconciliation(summary), f"report: {tmp_path / 'run' / 'report.html'}",
     ):  # fmt: skip
         assert part in shown
     assert f"= final {summary['final_equity']:,.2f} USD" in shown

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflows import cli
+from dataflows import interrupts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UTP = [sys.executable, "-c", "from dataflows.cli import main; main()"]
@@ -51,7 +51,7 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path, how: str) -> None:
     said, complained, took = interrupted(process)
     assert (process.returncode, said, complained) == (130, "", "utp: interrupted\n")
     assert not out.exists()
-    assert took > cli.PATIENCE or not partial.exists()
+    assert took > interrupts.PATIENCE or not partial.exists()
 
 
 @pytest.mark.parametrize("how", ["--loop", "--no-loop"])
@@ -66,13 +66,13 @@ def test_ctrl_c_while_a_run_is_finished_is_130_and_the_folder_is_whole_or_not_th
     _, complained, took = interrupted(process)
     assert (process.returncode, complained) in ((130, "utp: interrupted\n"), (0, ""))
     assert not out.exists() or (out / "report.html").read_bytes().endswith(b"</html>\n")
-    assert took > cli.PATIENCE or not (tmp_path / "run.partial").exists()
+    assert took > interrupts.PATIENCE or not (tmp_path / "run.partial").exists()
 
 
 STUCK = """
 import sys, threading, time, types, dataflows
-from dataflows import cli
-cli.PATIENCE = 0.5
+from dataflows import cli, interrupts
+interrupts.PATIENCE = 0.5
 {patch}
 def run(*given, **more):
     print('up', flush=True)
