@@ -433,7 +433,7 @@ def test_an_exit_for_fewer_shares_than_are_held_is_followed_by_another() -> None
     one = Story()
     one.says(Leg.ENTRY, "filled", 10, 10)
     one.slice(direction=Direction.SHORT)
-    one.says(Leg.EXIT, "filled", 7, 7)
+    assert updates(one.says(Leg.EXIT, "filled", 7, 7)) == [(Leg.EXIT, Status.PARTIALLY_FILLED, 7, Reason.SIGNAL_FLIP)]
     assert (one.row.shares, one.row.exit_reason) == (3, Reason.NONE)
     assert sent(one.slice(direction=Direction.SHORT)) == [(Leg.EXIT, 3, Reason.SIGNAL_FLIP)]
 
