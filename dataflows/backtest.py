@@ -200,8 +200,7 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
 
     What stops it, Ctrl-C too, leaves nothing: there is no store from which to go on.
     """
-    gc.collect()
-    gc.freeze()  # what is loaded now stays: the collector need not walk it again and again
+    gc.freeze()  # what is loaded now stays: the collector need not walk it, now or later
     begun = time.perf_counter(), time.process_time()
     try:
         summary = _loop(job, progress) if loop else _flow(job, workers, progress)

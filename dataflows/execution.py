@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("utp.execution")
 ORDERS = "account.orders"
 IDLE_SECONDS = 0.05  # between two looks at an empty topic
+FRONTIER_SECONDS = 30.0  # for the newest slice; a log that holds commands alone has none
 LEAVE_SECONDS = 20.0  # that a stop waits for what is under way
 DAY = 86_400 * NS_PER_SECOND
 
@@ -247,6 +248,7 @@ class Service:
         room = self.room
         self._patiently(lambda: room.updates.catch_up())
         self._patiently(lambda: room.reconciliation.run())
+        self._await_time()
         part = TailSource(room.where, ORDERS, {0: room.next}).build_part("orders", f"{ORDERS}:000", None)
         self.told(f"account {room.account}: {len(room.desk.waiting)} orders to settle, "
                   f"{len(room.journal.open())} open at the broker")  # fmt: skip
@@ -269,6 +271,13 @@ class Service:
                     clock.sleep(IDLE_SECONDS)
         finally:
             part.close()
+
+    def _await_time(self) -> None:
+        """Until the log's newest slice is read, if it has any: before, nothing would look old."""
+        low, high = bounds(self.room.where, "account.log")[0]
+        deadline = self.room.clock.monotonic() + int(FRONTIER_SECONDS * NS_PER_SECOND)
+        while high > low and self._frontier.upto is None and self.room.clock.monotonic() < deadline:
+            self.room.clock.sleep(IDLE_SECONDS)
 
     def _now(self) -> int:
         """The market's time: of the log's newest slice, and on the paper host of the clock, if that is later."""

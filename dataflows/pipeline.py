@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from infra.settings import Settings
-from operators import barrier, clean, ensemble, features, filters, forecast, outcome, regime
+from operators import barrier, clean, ensemble, features, filters, forecast, outcome, regime, scoring
 from operators.alphas import ALPHAS
 from operators.drive import replay, scan
 from operators.ensemble import FREE, Toll
@@ -126,7 +126,14 @@ def _vote(params: Decide, state: State, bars: BarFrame) -> tuple[tuple[Any, ...]
 
 def step(params: Decide, state: State, frame: RawFrame) -> tuple[State, SignalFrame]:
     """The symbol side of one shard, fused into one hop."""
-    return score(params, *opine(params, state, frame))
+    names = tuple(name for name, _ in params.alphas)
+    if params.forecaster is not None or params.features.set != "risk" or not scoring.knows(names):
+        return score(params, *opine(params, state, frame))
+    rule = scoring.rule_of(params.alphas, params.regime, params.ensemble, params.filters, params.end_of_day)
+    clean_state, bars = clean.step(params.clean, state.clean, frame)
+    before = scoring.State(state.features, state.alphas, state.regime, state.filters)
+    after, signals = scoring.step(rule, names, before, bars)
+    return state._replace(clean=clean_state, **after._asdict()), signals
 
 
 def step_openly(params: Decide, state: State, frame: RawFrame) -> tuple[State, Decided]:

@@ -26,8 +26,8 @@ NUMBERS = (*PRICES, *QUOTES)
 NEEDED = ("symbol", "ts", *PRICES)
 KINDS = (".parquet", ".csv", ".csv.gz")
 
-_BATCH = 65_536  # rows decoded at once
 _GROUP = 131_072  # rows of a row group that we write
+_BATCH = _GROUP  # rows decoded at once
 _BUFFER = 1 << 20  # bytes of one column read at once, so that a row group may be of any size
 _PER_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _NAIVE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?")

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
+from operators.hold import Holding
 from schemas.frames import Floats, Ints, Longs
 from schemas.universe import Universe
 
@@ -73,38 +74,12 @@ def of_curve(name: str, source: str, ts: Longs, values: Floats, after: int, upto
 def _held(bars: Bars, members: list[int]) -> tuple[Longs, Floats]:
     """The mean of last / first close over the members; one that has not come yet is still cash."""
     instants = bars.instants(POINTS)
-    values = np.ones(instants.size)
-    number = len(bars.universe)
-    wanted = np.zeros(number + 1, np.bool_)  # and a place for symbols that are none of the run's: id -1
+    wanted = np.zeros(len(bars.universe), np.bool_)
     wanted[members] = True
-    first, last = np.full((2, number), np.nan)
-    at = 0
+    held = Holding(instants, wanted)
     for ts, symbol, close in bars.closes():
-        good = wanted[symbol] & (close > 0) & (close < np.inf)
-        if not good.all():
-            ts, symbol, close = ts[good], symbol[good], close[good]
-        begin = 0
-        for end in np.searchsorted(ts, instants[at:], side="right").tolist():
-            _take(first, last, symbol[begin:end], close[begin:end])
-            if end == ts.size:
-                break  # more bars of this slice may come
-            values[at] = _mean(first[members], last[members])
-            at, begin = at + 1, end
-    values[at:] = _mean(first[members], last[members])
+        held.see(ts, symbol, close)
+    values = held.values()
     begun = np.flatnonzero(values != 1.0)  # before anything was bought there is nothing to compare with
     start = max(int(begun[0]) - 1, 0) if begun.size else 0
     return instants[start:], values[start:]
-
-
-def _take(first: Floats, last: Floats, symbol: Ints, close: Floats) -> None:
-    """Fold some bars in order of time into the first and the last close of each symbol."""
-    last[symbol] = close  # of equal symbols the last one counts
-    if np.isnan(first).any():
-        early = np.full(first.size, np.nan)
-        early[symbol[::-1]] = close[::-1]
-        np.copyto(first, early, where=np.isnan(first))
-
-
-def _mean(first: Floats, last: Floats) -> float:
-    ratio = last / first
-    return float(np.where(np.isnan(ratio), 1.0, ratio).mean())

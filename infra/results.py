@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from infra.benchmark import About, Points
 from infra.settings import Settings, describe, settings_hash
+from operators.ordering import order_of
 from operators.outcome import UNIT
 from risk.ledger import LedgerFrame, uncalibrated
 from risk.limits import limits
@@ -417,7 +418,7 @@ class Recorder:
         if not ts.size:
             return
         if ts.size > 1 and "symbol" in columns:
-            order = _order(ts, self._rank[columns["symbol"]])
+            order = order_of(ts, columns["symbol"], self._rank)
             if order is not None:
                 columns = {name: column[order] for name, column in columns.items()}
         self._buffers[table].add(columns)
@@ -537,13 +538,6 @@ def _ranks(names: Names) -> Ints:
     rank = np.empty(names.size, np.int32)
     rank[np.argsort(names)] = np.arange(names.size, dtype=np.int32)
     return rank
-
-
-def _order(ts: Longs, rank: Ints) -> Longs | None:
-    """The stable order by (ts, rank); None where it is that already."""
-    step = ts[1:] - ts[:-1]
-    falls: Bools = (step < 0) | ((step == 0) & (rank[1:] < rank[:-1]))
-    return np.lexsort((rank, ts)) if falls.any() else None
 
 
 def _joined(parts: Sequence[Columns]) -> Columns:
@@ -945,12 +939,12 @@ class _Words:
         place = np.zeros(256, np.int8)
         place[np.array(members, np.int8).view(np.uint8)] = np.arange(len(members))
         words = pa.array([word(member) for member in members], pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(place[codes.view(np.uint8)]), words)
+        places = np.frombuffer(codes.tobytes().translate(place.tobytes()), np.int8)  # faster than an index
+        return pa.DictionaryArray.from_arrays(pa.array(places), words)
 
     def votes(self, views: Ints) -> Any:
         """`rsi+ ema_cross-` for each row: base 3, alpha 0 in the lowest digit; 0 down, 1 none, 2 up."""
-        there: Bools = np.zeros(3 ** len(self.alphas), np.bool_)
-        there[views] = True
+        there: Bools = np.bincount(views, minlength=3 ** len(self.alphas)) > 0
         place = np.cumsum(there, dtype=np.int32) - 1
         words = pa.array([self._votes(int(view)) for view in np.flatnonzero(there)], pa.string())
         return pa.DictionaryArray.from_arrays(pa.array(place[views]), words)

@@ -16,6 +16,7 @@ from schemas.frames import (
     JUMPED,
     NO_ACTIONS,
     NO_COUNTS,
+    NO_FLOATS,
     NO_OUTCOMES,
     SHARDS,
     STALE,
@@ -80,8 +81,14 @@ def step(state: State, frame: SignalFrame) -> tuple[State, SliceFrame | None]:
 
     Raises GapError when a frame does not continue its shard.
     """
-    after, upto = state.covered.min(), (state := _take(state, frame)).covered.min()
-    return (state, None) if upto == after or after == UNBEGUN else _release(state, int(upto))
+    after, upto = _least(state.covered), _least((state := _take(state, frame)).covered)
+    return (state, None) if upto == after or after == UNBEGUN else _release(state, upto)
+
+
+def _least(covered: Longs) -> int:
+    """What all shards have covered; of so few numbers Python finds the least faster than numpy."""
+    least: int = min(covered.tolist())
+    return least
 
 
 def step_singly(state: State, frame: SignalFrame) -> tuple[State, tuple[SliceFrame, ...] | None]:
@@ -174,32 +181,34 @@ def _acted(actions: Actions, first: int, last: int) -> Actions:
 def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
     """Rows of all shards, in order of `(ts, symbol name)`."""
     slices = _span(frames)
-    place = _joined([_place(frame, slices) for frame in frames])
-    symbol = _joined([frame.bars.symbol for frame in frames])
-    reason = _joined([frame.reason for frame in frames])
+    some = [frame for frame in frames if frame.bars.at.size] or frames[:1]  # nothing is joined of empty ones
+    place = _joined([_place(frame, slices) for frame in some])
+    symbol = _joined([frame.bars.symbol for frame in some])
+    reason = _joined([frame.reason for frame in some])
     starts, order = np.zeros(slices.size + 1, np.int64), np.empty(place.size, np.int32)
-    arrange(place, symbol, rank, starts, order)
+    stopped = np.zeros(REASONS, np.int64)
+    arrange(place, symbol, rank, reason, starts, order, stopped)
     return SliceFrame(
         slices=slices, starts=starts, order=order, names=names, rank=rank,
         refused=_refused([frame.bars.refused for frame in frames], rank),
-        rows=place.size, stopped=np.bincount(reason, minlength=REASONS).astype(np.int64), symbol=symbol,
-        half_spread=_half_spread(frames), reason=reason,
-        actions=_actions(frames, slices, rank), quality=_quality(frames, rank.size),
-        **{name: _joined([getattr(frame.bars, name) for frame in frames])
+        rows=place.size, stopped=stopped, symbol=symbol,
+        half_spread=_half_spread(some), reason=reason,
+        actions=_actions(frames, slices, rank), quality=_quality(some, rank.size),
+        **{name: _joined([getattr(frame.bars, name) for frame in some])
            for name in ("open", "high", "low", "close", "volume")},
-        **{name: _joined([getattr(frame, name) for frame in frames])
+        **{name: _joined([getattr(frame, name) for frame in some])
            for name in ("volatility", "direction", "score", "confidence", "regime", "views")},
-        **_forecasts(frames, rank),
+        **_forecasts(frames, some, rank),
     )  # fmt: skip
 
 
-def _forecasts(frames: list[SignalFrame], rank: Ints) -> dict[str, Any]:
+def _forecasts(frames: list[SignalFrame], some: list[SignalFrame], rank: Ints) -> dict[str, Any]:
     """The forecasts' columns and counts; nothing where no model is configured."""
     told = [frame for frame in frames if frame.absence.size]
     if not told:
         return {}
     absent = np.bincount(_joined([frame.absence for frame in told]), minlength=ABSENCES).astype(np.int64)
-    columns = {name: _joined([getattr(frame, name) for frame in frames])
+    columns = {name: _joined([getattr(frame, name) for frame in some])
                for name in ("q10", "q50", "q90", "probability", "age", "model", "is_calibrated")}  # fmt: skip
     alarms = tuple(sorted(alarm for frame in frames for alarm in frame.alarms))
     return {**columns, "absent": absent, "made": int(np.count_nonzero(columns["age"] == 0)), "alarms": alarms,
@@ -229,7 +238,8 @@ def _span(frames: list[SignalFrame]) -> Slices:
 
 def _place(frame: SignalFrame, slices: Slices) -> Ints:
     """Where each row's slice stands in the released range."""
-    return frame.bars.at + _offset(frame, slices)
+    offset = _offset(frame, slices)
+    return frame.bars.at + offset if offset else frame.bars.at
 
 
 def _offset(frame: SignalFrame, slices: Slices) -> np.int32:
@@ -254,55 +264,74 @@ def _actions(frames: list[SignalFrame], slices: Slices, rank: Ints) -> Actions:
 
 def _quality(frames: list[SignalFrame], symbols: int) -> Longs:
     """By symbol: bars missing, gaps, stale bars, jumps; empty when there are none."""
+    marked = [frame.bars for frame in frames if frame.bars.marks.size]
+    if not marked:
+        return NO_COUNTS
     counts = np.zeros((symbols, 4), np.int64)
-    for bars in (frame.bars for frame in frames):
-        rows = np.flatnonzero(bars.marks & (GAP | STALE | JUMPED))
-        if rows.size:
-            add_marks(bars.marks[rows], bars.missing[rows], bars.symbol[rows], counts)
-    return counts if counts.any() else NO_COUNTS
+    marks, missing, symbol = (
+        _joined([getattr(bars, name) for bars in marked]) for name in ("marks", "missing", "symbol")
+    )
+    return counts if add_marks(marks, missing, symbol, counts) else NO_COUNTS
 
 
 @kernel
-def add_marks(marks: Codes, missing: Ints, symbol: Ints, counts: Longs) -> None:
-    """Count what is said of some bars."""
+def add_marks(marks: Codes, missing: Ints, symbol: Ints, counts: Longs) -> bool:
+    """Count what is said of bars; whether there is anything."""
+    found = False
     for i in range(marks.size):
+        if not marks[i] & (GAP | STALE | JUMPED):
+            continue
+        found = True
         own = counts[symbol[i]]
         own[0] += missing[i]
         own[1] += (marks[i] & GAP) != 0
         own[2] += (marks[i] & STALE) != 0
         own[3] += (marks[i] & JUMPED) != 0
+    return found
 
 
 def _joined(parts: list[Any]) -> Any:
-    return np.concatenate(parts)
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _half_spread(frames: list[SignalFrame]) -> Floats:
     """Half the quoted spread in USD, NaN without a usable quote; empty where no source has quotes."""
     if not any(frame.bars.bid.size for frame in frames):
-        return np.zeros(0)
-    parts: list[Floats] = []
-    for frame in frames:
-        bid, ask = frame.bars.bid, frame.bars.ask
-        if not bid.size:
-            bid = ask = np.full(frame.bars.at.size, np.nan)
-        usable = (bid > 0.0) & (ask >= bid) & (ask - bid <= MAX_SPREAD * frame.bars.close)
-        parts.append(np.where(usable, (ask - bid) / 2.0, np.nan))
-    joined: Floats = np.concatenate(parts)
-    return joined
+        return NO_FLOATS
+    bid, ask = (_joined([_quotes(frame.bars, name) for frame in frames]) for name in ("bid", "ask"))
+    half: Floats = np.empty(bid.size)
+    halve(bid, ask, _joined([frame.bars.close for frame in frames]), half)
+    return half
+
+
+def _quotes(bars: BarFrame, name: str) -> Floats:
+    """A column of quotes, NaN where the frame has none."""
+    column: Floats = getattr(bars, name)
+    return column if column.size else np.full(bars.at.size, np.nan)
+
+
+@kernel
+def halve(bid: Floats, ask: Floats, close: Floats, half: Floats) -> None:
+    """Half the spread of each usable quote."""
+    for i in range(bid.size):
+        usable = bid[i] > 0.0 and ask[i] >= bid[i] and ask[i] - bid[i] <= MAX_SPREAD * close[i]
+        half[i] = (ask[i] - bid[i]) / 2.0 if usable else np.nan
 
 
 def _refused(parts: list[Refused], rank: Ints) -> Refused:
+    if not any(part.ts.size for part in parts):
+        return parts[0]
     joined = [np.concatenate([getattr(p, name) for p in parts]) for name in Refused.__dataclass_fields__]
-    order = np.lexsort((rank[joined[1]], joined[0])) if joined[0].size else np.zeros(0, np.int64)
+    order = np.lexsort((rank[joined[1]], joined[0]))
     return Refused(*(column[order] for column in joined))
 
 
 @kernel
-def arrange(at: Ints, symbol: Ints, rank: Ints, starts: Longs, order: Ints) -> None:
-    """Order rows by slice, then by the symbol's rank: two counting sorts, the second one stable."""
+def arrange(at: Ints, symbol: Ints, rank: Ints, reason: Codes, starts: Longs, order: Ints, stopped: Longs) -> None:
+    """Order rows by slice, then by the symbol's rank: two counting sorts, the second one stable. Counts reasons."""
     by_rank = np.zeros(rank.size + 1, np.int64)
     for i in range(at.size):
+        stopped[reason[i]] += 1
         by_rank[rank[symbol[i]] + 1] += 1
         starts[at[i] + 1] += 1
     for k in range(rank.size):

@@ -6,6 +6,7 @@ log's start has become, so price × scale and volume / scale have no step at a s
 reads them so, and needs to know nothing of splits.
 """
 
+from dataclasses import replace
 from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
@@ -17,6 +18,10 @@ from schemas.events import Reason
 from schemas.frames import (
     GAP,
     JUMPED,
+    NO_CODES,
+    NO_FLOATS,
+    NO_INTS,
+    NO_LONGS,
     OVERNIGHT,
     STALE,
     BarFrame,
@@ -66,22 +71,18 @@ class State(NamedTuple):
     is_scaled: bool  # has any symbol here had a split?
 
 
-class Given(NamedTuple):
-    """What the kernel reads of a RawFrame."""
+class Acts(NamedTuple):
+    """Corporate actions as the kernel reads them."""
 
-    slices: Longs
-    session: Ints
-    ts: Longs
+    at: Ints  # place in the frame's slices
     slot: Ints
-    open: Floats
-    high: Floats
-    low: Floats
-    close: Floats
-    volume: Floats
-    acted_at: Ints
-    acted: Ints
     shares: Floats  # new per old
     dividend: Floats  # USD per new share
+
+
+NONE_REFUSED = Refused(NO_LONGS, NO_INTS, NO_CODES, *(NO_FLOATS,) * 5)
+BY_ROW = ("at", "symbol", "slot", "open", "high", "low", "close", "volume", "bid", "ask", "marks", "missing", "scale",
+          "earnings_days", "average_volume")  # fmt: skip
 
 
 def start() -> State:
@@ -92,59 +93,75 @@ def start() -> State:
 def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame]:
     """Let good bars in, refuse the others; rows must come in order of time."""
     size, slices, actions = frame.ts.size, frame.slices, frame.actions
+    acts = actions.at.size > 0
+    if not size and not acts:
+        return state._replace(slices=state.slices + slices.size), _empty(frame)
     slots = int(frame.slot.max()) + 1 if size else 0
-    rows = grown(state.rows, max(slots, int(frame.acted.max(initial=-1)) + 1))
+    rows = grown(state.rows, max(slots, int(frame.acted.max()) + 1) if acts else slots)
     at, missing = np.empty(size, np.int32), np.empty(size, np.int32)
     reason, marks = np.empty(size, np.int8), np.empty(size, np.int8)
-    is_scaled = state.is_scaled or bool((actions.new != actions.old).any())
-    scale = np.empty(size if is_scaled else 0)
-    refused = 0
-    if size or actions.at.size:
-        given = Given(slices.ts, slices.session, frame.ts, frame.slot, frame.open, frame.high, frame.low,
-                      frame.close, frame.volume, actions.at, frame.acted, actions.new / actions.old,
-                      actions.dividend / TICKS_PER_USD)  # fmt: skip
-        refused = advance(params.stale_bars, params.max_jump, rows, state.slices, given, at, reason, marks,
-                          missing, scale)  # fmt: skip
-    kept: slice | Longs = slice(None) if not refused else np.flatnonzero(reason == Reason.NONE)
-    gone = np.flatnonzero(reason != Reason.NONE) if refused else np.zeros(0, np.int64)
+    is_scaled = state.is_scaled or (acts and bool((actions.new != actions.old).any()))
+    scale = np.empty(size) if is_scaled else NO_FLOATS
+    shares, dividend = NO_FLOATS, NO_FLOATS
+    if acts:
+        shares, dividend = actions.new / actions.old, actions.dividend / TICKS_PER_USD
+    refused = advance(params.stale_bars, params.max_jump, rows, state.slices, slices.ts, slices.session, frame.ts,
+                      frame.slot, frame.open, frame.high, frame.low, frame.close, frame.volume, actions.at, frame.acted,
+                      shares, dividend, at, reason, marks, missing, scale)  # fmt: skip
+    bars = BarFrame(
+        frame.shard, slices, frame.listed, NONE_REFUSED, slots, at, frame.symbol, frame.slot, frame.open, frame.high,
+        frame.low, frame.close, frame.volume, frame.bid, frame.ask, marks, missing, scale, frame.earnings_days,
+        frame.average_volume, frame.market, actions, frame.models,
+    )  # fmt: skip
+    after = State(state.version, rows, state.slices + slices.size, is_scaled)
+    return after, _without(bars, frame.ts, reason) if refused else bars
 
-    def own(column: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Floats:
-        return column[kept] if column.size else column
 
-    return State(state.version, rows, state.slices + slices.size, is_scaled), BarFrame(
-        frame.shard, slices, frame.listed,
-        Refused(frame.ts[gone], frame.symbol[gone], reason[gone], frame.open[gone], frame.high[gone],
-                frame.low[gone], frame.close[gone], frame.volume[gone]),
-        slots, at[kept], frame.symbol[kept], frame.slot[kept], frame.open[kept], frame.high[kept],
-        frame.low[kept], frame.close[kept], frame.volume[kept], own(frame.bid), own(frame.ask),
-        marks[kept], missing[kept], own(scale),
-        frame.earnings_days[kept] if frame.earnings_days.size else frame.earnings_days,
-        own(frame.average_volume), frame.market, actions, frame.models,
+def _empty(frame: RawFrame) -> BarFrame:
+    """Of a range without bars: the range alone."""
+    return BarFrame(
+        frame.shard, frame.slices, frame.listed, NONE_REFUSED, 0, NO_INTS, frame.symbol, frame.slot, frame.open,
+        frame.high, frame.low, frame.close, frame.volume, frame.bid, frame.ask, NO_CODES, NO_INTS, NO_FLOATS,
+        frame.earnings_days, frame.average_volume, frame.market, frame.actions, frame.models,
+    )  # fmt: skip
+
+
+def _without(bars: BarFrame, ts: Longs, reason: Codes) -> BarFrame:
+    """The bars that have no reason; the others become the refused ones."""
+    kept, gone = np.flatnonzero(reason == Reason.NONE), np.flatnonzero(reason != Reason.NONE)
+    columns = {name: getattr(bars, name) for name in BY_ROW}
+    return replace(
+        bars,
+        refused=Refused(ts[gone], bars.symbol[gone], reason[gone], bars.open[gone], bars.high[gone], bars.low[gone],
+                        bars.close[gone], bars.volume[gone]),
+        **{name: column[kept] for name, column in columns.items() if column.size},
     )  # fmt: skip
 
 
 @kernel
 def advance(
-    stale_bars: int, max_jump: float, rows: Table, before: int, given: Given,
+    stale_bars: int, max_jump: float, rows: Table, before: int, slices: Longs, session: Ints, ts: Longs, slot: Ints,
+    open: Floats, high: Floats, low: Floats, close: Floats, volume: Floats,  # noqa: A002
+    acted_at: Ints, acted: Ints, shares: Floats, dividend: Floats,
     at: Ints, reason: Codes, marks: Codes, missing: Ints, scale: Floats,
 ) -> int:  # fmt: skip
     """Find each row's slice, judge it and mark it; returns how many are refused. `before`: slices so far."""
-    refused, k, acted = 0, 0, 0
-    slices, ts = given.slices, given.ts
+    refused, k, first = 0, 0, 0
+    actions = Acts(acted_at, acted, shares, dividend)
     for i in range(ts.size):
         while k < slices.size and slices[k] < ts[i]:
             k += 1
-        if acted < given.acted_at.size and given.acted_at[acted] <= k:
-            acted = act(rows, given, acted, k)
+        if first < acted_at.size and acted_at[first] <= k:
+            first = act(rows, actions, first, k)
         at[i], marks[i], missing[i] = k, 0, 0
-        row = rows[given.slot[i]]
+        row = rows[slot[i]]
         why = Reason.NONE
         if k == slices.size or slices[k] != ts[i]:
             why = Reason.OFF_SESSION
         elif ts[i] <= row.ts:
             why = repeated(ts[i], row.ts)
         else:
-            why = flaw(given.open[i], given.high[i], given.low[i], given.close[i], given.volume[i])
+            why = flaw(open[i], high[i], low[i], close[i], volume[i])
         reason[i] = why
         if why != Reason.NONE:
             refused += 1
@@ -152,29 +169,29 @@ def advance(
         if row.scale == 0.0:
             row.scale = 1.0
         if row.steady > 0.0:
-            if row.session != given.session[k]:
+            if row.session != session[k]:
                 marks[i] = OVERNIGHT
             elif before + k > row.place + 1:
                 marks[i], missing[i] = GAP, before + k - row.place - 1
-            if jumps(row, given.open[i], given.close[i], max_jump):
+            if jumps(row, open[i], close[i], max_jump):
                 marks[i] |= JUMPED
-        keep(row, given.open[i], given.high[i], given.low[i], given.close[i], given.volume[i])
+        keep(row, open[i], high[i], low[i], close[i], volume[i])
         if 0 < stale_bars <= row.alike:
             marks[i] |= STALE
-        row.ts, row.place, row.session = ts[i], before + k, given.session[k]
+        row.ts, row.place, row.session = ts[i], before + k, session[k]
         if scale.size > 0:
             scale[i] = row.scale
-    act(rows, given, acted, slices.size)
+    act(rows, actions, first, slices.size)
     return refused
 
 
 @kernel
-def act(rows: Table, given: Given, first: int, k: int) -> int:
+def act(rows: Table, actions: Acts, first: int, k: int) -> int:
     """Let the actions hold that begin by slice `k`; returns the first that does not."""
-    while first < given.acted_at.size and given.acted_at[first] <= k:
-        row = rows[given.acted[first]]
-        row.scale = (1.0 if row.scale == 0.0 else row.scale) * given.shares[first]
-        row.steady = max(row.steady - given.dividend[first] * row.scale, 0.0)
+    while first < actions.at.size and actions.at[first] <= k:
+        row = rows[actions.slot[first]]
+        row.scale = (1.0 if row.scale == 0.0 else row.scale) * actions.shares[first]
+        row.steady = max(row.steady - actions.dividend[first] * row.scale, 0.0)
         first += 1
     return first
 

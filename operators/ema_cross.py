@@ -53,10 +53,11 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFrame]:
     """Take in bars, answer each with one vote; 0 until warm."""
-    rows = grown(state.rows, frame.slots)
     vote = np.zeros(frame.at.size)
-    if vote.size:
-        advance(params.fast, params.slow, params.life, rows, frame.slot, frame.steady, vote)
+    if not vote.size:
+        return state, ViewFrame(frame, vote)
+    rows = grown(state.rows, frame.slots)
+    advance(params.fast, params.slow, params.life, rows, frame.slot, frame.steady, vote)
     return State(state.version, rows), ViewFrame(frame, vote)
 
 

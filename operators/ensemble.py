@@ -8,7 +8,7 @@ and the decision gate compare confidence. A forecast must also pay for the round
 probability, if it has one, must be high enough.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -51,6 +51,10 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if sum(self.weights.values()) <= 0.0:
             raise ValueError(f"weights = {self.weights}: want at least one above 0")
 
+    def __hash__(self) -> int:
+        """Equal ones have equal hashes, though tables of weights have none."""
+        return hash((self.threshold, self.publish_gate, self.decision_gate, *sorted(self.weights.items())))
+
     @property
     def voters(self) -> list[str]:
         """The alphas that vote, in the one order in which votes are added up and stored."""
@@ -68,7 +72,7 @@ FREE = Toll()
 
 
 class Gates(NamedTuple):
-    """Params as the kernel reads them."""
+    """Params as the kernels read them."""
 
     threshold: float
     publish: float
@@ -80,6 +84,16 @@ class Gates(NamedTuple):
     cost_multiple: float
     floor: float
     min_probability: float
+
+
+class Scores(NamedTuple):
+    """What is said of each row."""
+
+    score: Floats
+    confidence: Floats
+    direction: Codes
+    views: Ints
+    reason: Codes
 
 
 class State(NamedTuple):
@@ -95,43 +109,54 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: OpinionFrame, toll: Toll = FREE) -> tuple[State, SignalFrame]:
     """Weigh the votes of each row; its reason says where the signal stops, NONE if nowhere."""
+    size = frame.regime.size
+    bars, volatility, told = frame.features.bars, frame.features.column("volatility_5"), blank(size)
+    gates, weights = gates_of(params, toll), weights_of(params, frame.forecast is not None)
     if frame.forecast is not None:
-        return state, _with_forecast(params, toll, frame, frame.forecast)
-    size = frame.regime.size
-    weights = np.array([params.weights[name] for name in params.voters])
-    score, confidence = np.empty(size), np.empty(size)
-    direction, reason = np.empty(size, np.int8), np.empty(size, np.int8)
-    views = np.empty(size, np.int32)
+        outlook = _weigh(gates, toll, weights, frame, frame.forecast, told)
+        return state, SignalFrame(bars, volatility, told.direction, told.score, told.confidence, frame.regime,
+                                  told.views, told.reason, *outlook)  # fmt: skip
     if size:
-        advance(weights / weights.sum(), params.threshold, params.publish_gate, params.decision_gate,
-                params.with_trend, params.against_trend, params.sideways, frame.votes, frame.regime,
-                score, confidence, direction, views, reason)  # fmt: skip
-    bars, volatility = frame.features.bars, frame.features.column("volatility_5")
-    return state, SignalFrame(bars, volatility, direction, score, confidence, frame.regime, views, reason)
+        advance(weights, gates, frame.votes, frame.regime, *told)
+    return state, SignalFrame(bars, volatility, told.direction, told.score, told.confidence, frame.regime, told.views,
+                              told.reason)  # fmt: skip
 
 
-def _with_forecast(params: Params, toll: Toll, frame: OpinionFrame, forecast: ForecastFrame) -> SignalFrame:
-    size = frame.regime.size
-    weights = np.array([*(params.weights[name] for name in params.voters), params.forecast_weight])
-    weights /= weights.sum()
-    gates = Gates(params.threshold, params.publish_gate, params.decision_gate, params.with_trend, params.against_trend,
-                  params.sideways, params.require_forecast, params.cost_multiple, toll.floor,
-                  params.min_probability)  # fmt: skip
-    score, confidence = np.empty(size), np.empty(size)
-    direction, reason = np.empty(size, np.int8), np.empty(size, np.int8)
-    views = np.empty(size, np.int32)
-    bars, volatility = frame.features.bars, frame.features.column("volatility_5")
-    quantiles = np.full((size, 3), np.nan)
+def blank(rows: int) -> Scores:
+    """Room for so many rows."""
+    return Scores(np.empty(rows), np.empty(rows), np.empty(rows, np.int8), np.empty(rows, np.int32),
+                  np.empty(rows, np.int8))  # fmt: skip
+
+
+def gates_of(params: Params, toll: Toll = FREE) -> Gates:
+    """As the kernels read them."""
+    return Gates(params.threshold, params.publish_gate, params.decision_gate, params.with_trend, params.against_trend,
+                 params.sideways, params.require_forecast, params.cost_multiple, toll.floor,
+                 params.min_probability)  # fmt: skip
+
+
+def weights_of(params: Params, with_forecast: bool = False) -> Floats:
+    """Of all voters, in their order, the forecast last; they add up to 1."""
+    own = [params.weights[name] for name in params.voters]
+    weights = np.array([*own, params.forecast_weight] if with_forecast else own)
+    shares: Floats = weights / weights.sum()
+    return shares
+
+
+def _weigh(
+    gates: Gates, toll: Toll, weights: Floats, frame: OpinionFrame, forecast: ForecastFrame, told: Scores
+) -> tuple[Any, ...]:
+    """Score rows with a forecast; answers the forecast's columns at the decision horizon."""
+    quantiles = np.full((told.score.size, 3), np.nan)
     if forecast.horizons:
         quantiles = forecast.quantiles[:, forecast.decision]
-    if size:
+    if told.score.size:
         advance_forecasts(weights, gates, frame.votes, frame.regime, forecast.absence, forecast.direction,
                           forecast.strength, quantiles[:, 1], forecast.probability, forecast.is_calibrated,
-                          _costs(toll, bars), score, confidence, direction, views, reason)  # fmt: skip
+                          _costs(toll, frame.features.bars), *told)  # fmt: skip
     low, middle, high = np.ascontiguousarray(quantiles.T)
-    return SignalFrame(bars, volatility, direction, score, confidence, frame.regime, views, reason, low, middle, high,
-                       forecast.probability, forecast.age, forecast.model, forecast.is_calibrated, forecast.absence,
-                       forecast.alarms, frame.outcomes)  # fmt: skip
+    return (low, middle, high, forecast.probability, forecast.age, forecast.model, forecast.is_calibrated,
+            forecast.absence, forecast.alarms, frame.outcomes)  # fmt: skip
 
 
 def _costs(toll: Toll, bars: BarFrame) -> Floats:
@@ -144,32 +169,47 @@ def _costs(toll: Toll, bars: BarFrame) -> Floats:
 
 
 @kernel
+def advance(
+    weights: Floats, gates: Gates, votes: Floats, regime: Codes,
+    score: Floats, confidence: Floats, direction: Codes, views: Ints, reason: Codes,
+) -> None:  # fmt: skip
+    """The loop over rows; no row depends on another."""
+    told, silence = Scores(score, confidence, direction, views, reason), silent(weights.size)
+    for i in range(regime.size):
+        total, digits = tally(weights, votes, i)
+        if digits == silence:
+            hush(told, i, regime[i], digits)
+            continue
+        total = bounded(total)
+        way = points(total, gates.threshold)
+        trust = confide(gates, way, regime[i], abs(total))
+        score[i], confidence[i], direction[i], views[i] = total, trust, way, digits
+        reason[i] = stop(way, trust, gates.publish, gates.decide)
+
+
+@kernel
 def advance_forecasts(
     weights: Floats, gates: Gates, votes: Floats, regime: Codes, absence: Codes, forecast: Codes, strength: Floats,
     median: Floats, probability: Floats, is_calibrated: Bools, cost: Floats,
     score: Floats, confidence: Floats, direction: Codes, views: Ints, reason: Codes,
 ) -> None:  # fmt: skip
     """The loop over rows where the forecast is one of the voters, the last."""
+    told, silence = Scores(score, confidence, direction, views, reason), silent(weights.size)
+    power = 2 * silent(weights.size - 1) + 1  # of the forecast's digit
     for i in range(regime.size):
         is_there = absence[i] == Absence.NONE
-        total, digits, power = 0.0, 0, 1
-        for k in range(weights.size):
-            vote = forecast[i] * strength[i]
-            if k < weights.size - 1:
-                vote = votes[k, i]
-            total += weights[k] * vote
-            digits += power * (1 + int(vote > 0.0) - int(vote < 0.0))
-            power *= 3
-        if digits * 2 == power - 1:  # every digit is 1: nobody has a view
-            score[i], confidence[i], direction[i], views[i] = 0.0, 0.5, Direction.FLAT, digits
-            reason[i] = Reason.NOT_WARM if regime[i] == Regime.UNKNOWN else Reason.NO_INSIGHT
+        total, digits = tally(weights, votes, i)
+        vote = forecast[i] * strength[i]
+        total = bounded(total + weights[-1] * vote)
+        digits += power * sign(vote)
+        if digits == silence:
+            hush(told, i, regime[i], digits)
             continue
-        total = min(max(total, -1.0), 1.0)
         way = points(total, gates.threshold)
         sure = abs(total)
         if is_there:
             sure = 0.7 * sure + (0.3 * strength[i] if forecast[i] == way else 0.0)
-        trust = confide(way, regime[i], sure, gates.with_trend, gates.against_trend, gates.sideways)
+        trust = confide(gates, way, regime[i], sure)
         score[i], confidence[i], direction[i], views[i] = total, trust, way, digits
         why = stop(way, trust, gates.publish, gates.decide)
         if gates.is_required and not is_there and (why == Reason.NONE or why == Reason.BELOW_DECISION_GATE):
@@ -177,6 +217,45 @@ def advance_forecasts(
         if why == Reason.NONE and is_there:
             why = doubt(gates, median[i], probability[i], is_calibrated[i], cost[i])
         reason[i] = why
+
+
+@kernel
+def tally(weights: Floats, votes: Floats, i: int) -> tuple[float, int]:
+    """The weighted sum of the alphas' votes on a row, not yet bounded, and who votes which way."""
+    total, digits, power = 0.0, 0, 1
+    for k in range(votes.shape[0]):
+        total += weights[k] * votes[k, i]
+        digits += power * sign(votes[k, i])
+        power *= 3
+    return total, digits
+
+
+@kernel
+def sign(vote: float) -> int:
+    """A digit of `views`: 0 down, 1 none, 2 up."""
+    return 1 + int(vote > 0.0) - int(vote < 0.0)
+
+
+@kernel
+def silent(voters: int) -> int:
+    """The `views` of a row on which nobody has one: every digit is 1."""
+    digits = 0
+    for _ in range(voters):
+        digits = 3 * digits + 1
+    return digits
+
+
+@kernel
+def bounded(total: float) -> float:
+    """Between -1 and 1, whatever rounding did."""
+    return min(max(total, -1.0), 1.0)
+
+
+@kernel
+def hush(told: Scores, i: int, regime: int, digits: int) -> None:
+    """What is said of a row on which nobody has a view."""
+    told.score[i], told.confidence[i], told.direction[i], told.views[i] = 0.0, 0.5, Direction.FLAT, digits
+    told.reason[i] = Reason.NOT_WARM if regime == Regime.UNKNOWN else Reason.NO_INSIGHT
 
 
 @kernel
@@ -190,31 +269,6 @@ def doubt(gates: Gates, median: float, probability: float, is_calibrated: bool, 
 
 
 @kernel
-def advance(
-    weights: Floats, threshold: float, publish: float, decide: float,
-    with_trend: float, against_trend: float, sideways: float, votes: Floats, regime: Codes,
-    score: Floats, confidence: Floats, direction: Codes, views: Ints, reason: Codes,
-) -> None:  # fmt: skip
-    """The loop over rows; no row depends on another."""
-    for i in range(regime.size):
-        total, digits, power = 0.0, 0, 1
-        for k in range(weights.size):
-            vote = votes[k, i]
-            total += weights[k] * vote
-            digits += power * (1 + int(vote > 0.0) - int(vote < 0.0))
-            power *= 3
-        if digits * 2 == power - 1:  # every digit is 1: nobody has a view
-            score[i], confidence[i], direction[i], views[i] = 0.0, 0.5, Direction.FLAT, digits
-            reason[i] = Reason.NOT_WARM if regime[i] == Regime.UNKNOWN else Reason.NO_INSIGHT
-            continue
-        total = min(max(total, -1.0), 1.0)
-        way = points(total, threshold)
-        trust = confide(way, regime[i], total, with_trend, against_trend, sideways)
-        score[i], confidence[i], direction[i], views[i] = total, trust, way, digits
-        reason[i] = stop(way, trust, publish, decide)
-
-
-@kernel
 def points(score: float, threshold: float) -> Direction:
     """The direction of a score."""
     if score > threshold:
@@ -225,15 +279,13 @@ def points(score: float, threshold: float) -> Direction:
 
 
 @kernel
-def confide(
-    direction: int, regime: int, score: float, with_trend: float, against_trend: float, sideways: float
-) -> float:
+def confide(gates: Gates, direction: int, regime: int, sure: float) -> float:
     """Confidence in a direction within its regime."""
-    scale = sideways
+    scale = gates.sideways
     if regime == Regime.BULL or regime == Regime.BEAR:
         along = (regime == Regime.BULL) == (direction == Direction.LONG)
-        scale = with_trend if along else against_trend
-    return 0.5 + 0.5 * scale * abs(score)
+        scale = gates.with_trend if along else gates.against_trend
+    return 0.5 + 0.5 * scale * sure
 
 
 @kernel

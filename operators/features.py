@@ -10,6 +10,7 @@ Groups read prices and volumes without the steps of splits, and answer in the ba
 import hashlib
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -19,6 +20,7 @@ from operators.indicators import (
     ago,
     change,
     deviation,
+    deviation_about,
     ema,
     highest,
     lowest,
@@ -31,7 +33,7 @@ from operators.indicators import (
     wilder,
 )
 from operators.kernel import grown, kernel, table
-from schemas.frames import BarFrame, FeatureFrame, Floats, Ints, Table
+from schemas.frames import BarFrame, FeatureFrame, Floats, Ints, Longs, Table
 
 RISK = ("returns_1", "volatility_5")
 PRICES = ("price", "volume", "returns_5", "returns_15", "returns_60", "volatility_15", "sma_5", "sma_20",
@@ -156,36 +158,61 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, FeatureF
     size, slots = frame.at.size, frame.slots
     if params.set == "risk":
         values = np.full((size, len(RISK)), np.nan)
+        if not size:
+            return state, FeatureFrame(frame, RISK, values)
         rows = grown(state.risk, slots)
-        if size:
-            advance_risk(rows, frame.slot, frame.steady, values)
+        advance_risk(rows, frame.slot, frame.steady, values)
         return state._replace(risk=rows), FeatureFrame(frame, RISK, values)
+    values = np.empty((size, len(ORDER)))
     rows_by_group: list[Table] = []
-    columns: dict[str, Floats] = {}
     for names, rows, advance, inputs in _groups(state, frame):
         block = np.full((size, len(names)), np.nan)
         fresh = grown(rows, slots)
         if size:
             advance(fresh, frame.slot, *inputs, block)
+            place(block, _places(names), values)
         rows_by_group.append(fresh)
-        columns.update(zip(names, block.T, strict=True))
-    if frame.scale.size:
-        columns.update({name: columns[name] / frame.scale for name in IN_DOLLARS})
-        columns.update(price=frame.close, volume=frame.volume)
-    columns.update(calendar(frame))
     market = grown(state.market, 1)
-    columns.update(zip(MARKET, _market(market, frame).T, strict=True))
-    values = np.stack([columns[name] for name in ORDER], axis=1)
+    by_slice = _market(market, frame)
+    if not size:
+        return State._make([state.version, *rows_by_group, market]), FeatureFrame(frame, ORDER, values)
+    if frame.scale.size:
+        for name in IN_DOLLARS:
+            values[:, ORDER.index(name)] /= frame.scale
+        values[:, ORDER.index("price")], values[:, ORDER.index("volume")] = frame.close, frame.volume
+    known = calendar(frame)
+    spread(np.stack([*known.values(), *by_slice.T], axis=1), frame.at, _places((*known, *MARKET)), values)
     return State._make([state.version, *rows_by_group, market]), FeatureFrame(frame, ORDER, values)
 
 
+@cache
+def _places(names: tuple[str, ...]) -> Longs:
+    """Where these columns stand among all."""
+    return np.array([ORDER.index(name) for name in names], np.int64)
+
+
+@kernel
+def place(block: Floats, to: Longs, values: Floats) -> None:
+    """Copy a group's columns to their places."""
+    for i in range(block.shape[0]):
+        for k in range(block.shape[1]):
+            values[i, to[k]] = block[i, k]
+
+
+@kernel
+def spread(by_slice: Floats, at: Ints, to: Longs, values: Floats) -> None:
+    """Copy columns of slices to the rows of these slices."""
+    for i in range(at.size):
+        for k in range(by_slice.shape[1]):
+            values[i, to[k]] = by_slice[at[i], k]
+
+
 def _market(rows: Table, frame: BarFrame) -> Floats:
-    """The market's features in each row's slice; moves its state on."""
+    """The market's features by slice; moves its state on."""
     by_slice = np.full((frame.slices.size, len(MARKET)), np.nan)
     if frame.market.size:
         advance_market(rows, frame.market, by_slice)
-    answer: Floats = by_slice[frame.at]
-    return answer
+    return by_slice
 
 
 def _groups(
@@ -205,8 +232,8 @@ def _groups(
 
 
 def calendar(frame: BarFrame) -> dict[str, Floats]:
-    """Calendar features of each row, in the exchange's time."""
-    slices, at = frame.slices, frame.at
+    """Calendar features of each slice, in the exchange's time."""
+    slices = frame.slices
     day = slices.session.astype("datetime64[D]")
     month, year = day.astype("datetime64[M]"), day.astype("datetime64[Y]")
     weekday = (slices.session + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
@@ -223,7 +250,7 @@ def calendar(frame: BarFrame) -> dict[str, Floats]:
         "month_of_year": (month - year.astype("datetime64[M]")).astype(int) + 1,
         "is_month_end": until_end <= 3,
     }
-    return {name: np.asarray(values, np.float64)[at] for name, values in by_slice.items()}
+    return {name: np.asarray(values, np.float64) for name, values in by_slice.items()}
 
 
 @kernel
@@ -274,7 +301,8 @@ def advance_prices(rows: Table, slot: Ints, close: Floats, volume: Floats, out: 
 @kernel
 def bands(closes: Floats, seen: int, price: float, out: Floats) -> None:
     """sma_20 and Bollinger's bands: 20 closes, two population deviations."""
-    middle, width = mean(closes, seen, 20), 2.0 * deviation(closes, seen, 20, 0)
+    middle = mean(closes, seen, 20)
+    width = 2.0 * deviation_about(closes, seen, 20, 0, middle)
     out[7], out[9], out[10], out[11] = middle, middle + width, middle, middle - width
     out[12] = ratio(price - (middle - width), 2.0 * width)
 
@@ -379,7 +407,8 @@ def advance_volumes(
         put(row.volumes, seen, volume[i])
         put(row.traded, seen, (open[i] + high[i] + low[i] + close[i]) / 4.0 * volume[i])
         if seen >= 20:
-            centre, width = mean(row.volumes, seen, 20), deviation(row.volumes, seen, 20, 1)
+            centre = mean(row.volumes, seen, 20)
+            width = deviation_about(row.volumes, seen, 20, 1, centre)
             out[i, 0] = (volume[i] - centre) / width if width > 0.0 else 0.0
             out[i, 1] = ratio(volume[i], centre)
         if seen >= 50:

@@ -7,6 +7,7 @@ source is off or refuses, by setting.
 """
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -93,24 +94,23 @@ def start() -> State:
 def step(params: Params, end_of_day: bool, state: State, frame: SignalFrame) -> tuple[State, SignalFrame]:
     """Give each candidate that a filter stops its reason; `end_of_day`: all lots are sold by the close."""
     reason, bars = frame.reason.copy(), frame.bars
-    rows = grown(state.rows, bars.slots)
-    if reason.size:
-        advance(_bounds(params, end_of_day), rows, _given(bars), reason)
+    if not reason.size:
+        return state, frame
+    rows, slices = grown(state.rows, bars.slots), bars.slices
+    advance(bounds_of(params, end_of_day), rows, bars.at, bars.slot, slices.to_close, slices.phase, slices.session,
+            bars.marks, bars.volume, bars.scale, bars.average_volume, bars.bid, bars.ask, bars.earnings_days,
+            reason)  # fmt: skip
     return State(state.version, rows), replace(frame, reason=reason)
 
 
-def _bounds(params: Params, end_of_day: bool) -> Bounds:
+@lru_cache(maxsize=8)
+def bounds_of(params: Params, end_of_day: bool) -> Bounds:
+    """As the kernel reads them."""
     return Bounds(
         params.minutes_before_close if params.market_hours else -1, end_of_day,
         params.liquidity, params.min_average_volume, params.spread, params.max_spread,
         params.earnings, params.blackout_days, params.missing_data == "refuse",
     )  # fmt: skip
-
-
-def _given(bars: BarFrame) -> Given:
-    slices = bars.slices
-    return Given(bars.at, bars.slot, slices.to_close, slices.phase, slices.session, bars.marks, bars.volume,
-                 bars.scale, bars.average_volume, bars.bid, bars.ask, bars.earnings_days)  # fmt: skip
 
 
 def average_volume(state: State, bars: BarFrame, i: int) -> float:
@@ -123,8 +123,13 @@ def average_volume(state: State, bars: BarFrame, i: int) -> float:
 
 
 @kernel
-def advance(bounds: Bounds, rows: Table, given: Given, reason: Codes) -> None:
+def advance(
+    bounds: Bounds, rows: Table, at: Ints, slot: Ints, to_close: Ints, phase: Codes, session: Ints, marks: Codes,
+    volume: Floats, scale: Floats, average_volume: Floats, bid: Floats, ask: Floats, earnings_days: Ints,
+    reason: Codes,
+) -> None:  # fmt: skip
     """The loop over rows; each adds to its session's volume, only candidates are judged."""
+    given = Given(at, slot, to_close, phase, session, marks, volume, scale, average_volume, bid, ask, earnings_days)
     counts, scaled = bounds.liquidity and given.average_volume.size == 0, given.scale.size > 0
     for i in range(reason.size):
         if counts:

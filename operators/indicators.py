@@ -72,8 +72,13 @@ def mean(ring: Floats, seen: int, n: int) -> float:
 @kernel
 def deviation(ring: Floats, seen: int, n: int, less: int) -> float:
     """Standard deviation of the last n about their mean, divided by n - less."""
+    return deviation_about(ring, seen, n, less, mean(ring, seen, n))
+
+
+@kernel
+def deviation_about(ring: Floats, seen: int, n: int, less: int, centre: float) -> float:
+    """The same where the mean of the last n is known."""
     mask, last = ring.size - 1, seen - 1
-    centre = mean(ring, seen, n)
     a, b = 0.0, 0.0
     for k in range(0, n - 1, 2):
         x, y = ring[(last - k) & mask] - centre, ring[(last - k - 1) & mask] - centre

@@ -58,11 +58,12 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFrame]:
     """Take in bars, answer each with one vote; 0 until warm (`slow` + `signal` bars)."""
-    rows = grown(state.rows, frame.slots)
     vote = np.zeros(frame.at.size)
-    if vote.size:
-        advance(params.fast, params.slow, params.signal, params.life, params.form == "signal",
-                params.bounce, rows, frame.slot, frame.steady, vote)  # fmt: skip
+    if not vote.size:
+        return state, ViewFrame(frame, vote)
+    rows = grown(state.rows, frame.slots)
+    advance(params.fast, params.slow, params.signal, params.life, params.form == "signal",
+            params.bounce, rows, frame.slot, frame.steady, vote)  # fmt: skip
     return State(state.version, rows), ViewFrame(frame, vote)
 
 

@@ -56,10 +56,11 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, RegimeFrame]:
     """Take in bars, answer each with the regime; UNKNOWN for the first `slow` - 1 bars."""
-    rows = grown(state.rows, frame.slots)
     regime = np.zeros(frame.at.size, np.int8)
-    if regime.size:
-        advance(params.fast, params.slow, params.hysteresis, rows, frame.slot, frame.steady, regime)
+    if not regime.size:
+        return state, RegimeFrame(frame, regime)
+    rows = grown(state.rows, frame.slots)
+    advance(params.fast, params.slow, params.hysteresis, rows, frame.slot, frame.steady, regime)
     return State(state.version, rows), RegimeFrame(frame, regime)
 
 

@@ -10,26 +10,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from operators.kernel import grown, kernel, table
+from operators.ordering import order_of
 from risk.actions import MAX_RATIO, act
 from risk.exits import cancel_entries, cancel_rests, send_exits
 from risk.fills import expire, fill, quote, see, ticks
 from risk.halts import open_session, trip, value
-from risk.ledger import FundsRow, LedgerFrame, SignalColumns
+from risk.ledger import FundsRow, LedgerFrame
 from risk.limits import Limits, Params, Sheet, limits
 from risk.limits import sheet as sheet_of
 from risk.portfolio import LONG_AGO, NO_LEG, Book, attend, dismiss_idle
 from risk.portfolio import start as empty_book
+from risk.published import published
 from risk.returns import NORMAL_TAIL, own_shortfall
 from risk.rules import Candidate, notional, object_to, score, size, stop_for, target_for, usd
 from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
 from schemas.events import Kind, Leg, Phase, Reason
 from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
-from schemas.units import MAX_PRICE_USD, NS_PER_MINUTE, TICKS_PER_USD
+from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
 from schemas.universe import MAX_NAME
 
 FEW = 32  # candidates that an insertion sort puts in order faster than a merge sort
 EVENTS = 4_096  # rows of each table that a call starts with
-UNPUBLISHED = (Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_PUBLISH_GATE)
 
 convert = lru_cache(maxsize=8)(limits)
 
@@ -99,7 +100,7 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
             raise OverflowError("the account's money no longer fits int64; lower the caps or the cash")
         if done < slices.size:
             tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))
-    head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, _signals(frame))
+    head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, published(frame))
     beside = (frame.quality, frame.absent, frame.made, frame.alarms, frame.outcomes)
     return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, beside)
 
@@ -107,7 +108,7 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
 def widened(book: Book, symbols: int) -> Book:
     """A copy to write into, with rows for every symbol."""
     rows = grown(book.rows, symbols)
-    rows.last_ts[book.rows.size :] = LONG_AGO
+    rows["last_ts"][book.rows.size :] = LONG_AGO
     busy = np.zeros(rows.size, np.int32)
     busy[: book.busy.size] = book.busy
     is_busy = np.zeros(rows.size, np.int8)
@@ -333,43 +334,21 @@ def enter(
 def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape, beside: tuple[Any, ...] = ()) -> LedgerFrame:
     """The tables in order of `(ts, symbol name)`, after what a ledger begins with."""
     slices, names, bars, stopped, refused, signals = head
-    equity, *events = (rows[:n].view(np.recarray) for rows, n in zip(tape[:-1], tape.written, strict=True))
+    equity, *events = (rows[:n] for rows, n in zip(tape[:-1], tape.written.tolist(), strict=True))
     keys = ("ts", "ts", "ts", "ts", "exit_ts")
     verdicts, orders, updates, fills, trades = (
-        _in_order(rows, rows[key], rank) for rows, key in zip(events, keys, strict=True)
+        _in_order(rows, key, rank).view(np.recarray) for rows, key in zip(events, keys, strict=True)
     )
     return LedgerFrame(
-        slices, names, bars, stopped, refused, signals, equity, verdicts, orders, updates, fills, trades,
-        _funds(book), *beside,
+        slices, names, bars, stopped, refused, signals, equity.view(np.recarray), verdicts, orders, updates, fills,
+        trades, _funds(book), *beside,
     )  # fmt: skip
 
 
-def _in_order(rows: Table, ts: Longs, rank: Ints) -> Table:
-    """Events by slice, then by the symbol's name; those of one symbol as they happened.
-
-    Slices are in order already and at least a minute apart.
-    """
-    if rows.size < 2:
-        return rows
-    keys = (ts - ts[0]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]
-    return rows.take(np.argsort(keys, kind="stable")).view(np.recarray)
-
-
-def _signals(frame: SliceFrame) -> SignalColumns:
-    """Rows that passed the publish gate, wherever they ended later."""
-    is_published = (frame.reason == Reason.NONE) | (frame.reason > max(UNPUBLISHED))
-    places = np.flatnonzero(is_published[frame.order])
-    published = frame.order[places]
-    ts = np.repeat(frame.slices.ts, np.diff(frame.starts))[places]
-    return SignalColumns(ts, frame.symbol[published], frame.direction[published], frame.confidence[published],
-                         frame.score[published], frame.regime[published], frame.views[published],
-                         frame.reason[published], **_of_forecasts(frame, published))  # fmt: skip
-
-
-def _of_forecasts(frame: SliceFrame, rows: Ints) -> dict[str, Any]:
-    """The forecasts' columns; none where no model is configured."""
-    names = ("q10", "q50", "q90", "probability", "age", "model", "is_calibrated") if frame.absent.size else ()
-    return {name: getattr(frame, name)[rows] for name in names}
+def _in_order(rows: Table, key: str, rank: Ints) -> Table:
+    """Events by slice, then by the symbol's name; those of one symbol as they happened."""
+    order = order_of(rows[key], rows["symbol"], rank) if rows.size > 1 else None
+    return rows if order is None else rows.take(order)
 
 
 def _funds(book: Book) -> Table:
@@ -377,7 +356,7 @@ def _funds(book: Book) -> Table:
     funds, totals = book.funds[0], table(FundsRow, 1)
     for name in ("cash", "value", "realised", "fees", "dividends", "pending", "killed"):
         totals[name] = funds[name]
-    totals["cost"] = (book.rows.side * book.rows.cost).sum()
-    totals["positions"] = np.count_nonzero(book.rows.shares)
+    totals["cost"] = (book.rows["side"] * book.rows["cost"]).sum()
+    totals["positions"] = np.count_nonzero(book.rows["shares"])
     totals["drawdown_latches"], totals["latch_releases"] = funds.latches, funds.releases
     return totals

@@ -116,10 +116,9 @@ def start(limits: Limits) -> Book:
     funds = table(Funds, 1)
     for name in ("cash", "equity", "day_equity", "peak", "high"):
         funds[name] = limits.initial_cash
-    funds.session = -1
-    funds.command = funds.report = -1
-    funds.slipped_ts = LONG_AGO
-    funds.allowed_until = LONG_AGO if limits.needs_approval else FOREVER
+    funds["session"] = funds["command"] = funds["report"] = -1
+    funds["slipped_ts"] = LONG_AGO
+    funds["allowed_until"] = LONG_AGO if limits.needs_approval else FOREVER
     closes = np.full((limits.returns_window + 1, 0), np.nan)
     return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8), closes)
 

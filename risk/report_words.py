@@ -1,18 +1,17 @@
 """Small pieces of the report: numbers, times and words as text, rows as tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from schemas.calendar import NEW_YORK
+from schemas.calendar import NEW_YORK, on_the_clock
 from schemas.frames import Floats, Ints, Longs
 from schemas.units import NS_PER_DAY, NS_PER_MINUTE, NS_PER_SECOND
 
 GREEN, RED, BLUE, GREY = "#1a7f4b", "#c0392b", "#2457a6", "#8a94a3"
-_HOUR = 60 * NS_PER_MINUTE
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DEEP = 0.10  # a month's return that is coloured in full
 
@@ -157,11 +156,8 @@ def facts(values: Mapping[str, Any], above: str = "") -> list[list[str]]:
 
 
 def local(ts: Longs) -> list[str]:
-    """New York's clock, as a date axis takes it; its distance from UTC changes with a full hour."""
-    hours, place = np.unique(ts // _HOUR, return_inverse=True)
-    there = [datetime.fromtimestamp(hour * 3_600, NEW_YORK).replace(tzinfo=UTC) for hour in hours.tolist()]
-    begins = np.array([int(begin.timestamp()) for begin in there], np.int64)
-    seconds = begins[place] + ts % _HOUR // NS_PER_SECOND
+    """New York's clock, as a date axis takes it."""
+    seconds = on_the_clock(ts) // NS_PER_SECOND
     found: list[str] = np.datetime_as_string(seconds.view("M8[s]")).tolist()
     return found
 

@@ -33,7 +33,7 @@ _DTYPES = tuple(dtype_of(row) for row in _ROWS)
 def blank(slices: int, events: int) -> Tape:
     """Empty tables for so many slices and events."""
     sizes = (slices, *(events for _ in _ROWS[1:]))
-    tables = [np.zeros(n, dtype).view(np.recarray) for n, dtype in zip(sizes, _DTYPES, strict=True)]
+    tables = [np.zeros(n, dtype) for n, dtype in zip(sizes, _DTYPES, strict=True)]
     return Tape._make([*tables, np.zeros(len(_ROWS), np.int64)])
 
 
@@ -42,7 +42,7 @@ def longer(tape: Tape, symbols: int) -> Tape:
     size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))
     tables = []
     for rows, written in zip(tape[1:-1], tape.written[1:], strict=True):
-        more = np.zeros(size, rows.dtype).view(np.recarray)
+        more = np.zeros(size, rows.dtype)
         more[:written] = rows[:written]
         tables.append(more)
     return Tape._make([tape.equity, *tables, tape.written])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -27,10 +27,17 @@ def timeframe_name(minutes: int) -> str:
 
 def exchange_dates(ts: Longs) -> Longs:
     """The date in New York at each instant, days since 1970-01-01; the clock changes on the hour."""
-    hours, place = np.unique(ts // _NS_PER_HOUR, return_inverse=True)
-    offset = np.array([_utc_offset_ns(int(hour) * _NS_PER_HOUR) for hour in hours], np.int64)
-    dates: Longs = (ts + offset[place]) // NS_PER_DAY if ts.size else ts
+    dates: Longs = on_the_clock(ts) // NS_PER_DAY
     return dates
+
+
+def on_the_clock(ts: Longs) -> Longs:
+    """What New York's clock shows at each instant, as if it were UTC, ns; its offset changes on the hour."""
+    hours = ts // _NS_PER_HOUR
+    begins = np.flatnonzero(np.append(True, hours[1:] != hours[:-1])) if ts.size else np.zeros(0, np.int64)
+    offset = np.array([_utc_offset_ns(hour * _NS_PER_HOUR) for hour in hours[begins].tolist()], np.int64)
+    shown: Longs = ts + np.repeat(offset, np.diff(np.append(begins, ts.size)))
+    return shown
 
 
 def evenings(days: Longs) -> Longs:
@@ -175,6 +182,7 @@ class Calendar:
         return ends
 
 
+@lru_cache(maxsize=1 << 16)
 def _utc_offset_ns(ts: int) -> int:
     """New York's offset from UTC at an instant."""
     offset = datetime.fromtimestamp(ts / 1e9, NEW_YORK).utcoffset()

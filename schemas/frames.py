@@ -16,7 +16,7 @@ Ints: TypeAlias = npt.NDArray[np.int32]
 Codes: TypeAlias = npt.NDArray[np.int8]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Names: TypeAlias = npt.NDArray[np.bytes_]
-Table: TypeAlias = "np.recarray[Any, np.dtype[Any]]"  # rows with named fields
+Table: TypeAlias = npt.NDArray[Any]  # rows with named fields: a row's by attribute, columns as table["name"]
 
 SHARDS = 16  # keys, fixed for good; workers come and go
 

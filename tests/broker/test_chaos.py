@@ -100,7 +100,7 @@ class Process:
         self.thread.start()
 
     def _connected(self, server, chaos):
-        params = quick(timeout_seconds=0.2, entry_seconds=4.0, exit_seconds=6.0)
+        params = quick(timeout_seconds=5.0 if chaos.calm else 0.2, entry_seconds=4.0, exit_seconds=6.0)
         broker = AlpacaBroker(endpoint("exchange", server.url), KEYS, params, LIMITS, Quick(chaos.dice.random()))
         broker._client._session.send = chaos.around(broker._client._session.send)
         return broker

@@ -7,6 +7,7 @@ import pytest
 from broker import safety
 from broker.port import TradingStopped
 from dataflows.execution_reports import Undelivered
+from infra.abreast import Frontier
 from schemas.events import Leg
 from tests.broker.executing import cancels, floor, slice_of, until
 from tests.broker.rooms import Fault, entry, exit_, oco, once, order_id, posts
@@ -59,6 +60,16 @@ def test_an_entry_that_was_decided_too_long_ago_is_answered_and_not_sent(place, 
     with place.serving(monkeypatch) as room:
         assert until(lambda: place.exchange.held == {"MSFT": 5} and place.agrees() and room.desk.is_idle)
     assert place.said()[order_id()] == ("rejected", "too_late")
+
+
+def test_nothing_is_young_before_the_logs_newest_slice_is_known(place, monkeypatch):
+    place.write(entry())
+    place.slice(slice_of(order_id(8)))
+    read = Frontier._read
+    monkeypatch.setattr(Frontier, "_read", lambda *given: (time.sleep(1.0), read(*given))[1])
+    with place.serving(monkeypatch):
+        assert until(lambda: place.said() == {order_id(): ("rejected", "too_late")})
+    assert posts(place.server) == 0
 
 
 def test_an_old_exit_is_sent_all_the_same(place, monkeypatch):

@@ -19,6 +19,7 @@ import pytest
 from broker.book import Book
 from broker.port import FINAL
 from dataflows.execution import Room, Service
+from dataflows.execution_reports import Undelivered
 from schemas.events import Leg
 from tests.broker.executing import cancels, floor, until
 from tests.broker.rooms import ACCOUNT, entry, exit_, oco
@@ -61,7 +62,7 @@ class Mortal:
     def _run(self, room):
         try:
             Service(room, lambda line: None).run()
-        except Killed:
+        except (Killed, Undelivered):  # the other thread heard of it first
             REACHED["killed"] += 1
         finally:
             room.stop.set()

@@ -23,9 +23,8 @@ def test_a_replay_reads_every_bar_and_every_slice(log):
     assert (answer["slices"], len(answer["mb"])) == (2 * 390, 10)
 
 
-def test_latency_is_that_of_slices_with_orders(log):
-    answer = bench_log.latency([40, 3], 150, pace=0.0)
-    assert 0 < answer["ordered"] <= 150
-    assert 0.0 < answer["p50_ms"] <= answer["p99_ms"] <= answer["worst_ms"]
-    assert 0.0 < answer["log_p50_ms"] <= answer["p99_ms"]
+def test_latency_is_taken_of_every_slice(log):
+    answer = bench_log.latency([5, 3], 20, pace=0.0)
+    assert 0.0 < answer["log_ms"][0] <= answer["log_ms"][1]
+    assert len(answer["orders_ms"]) == (2 if answer["ordered"] else 0)
     assert answer["start_s"] > 0.0

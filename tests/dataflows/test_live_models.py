@@ -66,6 +66,14 @@ def events(where, topic, kind, key=None):
     return found
 
 
+def until(where, topic, count):
+    """Wait until a topic's first partition holds so many records; ten minutes, for kernels may have to be compiled."""
+    deadline = time.monotonic() + 600.0
+    while bounds(where, topic, [0])[0][1] < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(site, store, kafka, tmp_path):
     folder, one, two = store
     create_topics(kafka)
@@ -75,10 +83,10 @@ def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(
     place = site(**{**MODEL, "INGEST__SPEED": "3000", "LIVE__TAPS": json.dumps(TOPICS)})  # ten slices a second
     place.start("ingest", "dataflows.ingest")
     place.start("live", "dataflows.live")
-    time.sleep(9.0)
+    until(kafka, "account.log", 50)  # under the first model
     place.stop("live")
     place.start("live", "dataflows.live", "-w", "2")
-    time.sleep(3.0)
+    until(kafka, "market.slices", 85)  # on the second day
     place.stop("ingest", signal.SIGTERM)
     place.start("ingest", "dataflows.ingest")
     live = place.wait(2)
@@ -166,7 +174,7 @@ def test_a_bundle_that_is_missing_stops_the_flow_and_one_that_comes_lets_it_go_o
     place = site(**{**MODEL, "INGEST__SOURCE": SOURCE.replace("days=2", "days=1")})
     place.start("ingest", "dataflows.ingest")
     place.start("live", "dataflows.live")
-    assert place.running["live"][0].wait(120.0) != 0
+    assert place.running["live"][0].wait(600.0) != 0
     log = (place.folder / "live.log").read_text()
     assert f"model {one}" in log
     assert "put the right bundle there" in log

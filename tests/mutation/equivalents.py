@@ -12,12 +12,10 @@ class Same(NamedTuple):
     why: str
 
 
-LEFT_OUT: dict[str, str] = {
-    "risk.account._signals": "what was published, for the page: it moves nothing, and the reference does not tell it",
-}
+LEFT_OUT: dict[str, str] = {}
 
 _LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.legs_ts == ts)):"
-_PAD = "rows.last_ts[book.rows.size:] = "
+_PAD = "rows['last_ts'][book.rows.size:] = "
 _BLANK = "tape = blank(slices.size, {})"
 _ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
 _MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
@@ -173,18 +171,13 @@ EQUIVALENT: tuple[Same, ...] = (
     ),
     Same(
         "risk.account._in_order",
-        "keys = (ts - ts[0]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
+        "order = order_of(rows[key], rows['symbol'], rank) if rows.size > 1 else None",
         (
-            "keys = (ts - ts[0]) // (NS_PER_MINUTE - 1) * rank.size + rank[rows.symbol]",
-            "keys = (ts - ts[1]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
-            "keys = (ts - ts[-1]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
-            "keys = (ts + ts[0]) // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
-            "keys = ts // NS_PER_MINUTE * rank.size + rank[rows.symbol]",
-            "keys = -(-(ts - ts[0]) // NS_PER_MINUTE) * rank.size + rank[rows.symbol]",
+            "order = order_of(rows[key], rows['symbol'], rank) if rows.size >= 1 else None",
+            "order = order_of(rows[key], rows['symbol'], rank) if rows.size > 0 else None",
         ),
-        "whole minutes, from wherever they are counted",
+        "one row is in order",
     ),
-    Same("risk.account._in_order", "if rows.size < 2:", ("if rows.size < 1:",), "one row is in order"),
     Same(
         "risk.account.step",
         "tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))",

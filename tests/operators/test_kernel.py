@@ -225,7 +225,7 @@ def test_a_table_has_the_fields_of_its_row():
     rows = table(Row, 3)
     assert rows.dtype.names == ("seen", "price", "over", "ring")
     assert [rows.dtype[name].base for name in ("seen", "price", "ring")] == [np.int64, np.float64, np.float64]
-    assert (rows.size, rows.ring.shape, rows.dtype.isalignedstruct) == (3, (3, 4), True)
+    assert (rows.size, rows["ring"].shape, rows.dtype.isalignedstruct) == (3, (3, 4), True)
     assert not any(rows[name].any() for name in rows.dtype.names)
     assert table(Row, 0).size == 0
 

@@ -165,7 +165,7 @@ def test_the_size_at_the_highest_caps(price: int, equity: int, cash: int, data: 
     limit = limit._replace(max_notional=data.draw(caps), max_symbol_exposure=data.draw(caps),
                            max_sector_bps=data.draw(bps))  # fmt: skip
     book, position = one_lot(1, 1), data.draw(bps)
-    book.funds.busy = 0
+    book.funds["busy"] = 0
     funds, own = book.funds[0], Sheet(np.array([0.1]), np.array([position]), np.array([-1]))
     funds.equity, funds.cash, funds.reserved = equity, cash, data.draw(st.integers(0, cash))
     funds.exposure = data.draw(st.integers(0, MAX_USD * 10_000))
@@ -179,8 +179,9 @@ def test_the_size_at_the_highest_caps(price: int, equity: int, cash: int, data: 
 def one_lot(held: int, cost: int) -> Book:
     """A book with a lot of one symbol and no cash."""
     funds, rows = table(Funds, 1), table(Row, 1)
-    funds.busy, rows.side, rows.shares, rows.bought, rows.cost, rows.paid = 1, Side.BUY, held, held, cost, cost
-    rows.basis = cost / held
+    funds["busy"], row = 1, rows[0]
+    row.side, row.shares, row.bought, row.cost, row.paid = Side.BUY, held, held, cost, cost
+    row.basis = cost / held
     return Book(funds, rows, np.zeros(1, np.int32), np.ones(1, np.int8), np.full((3, 1), np.nan))
 
 
@@ -200,7 +201,7 @@ def one_lot(held: int, cost: int) -> Book:
 )
 def test_stock_is_taken_up_to_the_bound(cash: int, exposure: int, seen: bool) -> None:
     book = one_lot(1, 1)
-    book.funds.cash, book.rows.mark = cash, exposure
+    book.funds["cash"], book.rows["mark"] = cash, exposure
     halts.value(book)
     assert book.funds[0].overflow == seen
     assert (book.funds[0].exposure, book.funds[0].equity) == (exposure, cash + exposure)
@@ -208,13 +209,18 @@ def test_stock_is_taken_up_to_the_bound(cash: int, exposure: int, seen: bool) ->
 
 def test_what_was_noticed_is_not_forgotten() -> None:
     book = one_lot(1, 1)
-    book.funds.overflow, book.rows.mark = True, 1
+    book.funds["overflow"], book.rows["mark"] = True, 1
     halts.value(book)
     assert book.funds[0].overflow
     portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 1, 0)
     assert book.funds[0].overflow
     wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.ones(2, np.int8), np.zeros((3, 2)))
-    wide.funds.busy, wide.rows.side, wide.rows.shares, wide.rows.mark = 2, Side.BUY, 1, [MAX_MONEY + 1, -MAX_MONEY]
+    wide.funds["busy"], wide.rows["side"], wide.rows["shares"], wide.rows["mark"] = (
+        2,
+        Side.BUY,
+        1,
+        [MAX_MONEY + 1, -MAX_MONEY],
+    )
     halts.value(wide)
     assert wide.funds[0].overflow
 
@@ -222,7 +228,7 @@ def test_what_was_noticed_is_not_forgotten() -> None:
 @pytest.mark.parametrize(("cash", "seen"), [(MAX_MONEY - 10, False), (MAX_MONEY - 9, True)])
 def test_cash_is_bounded(cash: int, seen: bool) -> None:
     book = one_lot(1, 1)
-    book.funds.cash = cash
+    book.funds["cash"] = cash
     portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 10, 0)
     assert book.funds[0].overflow == seen
     assert book.funds[0].cash == cash + 10

@@ -126,7 +126,7 @@ def test_at_a_broker_it_does_what_it_does_in_the_simulation() -> None:
     for seed in range(400):
         params, told = calm(seed)
         state, ledgers = simulate(params, told)
-        cash = int(account.start(params).book.funds.cash[0])
+        cash = int(account.start(params).book.funds["cash"][0])
         desk = Desk(at_broker(params), told, Broker(cash, params.venue.time_in_force == "day"))
         desk.run()
         expected, found = rows(ledgers), rows(desk.ledgers)
@@ -137,7 +137,7 @@ def test_at_a_broker_it_does_what_it_does_in_the_simulation() -> None:
         assert repr(funds(desk.state)) == repr(funds(state)), seed
         trades += len(found["trades"])
         legs |= {row[10] for row in found["trades"]}
-        killed += bool(state.book.funds.killed[0])
+        killed += bool(state.book.funds["killed"][0])
     assert trades > 100
     assert {Reason.STOP_LOSS, Reason.TAKE_PROFIT, Reason.SIGNAL_FLIP, Reason.KILL_SWITCH, Reason.END_OF_DAY,
             Reason.TIME_EXIT, Reason.TRAILING_STOP, Reason.DRAWDOWN} <= legs  # fmt: skip
@@ -219,7 +219,7 @@ class Audited(Desk):
 def rough(seed: int) -> Audited:
     params, told = calm(seed)
     params = at_broker(msgspec.structs.replace(params, halts=history(seed)[0].halts))
-    cash = int(account.start(params).book.funds.cash[0])
+    cash = int(account.start(params).book.funds["cash"][0])
     return Audited(params, told, RoughBroker(cash, True, rng=np.random.default_rng(seed)))
 
 
