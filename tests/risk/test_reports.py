@@ -169,7 +169,7 @@ class Audited(Desk):
         assert Decimal(int(one.cash)) / 10_000 == self.clerk.cash, report
         for symbol, row in self.rows():
             assert row.side * row.shares == self.clerk.shares.get(symbol, 0), report
-        rows = book.rows
+        rows = book.rows.view(np.recarray)
         assert one.cash + (rows.side * rows.cost).sum() + one.fees - one.realised == self.broker.cash
         assert one.reserved == (rows.entry_price * rows.entry_shares).sum()
         assert one.pending == (rows.entry_shares > 0).sum()
