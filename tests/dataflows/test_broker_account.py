@@ -72,7 +72,7 @@ class Live:
 
     def __init__(self, late=()):
         self.state, self.writer = account.start(LIVE.account), writer_of(LIVE)
-        self.broker = Broker(int(self.state.book.funds.cash[0]), legs_expire=True)
+        self.broker = Broker(int(self.state.book.funds["cash"][0]), legs_expire=True)
         self.late = late  # phases whose expiries are heard only after their slice
         self.log, self.ledgers, self.orders, self.numbers = [], [], {}, 0
 

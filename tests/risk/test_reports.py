@@ -169,7 +169,7 @@ class Audited(Desk):
         assert Decimal(int(one.cash)) / 10_000 == self.clerk.cash, report
         for symbol, row in self.rows():
             assert row.side * row.shares == self.clerk.shares.get(symbol, 0), report
-        rows = book.rows
+        rows = book.rows.view(np.recarray)
         assert one.cash + (rows.side * rows.cost).sum() + one.fees - one.realised == self.broker.cash
         assert one.reserved == (rows.entry_price * rows.entry_shares).sum()
         assert one.pending == (rows.entry_shares > 0).sum()
@@ -433,7 +433,7 @@ def test_an_exit_for_fewer_shares_than_are_held_is_followed_by_another() -> None
     one = Story()
     one.says(Leg.ENTRY, "filled", 10, 10)
     one.slice(direction=Direction.SHORT)
-    one.says(Leg.EXIT, "filled", 7, 7)
+    assert updates(one.says(Leg.EXIT, "filled", 7, 7)) == [(Leg.EXIT, Status.PARTIALLY_FILLED, 7, Reason.SIGNAL_FLIP)]
     assert (one.row.shares, one.row.exit_reason) == (3, Reason.NONE)
     assert sent(one.slice(direction=Direction.SHORT)) == [(Leg.EXIT, 3, Reason.SIGNAL_FLIP)]
 
