@@ -7,11 +7,11 @@ read in between.
 import logging
 from collections.abc import Callable
 
-from broker import wire
 from broker.desk import Desk
 from broker.port import ExecutionReport, leg_id
 from broker.reconcile import Difference, Finding, Repair, reconcile
 from schemas.events import Leg, Reason, Side, word
+from schemas.units import NS_PER_SECOND
 
 LOG = logging.getLogger("utp.execution")
 OF_POSITIONS = frozenset({Difference.MISSING_HERE, Difference.MISSING_THERE, Difference.QUANTITY, Difference.PRICE})
@@ -74,9 +74,7 @@ class Reconciliation:
         desk, now = self.desk, self.desk.clock.now()
         qty, cost = desk.journal.held()[finding.symbol]
         side = Side.SELL if qty > 0 else Side.BUY
-        stamp = wire.stamp(now)
-        when = f"{stamp[:10].replace('-', '')}T01{stamp[14:16]}{stamp[17:19]}Z"  # an hour in which nothing trades
-        order_id = leg_id(f"{desk.account}|{finding.symbol}|{when}|", Leg.EXIT)
+        order_id = leg_id(f"{desk.account}|{finding.symbol}|lost{now // NS_PER_SECOND}|", Leg.EXIT)
         return ExecutionReport(f"{order_id}:lost", now, order_id, order_id, finding.symbol, side, Leg.EXIT, "filled",
                                abs(qty), cost, abs(qty), cost, estimated=True, reason=Reason.STATE_UNKNOWN)  # fmt: skip
 

@@ -20,13 +20,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dataflows import pipeline
-from dataflows.sources import SCHEME, Source, open_source
-from infra.bars import NO_FILES
+from dataflows.sources import SCHEME, Source, logged, open_source
+from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
 from infra.reference import Files
 from infra.results import Header, Recorder, check_out, header, write_timing
-from infra.settings import Settings, load
+from infra.settings import Settings, load, of_log
 from operators.filters import Params as Filters
 from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
@@ -78,8 +78,9 @@ def plan(
         raise UserError(f'venue.kind = "{settings.venue.kind}": no broker reports on a backtest; want "simulated"')
     out = check_out(out)
     bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
+    settings = settings if isinstance(bars, Bars) else of_log(settings)
     forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,
-                                 forecasts or cache_root() / "forecasts")  # fmt: skip
+                                 forecasts or cache_root() / "forecasts", logged(bars))  # fmt: skip
     beside = of_bars(bars) if benchmark is None else _benchmark(benchmark, bars)
     return Plan(bars, settings, out, _header(bars, settings, spec, beside, forecaster), beside, forecaster)
 
@@ -112,15 +113,15 @@ def _header(bars: Source, settings: Settings, spec: str, benchmark: Benchmark, f
 
 def _off(bars: Source, filters: Filters) -> list[str]:
     """What this run does without: switched off, or without a source where that is no refusal."""
-    lenient, files = filters.missing_data == "off", bars.files
+    lenient, there = filters.missing_data == "off", bars.beside
     missing = {
         "spread cost (no quotes)": not bars.has_quotes,
         "market hours filter": not filters.market_hours,
         "liquidity filter": not filters.liquidity,
-        "liquidity filter in a symbol's first 3 sessions": filters.liquidity and not files.volumes and lenient,
+        "liquidity filter in a symbol's first 3 sessions": filters.liquidity and "volumes" not in there and lenient,
         "spread filter": not filters.spread or (not bars.has_quotes and lenient),
-        "earnings filter": not filters.earnings or (not files.earnings and lenient),
-        "corporate actions": not files.actions,
+        "earnings filter": not filters.earnings or ("earnings" not in there and lenient),
+        "corporate actions": "actions" not in there,
     }
     return [name for name, is_missing in missing.items() if is_missing]
 

@@ -80,6 +80,8 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         lines += throughput(name, SIZES[name], 2 if quick else 5)
     if names:
         return lines
+    from dataflows import bench_log  # its lines are ours
+
     few = 1 if quick else 3
     largest = SIZES["C"].market
     parts: list[tuple[str, Callable[[], Iterator[Line]]]] = [
@@ -91,6 +93,7 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         ("start", lambda: of_start(SIZES["B"].market, 2 if quick else 5)),
         ("live shape", lambda: of_live([100, 5])),
         ("forecasts", lambda: bench_forecast.lines(few)),
+        ("the log", lambda: bench_log.lines(quick)),
     ]
     for label, part in parts:
         progress(label)

@@ -168,6 +168,14 @@ models_app = typer.Typer(
     help="The models of a store: list, promote, roll back.", add_completion=False, invoke_without_command=True
 )
 app.add_typer(models_app, name="models", short_help="The models of a store; promote and roll back.")
+_ANNOUNCED = Annotated[
+    bool | None,
+    typer.Option("--announce/--no-announce", help="Tell the live flow; by default where a cluster is named."),
+]
+_FROM_SLICE = Annotated[
+    str | None,
+    typer.Option("--from-slice", metavar="TIME", help="Slice from which it acts; else the next that begins."),
+]
 _STORE = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where models are kept.")]
 _MODELS = Path("models_store")
 
@@ -193,6 +201,8 @@ def models(context: typer.Context, store: _STORE = _MODELS, json: _JSON = False)
 def promote(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="ID", help="The id, or how it begins.")],
+    announced: _ANNOUNCED = None,
+    from_slice: _FROM_SLICE = None,
     settings: _FILE = None,
     sets: _SETS = None,
 ) -> None:
@@ -201,19 +211,69 @@ def promote(
     from dataflows import train as command
     from models.registry import Registry
 
-    registry = Registry(context.obj)
-    _print_change(registry.promote(registry.full_id(model), command.now()), command.mirrored(registry, given))
+    registry, tell = Registry(context.obj), _announcing(announced, from_slice)
+    change = registry.promote(registry.full_id(model), command.now())
+    _print_change(change, command.mirrored(registry, given))
+    tell(given, registry.store, change.id)
 
 
 @models_app.command(short_help="Go back to the champion before.")
-def rollback(context: typer.Context, settings: _FILE = None, sets: _SETS = None) -> None:
+def rollback(
+    context: typer.Context,
+    announced: _ANNOUNCED = None,
+    from_slice: _FROM_SLICE = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+) -> None:
     """Make the champion before the present one the champion again."""
     given = _settings(settings, sets, None, None)
     from dataflows import train as command
     from models.registry import Registry
 
-    registry = Registry(context.obj)
-    _print_change(registry.rollback(command.now()), command.mirrored(registry, given))
+    registry, tell = Registry(context.obj), _announcing(announced, from_slice)
+    change = registry.rollback(command.now())
+    _print_change(change, command.mirrored(registry, given))
+    tell(given, registry.store, change.id)
+
+
+@models_app.command("announce", short_help="Tell the live flow which model is in force.")
+def announce_model(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(metavar="[ID]", help="Any bundle of the store, or none.")] = None,
+    from_slice: _FROM_SLICE = None,
+    settings: _FILE = None,
+    sets: _SETS = None,
+) -> None:
+    """Write into the log that a model is in force, by default the champion; `none` ends all forecasts."""
+    from dataflows import announce
+
+    chosen = model or announce.champion(context.obj)
+    _announcing(True, from_slice)(_settings(settings, sets, None, None), context.obj, chosen)
+
+
+def _announcing(wanted: bool | None, from_slice: str | None) -> Callable[["Settings", Path, str], None]:
+    """What tells the log of a model; a cluster that is not there is found out before anything is changed."""
+    from dataflows import announce
+    from dataflows.flows import grid
+    from infra.kafka import cluster
+    from schemas.identity import iso
+
+    since = None if from_slice is None else _ns(_aware("--from-slice", from_slice))
+    if not (announce.is_configured() if wanted is None else wanted):
+        return lambda settings, store, model: None
+    where = cluster()
+    refusal = announce.refusal(where)
+    if refusal and wanted:
+        raise UserError(refusal)
+    if refusal:
+        return lambda settings, store, model: typer.echo(f"{model} is not announced to a live flow ({refusal})")
+
+    def tell(settings: "Settings", store: Path, model: str) -> None:
+        at = announce.announce(where, grid(settings), store, model, since)
+        when = f"the slice that ends at {iso(at)}" if at else "the first slice"
+        typer.echo(f"{model} is announced to the live flow from {when} on")
+
+    return tell
 
 
 @app.command(short_help="Bars in; features in one Parquet file out.")

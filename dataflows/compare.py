@@ -1,6 +1,7 @@
 """Two runs, table by table: whether they say the same, and if not, where they part first.
 
-Symbols are compared by name: how a run numbered them is its own affair.
+Symbols are compared by name: how a run numbered them is its own affair. So is in which order a broker spoke of several
+symbols within a slice: rows are taken in order of slice and symbol, those of one symbol as they happened.
 """
 
 from collections.abc import Iterator
@@ -36,9 +37,12 @@ def compare(ours: list[Path], theirs: list[Path], tables: tuple[str, ...] = TABL
 
 def _read(folders: list[Path], table: str) -> pa.Table:
     try:
-        return pa.concat_tables(_plain(pq.read_table(folder / f"{table}.parquet")) for folder in folders)
+        rows = pa.concat_tables(_plain(pq.read_table(folder / f"{table}.parquet")) for folder in folders)
     except OSError as error:
         raise UserError(f"{folders[0]}: no run, or an unfinished one ({error})") from error
+    keys = [(name, "ascending") for name in ("exit_ts" if table == "trades" else "ts", "symbol")
+            if name in rows.column_names]  # fmt: skip
+    return rows.take(pc.sort_indices(rows, keys))  # stable
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -54,6 +58,8 @@ def _first(name: str, ours: pa.Table, theirs: pa.Table) -> Difference | None:
     both = min(ours.num_rows, theirs.num_rows)
     row = min(_places(ours.slice(0, both), theirs.slice(0, both)), default=both)
     if row == both and ours.num_rows == theirs.num_rows:
+        if ours.schema.equals(theirs.schema):
+            return None  # they differ in nothing but NaN, which is not equal to itself
         raise UserError(f"{name}: the tables have other columns: {ours.column_names} and {theirs.column_names}")
     return Difference(name, row, _row(ours, row), _row(theirs, row))
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dataflows.ingest import grid
+from dataflows.flows import grid
 from dataflows.live import identity, snapshots_of
 from infra.kafka import Cluster, bounds, cluster, topic_names, wait_for
 from infra.recovery import stored_step_ids
-from infra.settings import Settings
+from infra.settings import Settings, of_log
 from infra.snapshots import session_name, sessions
 from infra.topics import TOPICS
 from schemas.errors import UserError
@@ -43,7 +43,9 @@ def examine(settings: Settings, recovery: Path) -> list[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
-    yield Finding("settings", True, f"account {settings.run.account}, decisions by settings {identity(settings)}")
+    yield Finding(
+        "settings", True, f"account {settings.run.account}, decisions by settings {identity(of_log(settings))}"
+    )
 
 
 def _calendar(settings: Settings) -> Iterator[Finding]:

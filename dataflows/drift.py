@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from dataflows import pipeline
-from dataflows.sources import open_source
+from dataflows.sources import logged, open_source
 from infra.bars import NO_FILES
 from infra.forecaster import Forecaster, open_forecaster
 from infra.reference import Files
@@ -42,7 +42,7 @@ def run(
     """The report as plain values, by model; `start`, `stop`: UTC ns, inclusive. Raises UserError."""
     bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
     forecaster = open_forecaster(settings.forecast, bars.calendar, bars.after, bars.upto, models,
-                                 forecasts or cache_root() / "forecasts")  # fmt: skip
+                                 forecasts or cache_root() / "forecasts", logged(bars))  # fmt: skip
     if forecaster is None:
         raise UserError("forecast.model = none: name the model to look at, as --set forecast.model=champion")
     # a model that was stopped is looked at all the same

@@ -109,8 +109,7 @@ class Room:
         self.journal = Journal(told)
         self._correlations: dict[str, str] = {}
         self.log = ReportLog(where, self.account, self._take, lambda order_id: self._correlations.get(order_id, ""))
-        self.submitter = Submitter(self.broker, gates, settings.guard, self._exposure, session, lambda *_: None,
-                                   self.clock)  # fmt: skip
+        self.submitter = Submitter(self.broker, gates, settings.guard, self._exposure, session, self.clock)
         self.submitter.guard = guard.State(sent=tuple(
             (first.ts, session(first.ts), first.symbol) for first in self.journal.entries()
         ))  # fmt: skip
@@ -120,6 +119,7 @@ class Room:
                          slice_ns)  # fmt: skip
         self.reconciliation = Reconciliation(self.desk, self._halt)
         self.failure: BaseException | None = None
+        self._delivery, self._broken = threading.RLock(), False
         self.ready = threading.Event()  # book and broker have been compared: orders are worked off
         low, high = bounds(where, ORDERS)[0]
         self.next = low
@@ -128,7 +128,7 @@ class Room:
             self.next = int(message.offset() or 0) + 1
         self.updates.since = self.since()
 
-    def take(self, value: bytes | None, headers: Headers | None) -> None:
+    def take(self, value: bytes | None, headers: "Headers | None") -> None:
         """An order of the log. Raises where it cannot be read: only the account writes there."""
         order = codec.decode(Order, value, dict(headers or ()).get(SCHEMA))
         if order.account == self.account:
@@ -154,11 +154,17 @@ class Room:
         return max(min([self.clock.now() - DAY, *wanted, *open_orders]), 0)
 
     def _deliver(self, told: list[ExecutionReport]) -> None:
-        try:
-            self.log.deliver(told)
-        except Undelivered as error:
-            self.failure = error
-            raise
+        """Into the log, all or nothing more: a later report after a lost one would hide it from the next start."""
+        with self._delivery:
+            if self._broken:
+                raise Undelivered("execution reports before these were not written")
+            self._broken = True
+            try:
+                self.log.deliver(told)
+            except Undelivered as error:
+                self.failure = self.failure or error
+                raise
+            self._broken = False
 
     def _take(self, report: ExecutionReport) -> None:
         self.journal.take(report)

@@ -3,49 +3,53 @@
     python -m bytewax.run dataflows.ingest -r var/recovery/ingest -s 10 -b 0
 
 What the feed delivers is written down as it came, its clock's beats included; everything after that is a
-function of the log. So a crash at any moment closes no slice twice and no slice differently.
+function of the log. So a crash at any moment closes no slice twice and no slice differently. Models that were
+announced in `model.activated` are written down there, too, in every partition. What stands beside the bars
+(earnings, splits, dividends, volumes) enters with the slice in which it is known.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dataflows.flows import assemble, by_shard, first, grid, some
 from dataflows.pipeline import KEYS
 from infra import slice_log
-from infra.bars import open_bars
+from infra.bars import Bars, open_bars
 from infra.dead_letters import TOPIC as LETTERS
 from infra.dead_letters import Letter, letter
 from infra.dead_letters import record as letter_record
 from infra.feed import Disorder, PacedFeed, Received
 from infra.gated_sink import GatedSink, Record
-from infra.kafka import Cluster, cluster
+from infra.kafka import SCHEMA, Cluster
 from infra.ranges import Messages
-from infra.raw_log import LATE, RAW, arrivals
+from infra.raw_log import LATE, RAW, arrivals, market_record, model_record
 from infra.raw_log import record as raw_record
-from infra.recovery import accepts_loss, check_store, folder_of
-from infra.settings import Settings, load
+from infra.reference import Files, Reference, open_reference
+from infra.settings import Settings
 from infra.tail import TailSource
-from infra.topics import create_topics
 from operators import slicer
 from operators.drive import scan
-from schemas.calendar import FIRST, LAST, TIMEFRAMES, Calendar, timeframe_name
+from schemas import codec
+from schemas.calendar import Calendar, timeframe_name
 from schemas.errors import UserError
 from schemas.events import word
-from schemas.frames import RawFrame
+from schemas.frames import SHARDS, Actions, RawFrame
 from schemas.identity import iso
+from schemas.records import InForce, ModelActivated
 from schemas.units import NS_PER_SECOND
+from schemas.universe import shard_of
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
 
 NUMBERS = ("open", "high", "low", "close", "volume", "bid", "ask")
-SETTINGS = "UTP_SETTINGS"  # names the settings file, for flows that Bytewax starts
+MODELS = "model.activated"
 
 
 class Sliced(NamedTuple):
@@ -58,30 +62,16 @@ class Sliced(NamedTuple):
 
 def flow(settings: str | None = None, sets: Sequence[str] = ()) -> "Dataflow":
     """The dataflow, for `python -m bytewax.run`; `UTP_SETTINGS` may name the settings file."""
-    path = settings or os.environ.get(SETTINGS)
-    loaded = load(Path(path) if path else None, sets)
-    where = cluster()
-    create_topics(where)
-    graph = build(loaded, where)
-    check_store(graph, folder_of(), accepts_loss())
-    return graph
+    return assemble("ingest", settings, sets, build)
 
 
-def grid(settings: Settings) -> Calendar:
-    """The calendar of the live slices, from the first to the last year that is known."""
-    name = settings.live.timeframe
-    if name not in TIMEFRAMES:
-        raise UserError(f"live.timeframe = {name!r}: want one of {', '.join(TIMEFRAMES)}")
-    return Calendar(TIMEFRAMES[name], date(FIRST.year + 1, 1, 1), date(LAST.year - 1, 12, 31))
-
-
-def build(settings: Settings, where: Cluster) -> "Dataflow":
-    """Two chains: the feed into the raw log, and the raw log into slices."""
+def build(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
+    """The feed and the models into the raw log, and the raw log into slices."""
     import bytewax.operators as op
-    from bytewax.dataflow import Dataflow
 
     own = settings.ingest
-    bars = open_bars(own.source, symbols=own.symbols)
+    bars = open_bars(own.source, symbols=own.symbols, files=Files(quotes=own.quotes or None),
+                     reference=settings.reference)  # fmt: skip
     calendar = grid(settings)
     if bars.timeframe > calendar.timeframe:
         raise UserError(
@@ -90,38 +80,69 @@ def build(settings: Settings, where: Cluster) -> "Dataflow":
         )
     grace_ns = round(own.grace_seconds * NS_PER_SECOND)
     universe = frozenset(bars.universe.names)
-    params = slicer.Params(calendar, grace_ns, universe, universe if own.wait_for_all else None)
+    market = bars.market if bars.market in universe else None
+    params = slicer.Params(calendar, grace_ns, universe, universe if own.wait_for_all else None, market or "")
     disorder = Disorder(own.seed, own.jitter_seconds, own.late, own.missing, own.repeated)
+    beside = _beside(settings, bars, calendar, market)
+    timeframe = timeframe_name(bars.timeframe)
 
-    graph = Dataflow("ingest")
     received = op.input("feed", graph, PacedFeed(bars, own.speed, grace_ns, disorder))
-    raw = op.flat_map_batch("raw_record", received, partial(raw_records, timeframe_name(bars.timeframe)))
+    raw = op.flat_map_batch("raw_record", received, partial(raw_records, timeframe, market))
     op.output("raw", raw, GatedSink(where, RAW, "feed", int))
+    announced = op.map("announced", op.input("models", graph, TailSource(where, MODELS)), models)
+    told = op.flat_map("model_record", announced, lambda item: model_records(item[0]))
+    op.output("raw_models", told, GatedSink(where, RAW, "models", int))
+    refused = op.flat_map("model_letter", announced, lambda item: _letters("models", MODELS, item[1]))
+    op.output("model_letters", refused, GatedSink(where, LETTERS, "models", first))
 
-    arriving = op.map("shard", op.input("arrivals", graph, TailSource(where, RAW)), _by_shard)
+    arriving = op.map("shard", op.input("arrivals", graph, TailSource(where, RAW)), by_shard)
     sliced = scan("slicer", arriving, slicer.start(), partial(step, params), slicer.restore)
-    closed = op.flat_map("slice_record", sliced, partial(slice_records, calendar))
+    closed = op.flat_map("slice_record", sliced, partial(slice_records, calendar, beside))
     op.output("slices", closed, GatedSink(where, slice_log.TOPIC, "slicer", int, linger_ms=0))
-    late = op.flat_map("late_record", sliced, partial(late_records, timeframe_name(bars.timeframe)))
+    late = op.flat_map("late_record", sliced, partial(late_records, timeframe))
     op.output("late", late, GatedSink(where, LATE, "slicer", int))
-    op.output("letters", op.flat_map("letter", sliced, letter_records), GatedSink(where, LETTERS, "slicer", _first))
-    return graph
+    letters = op.flat_map("letter", sliced, lambda item: _letters("slicer", item[0], item[1].letters))
+    op.output("letters", letters, GatedSink(where, LETTERS, "slicer", first))
 
 
-def _by_shard(messages: Messages) -> tuple[str, Messages]:
-    return KEYS[messages.partition], messages
+def _beside(settings: Settings, bars: Bars, calendar: Calendar, market: str | None) -> Reference:
+    """The files that stand beside the bars."""
+    own = settings.ingest
+    files = Files(earnings=own.earnings or None, actions=own.actions or None, volumes=own.volumes or None)
+    return open_reference(files, settings.reference, bars.universe, calendar, bars.after, market)
 
 
-def _first(key: str) -> int:
-    """The one partition."""
-    return 0
+def raw_records(timeframe: str, market: str | None, batch: Iterable[Received]) -> Iterator[tuple[str, list[Record]]]:
+    """Records for the raw log, those of a partition together; each learns of the market symbol's bars."""
+    told = sorted(_told(timeframe, market, batch), key=itemgetter(0))
+    for partition, group in groupby(told, key=itemgetter(0)):
+        yield KEYS[partition], [record for _, record in group]
 
 
-def raw_records(timeframe: str, batch: Iterable[Received]) -> Iterator[tuple[str, list[Record]]]:
-    """Records for the raw log, those of a partition together."""
-    by_partition = sorted(batch, key=lambda one: one.partition)
-    for partition, group in groupby(by_partition, key=lambda one: one.partition):
-        yield KEYS[partition], [raw_record(RAW, one.id, one.arrival, timeframe, "feed") for one in group]
+def _told(timeframe: str, market: str | None, batch: Iterable[Received]) -> Iterator[tuple[int, Record]]:
+    for one in batch:
+        yield one.partition, raw_record(RAW, one.id, one.arrival, timeframe, "feed")
+        if market and one.arrival.symbol == market:
+            copy = market_record(f"{one.id}:market", one.arrival)
+            yield from ((shard, copy) for shard in range(SHARDS) if shard != shard_of(market))
+
+
+def models(messages: Messages) -> tuple[list[tuple[str, ModelActivated]], list[Letter]]:
+    """Announcements with the id of their records in the raw log; letters for what is none."""
+    found, letters = [], []
+    for at, (offset, value) in enumerate(zip(messages.offsets, messages.values, strict=True)):
+        try:
+            event = codec.decode(ModelActivated, value, dict(messages.headers[at]).get(SCHEMA))
+            found.append((f"model:{offset}", event))
+        except ValueError as error:
+            letters.append(letter(messages, at, "undecodable", str(error)))
+    return found, letters
+
+
+def model_records(found: list[tuple[str, ModelActivated]]) -> Iterator[tuple[str, list[Record]]]:
+    """The same records in every partition."""
+    for key in KEYS if found else ():
+        yield key, [model_record(name, event) for name, event in found]
 
 
 def step(params: slicer.Params, state: slicer.State, messages: Messages) -> tuple[slicer.State, Sliced]:
@@ -141,11 +162,27 @@ def _numbers(bar: slicer.Arrival) -> str:
     return f"{bar.symbol} {iso(bar.ts)}: {numbers}"
 
 
-def slice_records(calendar: Calendar, item: tuple[str, Sliced]) -> Iterator[tuple[str, list[Record]]]:
+def slice_records(calendar: Calendar, beside: Reference, item: tuple[str, Sliced]) -> list[tuple[str, list[Record]]]:
     """The slices that were closed, one record each."""
     key, sliced = item
-    if sliced.closed:
-        yield key, [slice_log.record(frame(calendar, one), calendar.timeframe) for one in sliced.closed]
+    return some(key, [
+        slice_log.record(attached(beside, one, frame(calendar, one)), calendar.timeframe,
+                         [InForce(since=told.since, model=told.model, bundle_sha256=told.bundle)
+                          for told in one.models]) for one in sliced.closed])  # fmt: skip
+
+
+def attached(beside: Reference, one: slicer.Closed, bare: RawFrame) -> RawFrame:
+    """The frame with what was known at its bars; symbols keep the numbers that the log gives them."""
+    market = np.zeros(0) if beside.market is None else beside.market_steady(bare.slices, np.array([one.market]))
+    ids = np.array([beside.universe.ids[bar.symbol] for bar in one.bars], np.int32)
+    full = beside.attach(replace(bare, symbol=ids), market)
+    listed = {entry.name: entry for entry in one.listed}  # an action acts in a session's first slice: all are here
+    names = [beside.universe.names[symbol] for symbol in full.actions.symbol]
+    own = [k for k, name in enumerate(names) if name in listed]  # another has had no bar yet: nothing to act on
+    at, _, *columns = (getattr(full.actions, name)[own] for name in Actions.__dataclass_fields__)
+    symbol = np.array([listed[names[k]].symbol for k in own], np.int32)
+    slots = np.array([listed[names[k]].slot for k in own], np.int32)
+    return replace(full, symbol=bare.symbol, actions=Actions(at, symbol, *columns), acted=slots)
 
 
 def frame(calendar: Calendar, one: slicer.Closed) -> RawFrame:
@@ -160,15 +197,12 @@ def frame(calendar: Calendar, one: slicer.Closed) -> RawFrame:
                     slot=np.array(one.slots, np.int32), **columns)  # type: ignore[arg-type]  # fmt: skip
 
 
-def late_records(timeframe: str, item: tuple[str, Sliced]) -> Iterator[tuple[str, list[Record]]]:
+def late_records(timeframe: str, item: tuple[str, Sliced]) -> list[tuple[str, list[Record]]]:
     """Bars that came after their slice."""
     key, sliced = item
-    if sliced.late:
-        yield key, [raw_record(LATE, f"raw:{key}:{bar.offset}", bar, timeframe, "slicer") for bar in sliced.late]
+    return some(key, [raw_record(LATE, f"raw:{key}:{bar.offset}", bar, timeframe, "slicer") for bar in sliced.late])
 
 
-def letter_records(item: tuple[str, Sliced]) -> Iterator[tuple[str, list[Record]]]:
+def _letters(agent: str, key: str, letters: Sequence[Letter]) -> list[tuple[str, list[Record]]]:
     """What could not be used."""
-    key, sliced = item
-    if sliced.letters:
-        yield key, [letter_record(one, "slicer") for one in sliced.letters]
+    return some(key, [letter_record(one, agent) for one in letters])

@@ -1,7 +1,8 @@
 """`utp kill --direct`: cancel and close at the broker, without the log, for the day when the log is the problem.
 
 Reducing needs no approval and heeds no dry run; address and keys are looked at as before every order. A closing order's
-id counts those of the day that have ended, so that two kills at once place one; its hour is one when nothing trades.
+id counts those of the day that have ended, so that two kills at once place one. `lost` stands where other ids have
+their slice: the account hears of a sale that it did not send.
 """
 
 import getpass
@@ -107,13 +108,13 @@ class Kill:
         return list(found.values())
 
     def _is_closing(self, order: OrderState) -> bool:
-        return re.match(rf"{re.escape(self.account)}\|[^|]+\|\d{{8}}T00\d{{4}}Z\|exit", order.client_id) is not None
+        return re.match(rf"{re.escape(self.account)}\|[^|]+\|lost\d{{12}}\|exit", order.client_id) is not None
 
     def _close(self, position: BrokerPosition) -> None:
         """One market order for all shares, or the one that is on its way."""
         day = wire.stamp(self.broker.clock.now())[:10].replace("-", "")
         for number in range(1_000):
-            order_id = f"{self.account}|{position.symbol}|{day}T00{number // 60:02}{number % 60:02}Z|exit"
+            order_id = f"{self.account}|{position.symbol}|lost{day}{number:04}|exit"
             found = self.broker.find(order_id)
             if found is None:
                 side = Side.SELL if position.qty > 0 else Side.BUY

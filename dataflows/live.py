@@ -7,36 +7,34 @@ they are `dataflows.signals` and `dataflows.trading`, the same code.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dataflows import account_log, pipeline
+from dataflows import account_log, pipeline, taps
 from dataflows.account_events import Writer
-from dataflows.ingest import SETTINGS, grid
+from dataflows.flows import assemble, by_shard, grid
+from dataflows.flows import first as _first
 from infra import intake
 from infra.abreast import AbreastSource
 from infra.day_results import DayResults
 from infra.dead_letters import TOPIC as LETTERS
 from infra.dead_letters import Letter
 from infra.dead_letters import record as letter_record
+from infra.forecaster import NONE, Event, Forecaster, described, live_forecaster
 from infra.gated_sink import GatedSink, Record
-from infra.kafka import Cluster, cluster
-from infra.ranges import Messages
-from infra.recovery import accepts_loss, check_store, folder_of
+from infra.kafka import Cluster
 from infra.results import Header, header
-from infra.settings import Settings, load
+from infra.settings import Settings
+from infra.slice_log import models_upto
 from infra.snapshots import Snapshot, write
 from infra.tail import TailSource
-from infra.topics import create_topics
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
-from schemas.errors import UserError
 from schemas.events import Phase
 from schemas.frames import RawFrame, SliceFrame, Slices
 
@@ -51,41 +49,21 @@ def flow(settings: str | None = None, sets: Sequence[str] = ()) -> "Dataflow":
     return assemble("live", settings, sets, signals, trading)
 
 
-def assemble(name: str, settings: str | None, sets: Sequence[str], *halves: "Half") -> "Dataflow":
-    """A flow of one half or both, on topics that are there and a recovery store that is its own."""
-    from bytewax.dataflow import Dataflow
-
-    path = settings or os.environ.get(SETTINGS)
-    loaded = load(Path(path) if path else None, sets)
-    if loaded.forecast.model != "none":
-        raise UserError(
-            f"forecast.model = {loaded.forecast.model!r}: the live flow runs without a model as yet; want none"
-        )
-    where = cluster()
-    create_topics(where)
-    graph = Dataflow(name)
-    for half in halves:
-        half(graph, loaded, where)
-    check_store(graph, folder_of(), accepts_loss())
-    return graph
-
-
-Half = Callable[["Dataflow", Settings, Cluster], None]
-
-
 def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     """`market.slices` by shard -> the account log."""
     import bytewax.operators as op
 
     calendar, keeper = grid(settings), Keeper(settings)
-    params = pipeline.decide_params(settings, calendar.timeframe)
+    forecaster = live_forecaster(settings.forecast, calendar)
+    params = pipeline.decide_params(taps.with_features(settings), calendar.timeframe, forecaster)
     source = AbreastSource(where, "market.slices", calendar, settings.live.ahead_slices)
-    read = op.map("shard", op.input("slices", graph, source), _by_shard)
-    answers = scan("intake", read, intake.start(), partial(intake.step, calendar))
+    read = op.map("shard", op.input("slices", graph, source), by_shard)
+    answers = scan("intake", read, intake.start(), partial(intake.step, calendar), intake.restore)
     op.output("letters", op.flat_map("letter", answers, _letters), GatedSink(where, LETTERS, "live", _first))
-    frames = op.flat_map("frames", answers, _frames)
-    decided = pipeline.decide("decide", frames, params, keeper.decide)
-    one = op.map("one", decided, lambda item: (pipeline.ACCOUNT, item[1]))
+    frames = op.flat_map("frames", answers, partial(_frames, forecaster))
+    decided = scan("decide", frames, pipeline.start(params), partial(pipeline.step_openly, params), keep=keeper.decide)
+    taps.draw(decided, settings, where, calendar.timeframe)
+    one = op.map("one", decided, lambda item: (pipeline.ACCOUNT, item[1].signals))
     whole = scan("barrier", one, barrier.start(), barrier.step_singly, barrier.restore)
     logged = op.map("logged", whole, lambda item: account_log.records(settings.run.account, item[1]))
     told = op.map("told", op.input("commands", graph, TailSource(where, "account.commands")),
@@ -122,22 +100,16 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
         op.output(
             name, made, GatedSink(where, topic, "account", _first, linger_ms=0 if topic == "account.orders" else 10)
         )
-    op.output("results", ledger, DayResults(_results(settings), partial(_header, settings), calendar))
+    models = (
+        partial(_models, where, Path(settings.forecast.store).expanduser()) if settings.forecast.model != NONE else None
+    )
+    op.output("results", ledger, DayResults(_results(settings), partial(_header, settings), calendar, models))
 
 
-def _by_shard(messages: Messages) -> tuple[str, Messages]:
-    return pipeline.KEYS[messages.partition], messages
-
-
-def _first(key: str) -> int:
-    """The partition of the account."""
-    return 0
-
-
-def _frames(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, RawFrame]]:
+def _frames(forecaster: Forecaster | None, item: tuple[str, intake.Answer]) -> Iterator[tuple[str, RawFrame]]:
     key, answer = item
     for frame in answer.frames:
-        yield key, frame
+        yield key, frame if forecaster is None else forecaster.told(frame)
 
 
 def _letters(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, list[Record]]]:
@@ -154,8 +126,13 @@ def letter_records(letters: Sequence[Letter]) -> list[Record]:
 def writer_of(settings: Settings) -> Writer:
     """Makes the events of the account."""
     limits = msgspec.to_builtins(settings.rules)
-    return Writer(settings.run.account, settings.live.timeframe, settings.ensemble.voters, limits,
+    return Writer(settings.run.account, settings.live.timeframe, voters(settings), limits,
                   at_broker=settings.venue.kind == "broker")  # fmt: skip
+
+
+def voters(settings: Settings) -> list[str]:
+    """Who votes, in the order of their digits in `views`."""
+    return [*settings.ensemble.voters, *(["forecast"] if settings.forecast.model != NONE else [])]
 
 
 def snapshots_of(settings: Settings) -> Path:
@@ -166,6 +143,8 @@ def snapshots_of(settings: Settings) -> Path:
 def identity(settings: Settings) -> str:
     """A hash of all settings that a decision depends on."""
     parts = {name: msgspec.to_builtins(getattr(settings, name)) for name in DECISIVE}
+    if settings.forecast.model != NONE:
+        parts["forecast"] = msgspec.to_builtins(settings.forecast) | {"store": ""}
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
 
 
@@ -202,5 +181,14 @@ def _header(settings: Settings, after: int, upto: int) -> Header:
     """What a session's results say of themselves."""
     bars = {"source": "market.slices", "label": "market.slices", "fingerprint": "", "rows": 0, "symbols": [],
             "first_ts": after, "last_ts": upto}  # fmt: skip
-    return header(settings, alphas=settings.ensemble.voters, bars=bars, synthetic=False,
-                  timeframe=settings.live.timeframe, after=after, upto=upto)  # fmt: skip
+    forecast: dict[str, Any] | None = (
+        {"models": [], "events": []} if settings.forecast.model != NONE else None
+    )  # told at the close
+    return header(settings, alphas=voters(settings), bars=bars, synthetic=False, timeframe=settings.live.timeframe,
+                  after=after, upto=upto, forecast=forecast)  # fmt: skip
+
+
+def _models(where: Cluster, store: Path, upto: int) -> dict[str, Any]:
+    """Who forecast until an instant, as the log has it, in the order of their numbers."""
+    events = [Event(one.since, one.model, one.bundle_sha256) for one in models_upto(where, upto)]
+    return described(events, store)

@@ -3,11 +3,14 @@
 import json as jsonlib
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from infra.forecast_log import Counts
 
 _REASON = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")]
 _ACCOUNT = Annotated[str | None, typer.Option(metavar="NAME", help="Else run.account.")]
@@ -102,6 +105,9 @@ def replay(
     snapshots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Else <live.folder>/snapshots/<account>.")
     ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Ask the models again, and compare with what was recorded.")
+    ] = False,
     settings: _FILE = None,
     sets: _SETS = None,
     json: _JSON = False,
@@ -116,16 +122,25 @@ def replay(
     except ValueError:
         raise UserError(f"--day {day}: want a date, as 2026-03-04") from None
     chosen = [*(sets or ()), *([f"run.account={account}"] if account else [])]
-    outcome = run(load(settings, chosen), cluster(), session, snapshots)
+    outcome = run(load(settings, chosen), cluster(), session, snapshots, recompute)
     if json:
-        typer.echo(jsonlib.dumps(outcome._asdict(), indent=2))
+        told = outcome.forecasts._asdict() if outcome.forecasts is not None else None
+        typer.echo(jsonlib.dumps(outcome._asdict() | {"forecasts": told}, indent=2))
     else:
+        if outcome.forecasts is not None:
+            _print_forecasts(outcome.forecasts)
         for line in outcome.differences:
             typer.echo(line)
         same = "the same" if not outcome.differences else "NOT the same"
         typer.echo(f"{day}: {outcome.slices} slices and {outcome.orders} orders, decided again: {same}")
     if outcome.differences:
         raise typer.Exit(1)
+
+
+def _print_forecasts(counts: "Counts") -> None:
+    typer.echo(f"forecasts: {counts.read:,} as recorded, {counts.computed:,} computed")
+    if counts.compared:
+        typer.echo(f"of these {counts.compared:,} were recorded, too; largest difference {counts.largest:g}")
 
 
 def archive(

@@ -22,7 +22,7 @@ import msgspec
 
 from broker import safety, wire
 from dataflows.demo_exchange import DemoExchange
-from dataflows.ingest import grid
+from dataflows.flows import grid
 from infra.embedded import Broker
 from infra.kafka import Cluster, bounds
 from infra.settings import load
@@ -31,7 +31,8 @@ from schemas.errors import UserError
 
 FLOWS = ("ingest", "live")
 DEMO = {"INGEST__SOURCE": "synthetic:symbols=20,days=5,seed=7", "INGEST__SPEED": "300", "INGEST__JITTER_SECONDS": "2",
-        "INGEST__LATE": "0.002", "INGEST__MISSING": "0.002", "RUN__ACCOUNT": "demo"}  # fmt: skip
+        "INGEST__LATE": "0.002", "INGEST__MISSING": "0.002", "RUN__ACCOUNT": "demo",
+        "LIVE__MISSING_DATA": "off"}  # fmt: skip
 COUNTED = {"raw records": "market.raw", "slices": "account.log", "orders": "account.orders",
            "fills": "execution.completed", "dead letters": "dlq.failed"}  # fmt: skip
 SECONDS = 5.0  # between two lines
@@ -44,6 +45,7 @@ EXECUTE = [sys.executable, "-c", "from dataflows.cli import main; main()", "exec
 
 def run(folder: Path, exchange: bool = False) -> None:
     """Run until Ctrl-C. Raises UserError when a flow ends by itself, with the end of its log."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing of it must outlive us
     folder = folder.absolute()
     if exchange:
         folder = folder / f"exchange-{datetime.now(UTC):%Y%m%dT%H%M%S}"

@@ -24,7 +24,7 @@ from risk import account
 from risk.ledger import LedgerFrame
 from risk.limits import Params as Account
 from schemas.calendar import DAY, timeframe_name
-from schemas.frames import NO_OUTCOMES, SHARDS, BarFrame, OpinionFrame, RawFrame, SignalFrame
+from schemas.frames import NO_OUTCOMES, SHARDS, BarFrame, Names, OpinionFrame, RawFrame, SignalFrame
 
 if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
@@ -46,6 +46,14 @@ class Decide(NamedTuple):
     forecast: Forecast = Forecast()
     forecaster: Forecaster | None = None  # None: no model is configured
     toll: Toll = FREE
+
+
+class Decided(NamedTuple):
+    """Signals, and what they were made of."""
+
+    opinions: OpinionFrame
+    signals: SignalFrame
+    models: Names  # by number
 
 
 class State(NamedTuple):
@@ -126,6 +134,13 @@ def step(params: Decide, state: State, frame: RawFrame) -> tuple[State, SignalFr
     before = scoring.State(state.features, state.alphas, state.regime, state.filters)
     after, signals = scoring.step(rule, names, before, bars)
     return state._replace(clean=clean_state, **after._asdict()), signals
+
+
+def step_openly(params: Decide, state: State, frame: RawFrame) -> tuple[State, Decided]:
+    """The same, and what is otherwise let go."""
+    state, opinions = opine(params, state, frame)
+    state, signals = score(params, state, opinions)
+    return state, Decided(opinions, signals, state.forecast.models)
 
 
 def score(params: Decide, state: State, opinions: OpinionFrame) -> tuple[State, SignalFrame]:

@@ -4,7 +4,8 @@
 
 State comes from the hashed snapshots of the session before (or is cold, if the log begins with this day); slices from
 `market.slices`; commands and execution reports act where the account log has them. Nothing of what the live flow
-computed is read but to compare with it.
+computed is read but to compare with it, forecasts aside: another processor may compute other last bits
+(`--recompute` asks the models).
 """
 
 from collections.abc import Container, Iterator
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataflows import account_log, pipeline
-from dataflows.ingest import grid
+from dataflows.flows import grid
 from dataflows.live import identity, snapshots_of, writer_of
+from infra.forecast_log import Counts, Recorded
+from infra.forecaster import live_forecaster
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from infra.log_bars import LogBars
-from infra.settings import Settings
+from infra.settings import Settings, of_log
 from infra.snapshots import read, session_name, sessions
 from operators import barrier
 from operators.drive import unflat
@@ -36,6 +39,7 @@ class Outcome(NamedTuple):
     slices: int
     orders: int
     differences: list[str]  # the first one of each kind
+    forecasts: Counts | None = None  # None: no model is configured
 
 
 class Start(NamedTuple):
@@ -46,8 +50,14 @@ class Start(NamedTuple):
     account: account.State
 
 
-def run(settings: Settings, where: Cluster, day: date, snapshots: Path | None = None) -> Outcome:
-    """Replay a session. Raises UserError where the log or the snapshot before it is not there."""
+def run(
+    settings: Settings, where: Cluster, day: date, snapshots: Path | None = None, recompute: bool = False
+) -> Outcome:
+    """Replay a session. Raises UserError where the log or the snapshot before it is not there.
+
+    Forecasts are those that were recorded; `recompute`: the models are asked again, and the answers compared.
+    """
+    settings = of_log(settings)
     calendar = grid(settings)
     session = (day - date(1970, 1, 1)).days
     try:
@@ -61,8 +71,11 @@ def run(settings: Settings, where: Cluster, day: date, snapshots: Path | None = 
     if bars.after != begin.after or bars.upto != close:
         raise UserError(f"--day {day}: the log has {iso(bars.after)} to {iso(bars.upto)}, "
                         f"want {iso(begin.after)} to {iso(close)}")  # fmt: skip
-    redecided = {frame.slices.upto: frame for frame in _decide(settings, bars, begin)}
-    return _trade(settings, where, begin, close, redecided)
+    models = live_forecaster(settings.forecast, calendar)
+    recorded = None if models is None else Recorded(models, where, begin.after, close, recompute)
+    redecided = {frame.slices.upto: frame for frame in _decide(settings, bars, begin, recorded)}
+    outcome = _trade(settings, where, begin, close, redecided)
+    return outcome._replace(forecasts=None if recorded is None else recorded.counts)
 
 
 def _start(settings: Settings, folder: Path, session: int) -> Start | None:
@@ -80,12 +93,12 @@ def _start(settings: Settings, folder: Path, session: int) -> Start | None:
     return Start(kept.upto, shards, unflat(account.start(settings.account), kept.state))
 
 
-def _decide(settings: Settings, bars: LogBars, begin: Start) -> Iterator[SliceFrame]:
+def _decide(settings: Settings, bars: LogBars, begin: Start, forecaster: Recorded | None) -> Iterator[SliceFrame]:
     """The day's slices, scored anew."""
-    params = pipeline.decide_params(settings, bars.timeframe)
+    params = pipeline.decide_params(settings, bars.timeframe, forecaster)
     states, gate = dict(begin.decide), barrier.start(begin.after)
     for frames in bars.frames():
-        for frame in frames:
+        for frame in frames if forecaster is None else map(forecaster.told, frames):
             before = states.get(frame.shard, pipeline.start(params))
             states[frame.shard], scored = pipeline.step(params, before, frame)
             gate, released = barrier.step_singly(gate, scored)

@@ -8,7 +8,8 @@ One such flow per account log; its workers and processes share the shards.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dataflows.live import assemble, signals
+from dataflows.flows import assemble
+from dataflows.live import signals
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow

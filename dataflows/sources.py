@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from infra.bars import NO_FILES, Bars, open_bars
+from infra.forecaster import Event
 from infra.reference import Files
 from infra.settings import Settings
 from schemas.errors import UserError
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
 
 SCHEME = "kafka://"  # before the topic of a log of slices
 Source: TypeAlias = Union[Bars, "LogBars"]
+
+
+def logged(bars: Source) -> list[Event] | None:
+    """The models that a log of slices says to have been in force; None where the bars say nothing of that."""
+    if isinstance(bars, Bars):
+        return None
+    return [Event(one.since, one.model, one.bundle_sha256) for one in bars.models]
 
 
 def open_source(

@@ -6,7 +6,8 @@ python -m bytewax.run dataflows.trading -r var/recovery/trading -s 10 -b 0
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dataflows.live import assemble, trading
+from dataflows.flows import assemble
+from dataflows.live import trading
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow

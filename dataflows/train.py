@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from dataflows import pipeline
 from dataflows.sources import Source, open_source
 from infra.bars import NO_FILES
 from infra.reference import Files
@@ -58,7 +59,7 @@ def run(
     bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
     _writable(store)
     ds = build(params.data, bars.calendar, _counted(bars, tell), bars.rows, settings.clean)
-    cost = 2.0 * settings.venue.slippage_bps / 10_000.0
+    cost = pipeline.decide_params(settings, bars.timeframe).toll.cost  # what a forecast has to pay for in service, too
     folds = walk_forward.plan(ds, params.folds)
     tell("folds", 0, len(folds), f"{len(ds):,} samples")
     tried = walk_forward.run(ds, params, cost, lambda one, many: tell("folds", one.fold.number, many, _note(one)))

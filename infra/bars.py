@@ -62,9 +62,9 @@ class Bars:
         params: ReferenceParams,
     ):
         self.label, self.fingerprint, self.synthetic = feed.label, feed.fingerprint, feed.synthetic
-        self.files, beside = files, files.fingerprint()
-        if beside:
-            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {beside}".encode()).hexdigest()[:16]
+        self.files, self.beside, mark = files, set(files.given()), files.fingerprint()
+        if mark:
+            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {mark}".encode()).hexdigest()[:16]
         self.has_quotes = feed.has_quotes or files.quotes is not None
         self.market = next((name for name in MARKETS if name in feed.names), None)
         self.timeframe = timeframe

@@ -42,6 +42,7 @@ class Event(NamedTuple):
 
     ts: int  # UTC ns
     model: str
+    bundle: str = ""  # hash of its manifest, where it was announced
 
 
 class Served(NamedTuple):
@@ -50,6 +51,7 @@ class Served(NamedTuple):
     engine: "Engine"
     model: Model
     kept: "ForecastStore | None"
+    bundle: str  # hash of its manifest
 
 
 class Forecaster:
@@ -63,9 +65,14 @@ class Forecaster:
         calendar: Calendar,
         after: int,
         keep: Path | None = None,
+        logged: bool = False,
     ):
-        """`paths` are bundles outside the store; `keep` is where forecasts are kept, `after` where the log begins."""
+        """`paths` are bundles outside the store; `keep` is where forecasts are kept, `after` where the log begins.
+
+        `logged`: the frames have their events already, and of `events` only that from before the log is new to them.
+        """
         self._paths, self._store, self._calendar, self._keep = dict(paths), store, calendar, keep
+        self._logged, self._after = logged, after
         self._served: dict[str, Served] = {}
         self._lock = threading.Lock()
         self.computed = self.reused = self.failed = 0  # forecasts
@@ -83,13 +90,26 @@ class Forecaster:
         return self
 
     def told(self, frame: RawFrame) -> RawFrame:
-        """A frame with the events of its range."""
-        slices = frame.slices
-        own = [event for event in self.events if slices.after < event.ts <= slices.upto]
-        if not own:
+        """A frame with the events of its range. Raises UserError for one that came with another bundle than is here."""
+        slices, logged = frame.slices, frame.models if self._logged else ()
+        last = self._after + 1 if self._logged else slices.upto
+        own = [event for event in self.events if slices.after < event.ts <= min(slices.upto, last)]
+        for event in logged:
+            self._check(event)
+        if not own and logged == frame.models:
             return frame
         places = np.searchsorted(slices.ts, [event.ts for event in own]).tolist()
-        return replace(frame, models=tuple(Activation(at, event.model) for at, event in zip(places, own, strict=True)))
+        told = (Activation(at, event.model, event.bundle) for at, event in zip(places, own, strict=True))
+        return replace(frame, models=(*told, *logged))
+
+    def _check(self, event: Activation) -> None:
+        """Nothing decides with another model than the one that was announced."""
+        if event.model and event.bundle:
+            self.model(event.model)
+            own = self._served[event.model].bundle
+            if own != event.bundle:
+                raise UserError(f"model {event.model}: the bundle here has the hash {own[:12]}, announced was "
+                                f"{event.bundle[:12]}; put the right bundle there")  # fmt: skip
 
     def model(self, id: str) -> Model:  # noqa: A002
         """What the step has to know of a model; opened when it is asked for first. Raises UserError."""
@@ -101,7 +121,7 @@ class Forecaster:
 
     def forecast(self, id: str, names: Names, ts: Longs, windows: Singles) -> Floats:  # noqa: A002
         """Quantiles [rows, horizons, 3], kept ones where the numbers are the same; NaN where the engine failed."""
-        engine, _, kept = self._served[id]
+        engine, _, kept, _ = self._served[id]
         who, of = np.unique(names, return_inverse=True)
         number = engine.numbers([name.decode() for name in who.tolist()])[of]
         future = known.inputs(self._calendar, ts, self.horizons).astype(np.float32)
@@ -154,23 +174,17 @@ class Forecaster:
     def describe(self) -> dict[str, Any]:
         """Who forecasts, for the summary: models in the order of their numbers, and the events."""
         ids = list(dict.fromkeys(event.model for event in self.events if event.model in self._served))
-        events = [event._asdict() for event in self.events if not event.model or event.model in self._served]
-        return {"models": [self._about(self._served[id_]) for id_ in ids], "events": events}
-
-    def _about(self, served: Served) -> dict[str, Any]:
-        m = served.engine.manifest
-        return {
-            "id": m.id, "lookback": m.lookback, "horizons": list(m.horizons), "decision_horizon": m.decision_horizon,
-            "trained_from": m.trained_from, "trained_upto": m.trained_upto, "synthetic": m.synthetic,
-            "promotable": m.promotable, "calibrated": served.model.is_calibrated,
-            "bundle": str((self._paths.get(m.id) or _place(self._store, m.id)).resolve()),
-        }  # fmt: skip
+        events = [{"ts": event.ts, "model": event.model} for event in self.events
+                  if not event.model or event.model in self._served]  # fmt: skip
+        models = [_about(self._served[id_].engine.manifest, self._paths.get(id_) or _place(self._store, id_))
+                  for id_ in ids]  # fmt: skip
+        return {"models": models, "events": events}
 
     def _open(self, id_: str) -> Served:
         import onnxruntime
 
         from infra.forecast_store import ForecastStore
-        from models.bundle import Refusal
+        from models.bundle import MANIFEST, Refusal, sha256
         from models.engine import opened
 
         path = self._paths.get(id_) or _place(self._store, id_)
@@ -197,7 +211,7 @@ class Forecaster:
         engine_name = f"onnxruntime {onnxruntime.__version__}"
         kept = None if self._keep is None else ForecastStore(self._keep, m.id, len(m.horizons), engine_name)
         self.horizons, self.decision = m.horizons, decision
-        return Served(engine, model, kept)
+        return Served(engine, model, kept, sha256(path / MANIFEST))
 
     def _since(self, id_: str) -> str:
         first = min((event.ts for event in self.events if event.model == id_), default=None)
@@ -211,12 +225,16 @@ def open_forecaster(
     upto: int,
     history: Path | None = None,
     keep: Path | None = None,
+    logged: Sequence[Event] | None = None,
 ) -> Forecaster | None:
     """The models of the range `after < ts <= upto`, opened; None where none is configured. Raises UserError.
 
-    `history` is a file of activations, whose bundles lie in the store or beside the file.
+    `history` is a file of activations, whose bundles lie in the store or beside the file. `logged` is what a log of
+    slices says itself: there the champion is whichever was in force when it was written.
     """
     store, paths = Path(params.store).expanduser(), {}
+    if logged is not None and history is None and params.model == CHAMPION:
+        return Forecaster(sorted(logged, key=lambda event: event.ts), {}, store, calendar, after, keep, True).open(upto)
     if history is not None:
         events = read_history(history)
         paths = {event.model: history.parent / event.model for event in events
@@ -229,6 +247,38 @@ def open_forecaster(
         id_, path = _named(params.model, store)
         events, paths = [Event(after, id_)], {id_: path}
     return Forecaster(events, paths, store, calendar, after, keep).open(upto)
+
+
+def described(events: Sequence[Event], store: Path) -> dict[str, Any]:
+    """The same of a log's events, from the bundles' manifests alone. Raises UserError."""
+    from models.bundle import Refusal, read
+
+    models = []
+    for id_ in dict.fromkeys(event.model for event in events if event.model):
+        path = _place(store, id_)
+        manifest = read(path)
+        if isinstance(manifest, Refusal):
+            raise UserError(f"model {id_}: {manifest}; put the right bundle there")
+        models.append(_about(manifest, path))
+    return {"models": models, "events": [{"ts": event.ts, "model": event.model} for event in events]}
+
+
+def _about(m: "Manifest", path: Path) -> dict[str, Any]:
+    return {
+        "id": m.id, "lookback": m.lookback, "horizons": list(m.horizons), "decision_horizon": m.decision_horizon,
+        "trained_from": m.trained_from, "trained_upto": m.trained_upto, "synthetic": m.synthetic,
+        "promotable": m.promotable, "calibrated": m.calibration.kept, "bundle": str(path.resolve()),
+    }  # fmt: skip
+
+
+def live_forecaster(params: forecast.Params, calendar: Calendar) -> Forecaster | None:
+    """The models that a log of slices names, opened when they come; None where none is configured."""
+    if params.model == NONE:
+        return None
+    if params.model != CHAMPION:
+        raise UserError(f"forecast.model = {params.model}: live models come from the log, so that a replay has them "
+                        f"too; set it to {CHAMPION}, and: utp models announce {params.model}")  # fmt: skip
+    return Forecaster([], {}, Path(params.store).expanduser(), calendar, 0, None, True)
 
 
 def read_history(path: Path) -> list[Event]:

@@ -335,6 +335,17 @@ def mendable(error: Any) -> bool:
     )  # fmt: skip
 
 
+class Line:
+    """The connection to the brokers; the client knows only this, so that it ends when its outbox does and not later."""
+
+    def __init__(self) -> None:
+        self.breaks = 0
+
+    def note(self, error: Any) -> None:
+        """The client says that it broke."""
+        self.breaks += 1
+
+
 class Outbox:
     """The producer that the parts of a process share: each has threads and buffers of its own."""
 
@@ -342,8 +353,13 @@ class Outbox:
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, key: tuple[Cluster, int]):
-        self.shaken = 0  # how often a connection broke
-        self.client, self._key, self._parts = producer(*key, self._note), key, 0
+        self._line = Line()
+        self.client, self._key, self._parts = producer(*key, self._line.note), key, 0
+
+    @property
+    def shaken(self) -> int:
+        """How often a connection broke."""
+        return self._line.breaks
 
     @classmethod
     def open(cls, where: Cluster, linger_ms: int) -> "Outbox":
@@ -355,9 +371,6 @@ class Outbox:
             box = cls._open[key]
             box._parts += 1
             return box
-
-    def _note(self, error: Any) -> None:
-        self.shaken += 1
 
     def poll(self, seconds: float) -> None:
         """Hear answers; that the client as a whole has given up, each record's answer says too."""

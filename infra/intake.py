@@ -4,20 +4,22 @@ A record that cannot be used is a hole of its slice: a dead letter is written, a
 without bars, so that nobody waits. How far the hole reaches tells the record's header, or the record that follows.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from infra.dead_letters import Letter, letter
 from infra.kafka import SCHEMA, stated_time
 from infra.ranges import Messages
+from operators.drive import unflat
 from operators.slice_columns import FLAWS, Columns, decode
 from schemas import codec
 from schemas.calendar import Calendar
-from schemas.frames import Listing, RawFrame
-from schemas.records import SliceBars
+from schemas.frames import NO_ACTIONS, NO_INTS, Actions, Activation, Floats, Ints, Listing, RawFrame, Slices
+from schemas.records import Action, InForce, SliceBars
 
 UNBEGUN = -1
+ACTIONS = (("symbol", np.int32), ("new", np.int64), ("old", np.int64), ("dividend", np.int64), ("slot", np.int32))
 
 
 class State(NamedTuple):
@@ -26,6 +28,7 @@ class State(NamedTuple):
     version: int
     upto: int
     holes: int
+    told: int  # slice of the last model that was told, UTC ns
 
 
 class Answer(NamedTuple):
@@ -37,7 +40,12 @@ class Answer(NamedTuple):
 
 def start(upto: int = UNBEGUN) -> State:
     """Nothing read; `upto` where a snapshot says how far its state is."""
-    return State(1, upto, 0)
+    return State(2, upto, 0, upto)
+
+
+def restore(first: State, snapshot: Any) -> State:
+    """A state from its flattened form; version 1 knew of no models."""
+    return unflat(first, (2, *snapshot[1:], snapshot[1]) if snapshot[0] == 1 else snapshot)
 
 
 def step(calendar: Calendar, state: State, messages: Messages) -> tuple[State, Answer]:
@@ -47,7 +55,8 @@ def step(calendar: Calendar, state: State, messages: Messages) -> tuple[State, A
         for at in range(len(messages.offsets)):
             desk.take(at)
     desk.close(len(messages.offsets))
-    return State(1, desk.upto, state.holes + len(desk.letters)), Answer(tuple(desk.frames), tuple(desk.letters))
+    after = State(2, desk.upto, state.holes + len(desk.letters), desk.told)
+    return after, Answer(tuple(desk.frames), tuple(desk.letters))
 
 
 class _Desk:
@@ -55,7 +64,7 @@ class _Desk:
 
     def __init__(self, calendar: Calendar, state: State, messages: Messages):
         self.calendar, self.messages = calendar, messages
-        self.after = self.upto = state.upto
+        self.after, self.upto, self.told = state.upto, state.upto, state.told
         read = [_current(messages, at) for at in range(len(messages.offsets))]
         self.values, self.foreign = [value for value, _ in read], [why for _, why in read]
         self.columns: Columns = decode(self.values)
@@ -63,6 +72,8 @@ class _Desk:
         self.letters: list[Letter] = []
         self.first = 0  # record with which the frame in the making begins
         self.listed: list[Listing] = []
+        self.acting: list[tuple[int, Action]] = []  # with the slice's end
+        self.models: list[tuple[int, InForce]] = []
 
     def take_all(self) -> bool:
         """All records at once, if they are good ones that follow each other; otherwise nothing."""
@@ -112,6 +123,10 @@ class _Desk:
     def _list(self, at: int) -> None:
         event = codec.decode(SliceBars, self.values[at])
         self.listed += [Listing(one.symbol, one.slot, one.name) for one in event.listed]
+        self.acting += [(event.ts, one) for one in event.actions]
+        fresh = [one for one in event.models if one.since > self.told]  # a session repeats all before it
+        self.models += [(event.ts, one) for one in fresh]
+        self.told = max(self.told, *(one.since for one in fresh)) if fresh else self.told
 
     def _objection(self, at: int) -> tuple[str, str]:
         """Why a record is of no use; two empty texts if it is."""
@@ -151,13 +166,39 @@ class _Desk:
         slices = self.calendar.slices(first, end, self.after, self.upto)
         c = self.columns
         rows = slice(int(c.starts[self.first]), int(c.starts[last]))
+        actions, acted = self._actions(slices)
         self.frames.append(
             RawFrame(
                 self.messages.partition, slices, tuple(self.listed), c.bar_ts[rows], c.symbol[rows], c.slot[rows],
                 c.open[rows], c.high[rows], c.low[rows], c.close[rows], c.volume[rows], c.bid[rows], c.ask[rows],
+                c.earnings_days[rows], c.average_volume[rows], self._market(slices, last), actions, acted,
+                tuple(Activation(int(np.searchsorted(slices.ts, ts)), one.model, one.bundle_sha256)
+                      for ts, one in self.models),
             )
         )  # fmt: skip
-        self.first, self.after, self.listed = last, self.upto, []
+        self.first, self.after, self.listed, self.acting, self.models = last, self.upto, [], [], []
+
+    def _actions(self, slices: Slices) -> tuple[Actions, Ints]:
+        """The splits and dividends of the frame in the making, and their symbols' slots."""
+        if not self.acting:
+            return NO_ACTIONS, NO_INTS
+        at = np.searchsorted(slices.ts, [ts for ts, _ in self.acting]).astype(np.int32)
+        columns: list[Any] = [np.array([getattr(one, name) for _, one in self.acting], kind) for name, kind in ACTIONS]
+        return Actions(at, *columns[:-1]), columns[-1]
+
+    def _market(self, slices: Slices, last: int) -> Floats:
+        """The market's close by slice, NaN over holes; empty where no record has one."""
+        told = self.columns.market[self.first : last]
+        if not told.size or told.size == slices.size:
+            return told
+        closes = np.full(slices.size, np.nan)
+        closes[np.searchsorted(slices.ts, self.columns.ts[self.first : last])] = told
+        return closes
+
+
+def values(messages: Messages) -> list[bytes]:
+    """The records by the current schema; nothing of one that cannot be had so."""
+    return [_current(messages, at)[0] for at in range(len(messages.offsets))]
 
 
 def _current(messages: Messages, at: int) -> tuple[bytes, str]:

@@ -119,7 +119,8 @@ def consumer(where: Cluster, **more: Any) -> "Consumer":
             "session.timeout.ms": 30_000,
             "max.poll.interval.ms": 300_000,
             "heartbeat.interval.ms": 10_000,
-            "queued.max.messages.kbytes": 8_192,  # per consumer, and each partition has one
+            "queued.max.messages.kbytes": 8_192,  # per consumer
+            "fetch.queue.backoff.ms": 20,  # a full queue is soon drained
             **{name if name.endswith("_cb") else name.replace("_", "."): value for name, value in more.items()},
         }
     )

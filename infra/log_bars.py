@@ -7,25 +7,28 @@ A chunk is a session; its frames are made of the very records that the live flow
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from datetime import date
+from typing import Any
 
 import numpy as np
 
 from infra import intake
-from infra.kafka import Cluster, bounds, offsets_at, records
+from infra.kafka import SCHEMA, Cluster, bounds, offsets_at, records
 from infra.ranges import Part
 from infra.reference import Files
 from operators.slice_columns import decode
 from schemas import codec
-from schemas.calendar import FIRST, LAST, Calendar
+from schemas.calendar import Calendar
 from schemas.errors import UserError
-from schemas.frames import SHARDS, Floats, Ints, Listing, Longs, RawFrame
+from schemas.frames import SHARDS, UNKNOWN_DAYS, Actions, Floats, Ints, Listing, Longs, RawFrame
 from schemas.identity import iso
-from schemas.records import SliceBars
+from schemas.records import InForce, SliceBars
 from schemas.universe import Universe
 
 SCHEME = "kafka://"
 BATCH = 10_000  # records
+ROWS = ("ts", "symbol", "slot", "open", "high", "low", "close", "volume")
+BESIDE = {"bid": np.nan, "ask": np.nan, "earnings_days": np.int32(UNKNOWN_DAYS), "average_volume": np.nan,
+          "market": np.nan}  # with what stands where only other frames have them  # fmt: skip
 
 
 class LogBars:
@@ -59,7 +62,7 @@ class LogBars:
             raise UserError(f"{self.label}: its partitions begin at different slices, the last after {last}; "
                             "give a later --from")  # fmt: skip
         ((self.after, self.timeframe),) = begins.items()
-        self.calendar = Calendar(self.timeframe, date(FIRST.year + 1, 1, 1), date(LAST.year - 1, 12, 31))
+        self.calendar = Calendar.whole(self.timeframe)
         self._survey()
         self._begin, self._end = self.calendar.index_after(self.after), self.calendar.index_after(self.upto)
         closes = self.calendar.closes[(self.calendar.closes > self.after) & (self.calendar.closes < self.upto)]
@@ -72,11 +75,13 @@ class LogBars:
 
     def _record(self, number: int, offset: int) -> SliceBars:
         message = next(iter(records(self._where, self._topic, number, offset, offset + 1)))
-        return codec.decode(SliceBars, message.value())
+        return codec.decode(SliceBars, message.value(), dict(message.headers() or ()).get(SCHEMA))
 
     def _survey(self) -> None:
-        """Count the bars, find the names and the last slice that all partitions have."""
+        """Count the bars; find names, models, what stands beside, and the last slice that all partitions have."""
         self.rows, self.has_quotes, names, last = 0, False, set(), []
+        self.models: list[InForce] = []  # of the range, and all before it
+        self.beside: set[str] = set()  # sources of reference data that the records have
         self.listed: dict[int, dict[str, Listing]] = {}  # by shard: symbols of the first session, before the range
         opening = self.calendar.session_of(self.after + 1)
         origin = offsets_at(
@@ -91,12 +96,17 @@ class LogBars:
                 own = int(np.searchsorted(offsets, self._starts[number]))
                 self.rows += int(columns.starts[-1] - columns.starts[own])
                 self.has_quotes |= columns.bid.size > 0
+                self.beside |= {"earnings"} if columns.earnings_days.size else set()
+                self.beside |= {"volumes"} if columns.average_volume.size else set()
                 upto = max(upto, int(columns.upto[columns.flaw == 0].max(initial=upto)))
                 for at in columns.lists.nonzero()[0].tolist():
-                    found = codec.decode(SliceBars, values[at]).listed
-                    names |= {entry.name for entry in found}
+                    found = codec.decode(SliceBars, values[at])
+                    names |= {entry.name for entry in found.listed}
+                    self.beside |= {"actions"} if found.actions else set()
+                    if number == 0:
+                        self.models += [one for one in found.models if one not in self.models]
                     if at < own:
-                        listed |= {entry.name: Listing(entry.symbol, entry.slot, entry.name) for entry in found}
+                        listed |= {entry.name: Listing(entry.symbol, entry.slot, entry.name) for entry in found.listed}
             last.append(upto)
         self.upto, self.universe = min(last), Universe(sorted(names))
 
@@ -109,7 +119,7 @@ class LogBars:
                 except StopIteration:
                     return
                 for messages in batch:
-                    yield messages.offsets, [value or b"" for value in messages.values]
+                    yield messages.offsets, intake.values(messages)
         finally:
             part.close()
 
@@ -147,13 +157,21 @@ class LogBars:
                 reader.close()
 
 
+def _actions(frames: list[RawFrame], begins: list[int]) -> Actions:
+    """Those of all frames, placed in the slices of the whole."""
+    at = [frame.actions.at + np.int32(begin) for frame, begin in zip(frames, begins, strict=True)]
+    rest = [np.concatenate([getattr(frame.actions, name) for frame in frames])
+            for name in list(Actions.__dataclass_fields__)[1:]]  # fmt: skip
+    return Actions(np.concatenate(at), *rest)
+
+
 class Sessions:
     """One partition of a range, session by session."""
 
     def __init__(self, bars: LogBars, shard: int, after: int):
         where, topic, self._calendar = bars._where, bars._topic, bars.calendar
         begin = bars._starts[shard] if after == bars.after else offsets_at(where, topic, after + 1)[shard]
-        self._part = Part(where, topic, shard, begin, bars._stops[shard], BATCH, headers=True)
+        self._part = Part(where, topic, shard, begin, bars._stops[shard], BATCH, headers=False)
         self._state, self._frames = intake.start(after), list[RawFrame]()
         self._listed = tuple(bars.listed[shard].values()) if after == bars.after else ()
 
@@ -173,16 +191,19 @@ class Sessions:
     def _joined(self, frames: list[RawFrame], listed: tuple[Listing, ...]) -> RawFrame:
         after, upto = frames[0].slices.after, frames[-1].slices.upto
         first, last = self._calendar.index_after(after), self._calendar.index_after(upto)
-        quoted = any(frame.bid.size for frame in frames)
-        columns = {name: np.concatenate([getattr(frame, name) for frame in frames])
-                   for name in ("ts", "symbol", "slot", "open", "high", "low", "close", "volume")}  # fmt: skip
-        for name in ("bid", "ask"):
-            columns[name] = np.concatenate(
-                [getattr(frame, name) if frame.bid.size else np.full(frame.ts.size, np.nan) for frame in frames]
-            ) if quoted else np.zeros(0)  # fmt: skip
+        columns: dict[str, Any] = {name: np.concatenate([getattr(frame, name) for frame in frames]) for name in ROWS}
+        for name, unknown in BESIDE.items():
+            parts = [getattr(frame, name) for frame in frames]
+            sizes = [frame.slices.size if name == "market" else frame.ts.size for frame in frames]
+            filled = [part if part.size else np.full(size, unknown) for part, size in zip(parts, sizes, strict=True)]
+            columns[name] = np.concatenate(filled if any(part.size for part in parts) else parts)
         listed += tuple(entry for frame in frames for entry in frame.listed)
         slices = self._calendar.slices(first, last, after, upto)
-        return RawFrame(shard=frames[0].shard, slices=slices, listed=listed, **columns)  # type: ignore[arg-type]
+        begins = [int(np.searchsorted(slices.ts, frame.slices.after, side="right")) for frame in frames]
+        models = tuple(one._replace(at=one.at + begin) for frame, begin in zip(frames, begins, strict=True)
+                       for one in frame.models)  # fmt: skip
+        return RawFrame(shard=frames[0].shard, slices=slices, listed=listed, actions=_actions(frames, begins),
+                        acted=np.concatenate([frame.acted for frame in frames]), models=models, **columns)  # fmt: skip
 
     def close(self) -> None:
         """Leave the broker."""

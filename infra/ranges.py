@@ -15,6 +15,8 @@ from infra.kafka import SCHEMA, Cluster, Headers, bounds, consumer, lost, passin
 from schemas.errors import UserError
 
 BATCH = 1_000  # records in an item, at most
+AT_ONCE = 10_000  # records that a part asks the client for
+BYTES = 4_000_000  # that a part takes from the client in advance
 IDLE = timedelta(milliseconds=2)  # before an empty partition is asked again
 
 
@@ -94,8 +96,27 @@ def check_place(where: Cluster, topic: str, number: int, first: int) -> int:
     return high
 
 
+def messages_of(topic: str, number: int, found: list[Any], headers: bool = True) -> Messages:
+    """The client's messages, which are of one partition, as one item."""
+    schema = None if headers else _schema(found)
+    return Messages(
+        topic,
+        number,
+        [message.offset() for message in found],
+        [message.key() for message in found],
+        [message.value() for message in found],
+        [message.headers() or () for message in found] if schema is None else [],
+        [message.timestamp()[1] for message in found],
+        schema,
+    )
+
+
 class Part(StatefulSourcePartition[Messages, int]):
-    """One partition, read in order; never waits for the network."""
+    """One partition, read in order; never waits for the network.
+
+    It gives on whole batches only, except the last one: an item costs as much for few records as for many. And it
+    leaves the broker as soon as it has all: one that answers empty fetches at once would keep the client busy.
+    """
 
     def __init__(
         self,
@@ -111,34 +132,36 @@ class Part(StatefulSourcePartition[Messages, int]):
 
         self._topic, self._number, self._name = topic, number, where.topic(topic)
         self._next, self._stop, self._batch, self._headers = first, stop, batch, headers
-        self._empty = False
+        self._kept: list[Any] = []  # until they are a batch
+        self._bytes, self._given, self._empty = 0, first, False
         self._place = TopicPartition(self._name, number, first)
         self._client = consumer(where, enable_partition_eof=True)
         if first < stop:
             self._client.assign([self._place])
 
     def next_batch(self) -> list[Messages]:
-        """What is there, up to a batch, as one item; nothing is waited for."""
-        if self._next >= self._stop:
+        """A batch, or what is left, as one item, once it is there; nothing is waited for."""
+        if self._given >= self._stop:
             raise StopIteration
-        found = self._client.consume(self._batch, 0.0)
-        messages = list(self._good(found)) if found else []
-        self._empty = not messages
-        if not messages:
+        self._fetch()
+        if len(self._kept) < self._batch and self._bytes < BYTES and self._next < self._stop:
             return []
-        schema = None if self._headers else _schema(messages)
-        return [
-            Messages(
-                self._topic,
-                self._number,
-                [message.offset() for message in messages],
-                [message.key() for message in messages],
-                [message.value() for message in messages],
-                [message.headers() or () for message in messages] if schema is None else [],
-                [message.timestamp()[1] for message in messages],
-                schema,
-            )
-        ]
+        batch, self._kept = self._kept[: self._batch], self._kept[self._batch :]
+        self._bytes -= sum(len(message) for message in batch)
+        self._given = batch[-1].offset() + 1 if self._kept else self._next
+        return [messages_of(self._topic, self._number, batch, self._headers)] if batch else []
+
+    def _fetch(self) -> None:
+        """Take what the client has."""
+        self._empty = False
+        if self._next >= self._stop or self._bytes >= BYTES:
+            return
+        found = list(self._good(self._client.consume(AT_ONCE, 0.0)))
+        self._kept += found
+        self._bytes += sum(len(message) for message in found)
+        self._empty = not found
+        if self._next >= self._stop:
+            self._client.unassign()
 
     def _good(self, found: list[Any]) -> Iterator[Any]:
         """Records within the range; the client mends what can be mended, the rest is an error."""
@@ -164,8 +187,8 @@ class Part(StatefulSourcePartition[Messages, int]):
         return datetime.now(UTC) + IDLE if self._empty else None
 
     def snapshot(self) -> int:
-        """The next offset."""
-        return self._next
+        """The first offset that was not given on."""
+        return self._given
 
     def close(self) -> None:
         """Leave the broker."""

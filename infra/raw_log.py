@@ -1,18 +1,22 @@
-"""`market.raw` and `market.late` <-> arrivals: bars as received, and the feed's beats among them."""
+"""`market.raw` and `market.late` <-> arrivals: bars as received, and what else stands among them for the slicer.
+
+That is the feed's beats, the market symbol's bars for the shards that have it not, and activations of models.
+"""
 
 import math
 from collections.abc import Iterator
 
 from infra.dead_letters import Letter, letter
 from infra.gated_sink import Record
-from infra.kafka import SCHEMA, Headers
+from infra.kafka import ID, SCHEMA
 from infra.ranges import Messages
-from operators.slicer import Arrival
+from operators.slicer import Activated, Arrival, Market
 from schemas import codec
 from schemas.identity import bar_key, envelope, nanos
-from schemas.records import Beat, MarketRaw
+from schemas.records import Beat, MarketClose, MarketRaw, ModelActivated
 
 RAW, LATE = "market.raw", "market.late"
+NONE = "none"  # the version of a ModelActivated after which no model is in force
 
 
 def record(topic: str, name: str, arrival: Arrival, timeframe: str, source: str) -> Record:
@@ -28,25 +32,42 @@ def record(topic: str, name: str, arrival: Arrival, timeframe: str, source: str)
     return Record(name, arrival.ts, arrival.symbol.encode(), codec.encode(event), ((SCHEMA, codec.mark(MarketRaw)),))
 
 
-def arrivals(messages: Messages) -> Iterator[Arrival | Letter]:
+def market_record(name: str, bar: Arrival) -> Record:
+    """The market symbol's bar for another shard."""
+    event = MarketClose(ts=bar.ts, symbol=bar.symbol, open=bar.open, high=bar.high, low=bar.low, close=bar.close,
+                        volume=bar.volume)  # fmt: skip
+    return Record(name, bar.ts, None, codec.encode(event), ((SCHEMA, codec.mark(MarketClose)),))
+
+
+def model_record(name: str, event: ModelActivated) -> Record:
+    """An activation for one shard."""
+    value = codec.encode(event)
+    return Record(name, nanos(event.ts), event.model.encode(), value, ((SCHEMA, codec.mark(ModelActivated)),))
+
+
+def arrivals(messages: Messages) -> Iterator[Arrival | Activated | Market | Letter]:
     """What the records say, in their order; a dead letter for one that says nothing."""
     for at, (offset, value) in enumerate(zip(messages.offsets, messages.values, strict=True)):
         try:
-            yield _arrival(offset, value, _schema(messages.headers[at]))
+            yield _arrival(offset, value, {name: each or b"" for name, each in messages.headers[at]})
         except ValueError as error:
             yield letter(messages, at, "undecodable", str(error))
 
 
-def _arrival(offset: int, value: bytes | None, schema: bytes | None) -> Arrival:
+def _arrival(offset: int, value: bytes | None, headers: dict[str, bytes]) -> Arrival | Activated | Market:
+    schema = headers.get(SCHEMA)
     if schema == codec.mark(Beat):
         return Arrival(offset, codec.decode(Beat, value).ts)
+    if schema == codec.mark(MarketClose):
+        told = codec.decode(MarketClose, value)
+        return Market(Arrival(offset, told.ts, told.symbol, told.open, told.high, told.low, told.close, told.volume))
+    if schema in codec.written_by(ModelActivated):
+        event = codec.decode(ModelActivated, value, schema)
+        model = "" if event.version == NONE else event.version
+        return Activated(offset, event.from_slice, model, event.bundle_sha256, headers.get(ID, b"").decode())
     bar = codec.decode(MarketRaw, value, schema)
     return Arrival(offset, nanos(bar.ts), bar.symbol, bar.open, bar.high, bar.low, bar.close, bar.volume,
                    _number(bar.bid), _number(bar.ask))  # fmt: skip
-
-
-def _schema(headers: Headers) -> bytes | None:
-    return dict(headers).get(SCHEMA)
 
 
 def _known(number: float) -> float | None:

@@ -85,6 +85,7 @@ class Reference:
     earnings: Known | None = None  # days since 1970, NEVER
     volumes: Known | None = None
     actions: tuple[Action, ...] = ()  # of these symbols, in order of time and name, none before the log begins
+    market: str | None = None  # symbol
     market_splits: tuple[Action, ...] = ()
 
     def attach(self, frame: RawFrame, market: Floats) -> RawFrame:
@@ -135,9 +136,14 @@ class Reference:
         closes = np.full(slices.size, np.nan)
         for part in parts:
             closes_by_slice(slices.ts, part.ts, part.open, part.high, part.low, part.close, part.volume, closes)
+        return self.market_steady(slices, closes)
+
+    def market_steady(self, slices: Slices, closes: Floats) -> Floats:
+        """The market's closes by slice, without the steps of its splits."""
+        steady = closes.copy()
         for action in self.market_splits:
-            closes[slices.ts >= action.ts] *= action.shares
-        return closes
+            steady[slices.ts >= action.ts] *= action.shares
+        return steady
 
 
 def open_reference(
@@ -156,6 +162,7 @@ def open_reference(
         earnings=read_earnings(given["earnings"], ids, params.earnings_notice_days) if "earnings" in given else None,
         volumes=read_volumes(given["volumes"], ids, actions) if "volumes" in given else None,
         actions=tuple(actions),
+        market=market,
         market_splits=tuple(action for action in every if action.name == market),
     )
 

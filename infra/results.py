@@ -47,6 +47,7 @@ Columns = dict[str, np.ndarray[Any, Any]]
 State = dict[str, Any]
 
 _CODES = 128  # reasons fit an int8
+_FILLED = -1  # of an entry, beside the reasons for which it was not
 _ENDED = (Status.CANCELED, Status.EXPIRED, Status.REJECTED)
 
 # What parts hold, by table: the ledger's columns, codes narrowed.
@@ -243,8 +244,13 @@ class Recorder:
             raise UserError(f"--out {self.out}: {error.strerror or error}") from error
 
     @classmethod
-    def resume(cls, out: Path, header: Header, state: State, benchmark: Points | None = None) -> "Recorder":
-        """Go on after a snapshot; if the run has been finished since, its folder is left as it is."""
+    def resume(
+        cls, out: Path, header: Header, state: State, benchmark: Points | None = None, *, keep: bool = False
+    ) -> "Recorder":
+        """Go on after a snapshot; if the run has been finished since, its folder is left as it is.
+
+        `keep`: the parts were kept, and more frames may come.
+        """
         if state["version"] != VERSION:
             raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
         if state["run"] != _identity(header):
@@ -258,7 +264,7 @@ class Recorder:
         self._rank = _ranks(self._names)
         self._totals.restore(state["totals"])
         self._next, self._written = dict(state["next"]), dict(state["written"])
-        if self.complete and self._is_there():
+        if not keep and self.complete and self._is_there():
             self.finished = True
             shutil.rmtree(self._work, ignore_errors=True)
         else:
@@ -277,7 +283,8 @@ class Recorder:
         self.rows = 0  # bars that reached the account
         self._names: Names = np.zeros(0, "S1")
         self._rank: Ints = np.zeros(0, np.int32)  # by symbol: place in alphabetical order
-        self._totals = _Totals(header["initial_cash"])
+        at_broker = header["settings"].get("venue", {}).get("kind") == "broker"
+        self._totals = _Totals(header["initial_cash"], header["after"], at_broker)
         self._next = dict.fromkeys(TABLES, 0)  # number of the next part
         self._written = dict.fromkeys(TABLES, 0)  # rows in parts
         self._held: list[tuple[str, Columns]] = []  # parts that are not on disk yet
@@ -339,10 +346,11 @@ class Recorder:
             "totals": self._totals.plain(),
         }
 
-    def finish(self, timing: Mapping[str, float] | None = None) -> dict[str, Any]:
+    def finish(self, timing: Mapping[str, float] | None = None, *, keep: bool = False) -> dict[str, Any]:
         """Make the folder and return the summary; raises LedgerError before the range is complete.
 
-        Doing it twice is harmless. `timing` (seconds) goes into timing.json.
+        Doing it twice is harmless. `timing` (seconds) goes into timing.json. `keep`: more frames may come, which cover
+        no slice; the parts stay, to make the folder anew with them, until `drop_parts`.
         """
         if self.finished:
             return read_summary(self.out)
@@ -351,8 +359,14 @@ class Recorder:
             raise LedgerError(f"results: recorded up to {_iso(self.upto)} of {upto}; left in {self._work}")
         with _writing(self.out):
             summary = self._finish(timing)
-        self.finished = True
+            shutil.rmtree(self._work / "old" if keep else self._work, ignore_errors=True)
+        self.finished = not keep
         return summary
+
+    def drop_parts(self) -> None:
+        """No more frames come after `finish(keep=True)`."""
+        shutil.rmtree(self._work, ignore_errors=True)
+        self.finished = True
 
     def discard(self) -> None:
         """Drop what is not finished; the former run stays as it is. For a run that cannot be resumed."""
@@ -389,7 +403,6 @@ class Recorder:
             shutil.rmtree(old, ignore_errors=True)
             self.out.rename(old)
         run.rename(self.out)
-        shutil.rmtree(self._work, ignore_errors=True)
         return summary
 
     def _heed(self) -> None:
@@ -586,6 +599,11 @@ class _Rows:
 # Totals.
 
 
+def _entry(columns: Columns, row: int) -> tuple[int, int]:
+    """The entry that a row speaks of."""
+    return int(columns["symbol"][row]), int(columns["order_ts"][row])
+
+
 def _by_code(codes: np.ndarray[Any, Any]) -> Longs:
     return np.bincount(codes, minlength=_CODES)
 
@@ -593,7 +611,10 @@ def _by_code(codes: np.ndarray[Any, Any]) -> Longs:
 class _Totals:
     """Sums over the whole ledger, by reason where there is one; money in ticks."""
 
-    def __init__(self, initial_cash: int):
+    def __init__(self, initial_cash: int, after: int, at_broker: bool):
+        self.after = after  # UTC ns; entries sent before are an earlier run's
+        self.at_broker = at_broker
+        self.fates: dict[tuple[int, int], int] = {}  # at a broker, by symbol and slice of an entry: why it ended, or -1
         self.equity = initial_cash
         self.worst = 0.0  # drawdown
         self.slices = 0
@@ -682,10 +703,18 @@ class _Totals:
                 self.rejected += _by_code(columns["reason"][~columns["approved"]])
             case "updates":
                 lost = (columns["leg"] == Leg.ENTRY) & np.isin(columns["status"], _ENDED)
-                lost &= columns["reason"] != Reason.PARTIAL_ENTRY
-                self.unfilled += _by_code(columns["reason"][lost])
+                lost &= (columns["reason"] != Reason.PARTIAL_ENTRY) & (columns["order_ts"] > self.after)
+                if self.at_broker:
+                    for row in np.flatnonzero(lost).tolist():
+                        self.fates.setdefault(_entry(columns, row), int(columns["reason"][row]))
+                else:
+                    self.unfilled += _by_code(columns["reason"][lost])
             case "fills":
-                self.entries += int((columns["leg"] == Leg.ENTRY).sum())
+                came = (columns["leg"] == Leg.ENTRY) & (columns["order_ts"] > self.after)
+                if self.at_broker:  # in parts, and perhaps after a cancel was asked for
+                    self.fates.update((_entry(columns, row), _FILLED) for row in np.flatnonzero(came).tolist())
+                else:
+                    self.entries += int(came.sum())
             case "trades":
                 pnl = columns["pnl"]
                 self.exits += _by_code(columns["reason"])
@@ -841,12 +870,20 @@ class _Totals:
             raise LedgerError(f"results: {written['verdicts']} verdicts on {count} candidates")
         rejected = _words_of(self.rejected) | ({word(Reason.SIGNAL_FLIP): flips} if flips else {})
         stages.append(_stage("approved", self.approved, rejected))
-        waiting = self.approved - self.entries - int(self.unfilled.sum())  # sent in the last slice
+        entries, lost_entries = self._ended()
+        waiting = self.approved - entries - int(lost_entries.sum())  # sent in the last slice
         if waiting < 0:
             raise LedgerError(f"results: {self.approved} entries approved, {self.approved - waiting} ended")
-        unfilled = _words_of(self.unfilled) | ({word(Reason.ORDER_PENDING): waiting} if waiting else {})
-        stages.append(_stage("filled", self.entries, unfilled))
+        unfilled = _words_of(lost_entries) | ({word(Reason.ORDER_PENDING): waiting} if waiting else {})
+        stages.append(_stage("filled", entries, unfilled))
         return stages
+
+    def _ended(self) -> tuple[int, Longs]:
+        """How many entries were filled, and how many were not, by reason."""
+        if not self.at_broker:
+            return self.entries, self.unfilled
+        fates = np.array(list(self.fates.values()), np.int64)
+        return int((fates == _FILLED).sum()), _by_code(fates[fates != _FILLED])
 
 
 def _stage(stage: str, count: int, lost: Mapping[str, int]) -> dict[str, Any]:

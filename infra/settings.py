@@ -16,7 +16,7 @@ import tokenize
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -38,6 +38,8 @@ from risk.limits import Params as Account
 from schemas.calendar import TIMEFRAMES
 from schemas.errors import UserError
 
+Tap = Literal["market.engineered", "predictions.tft", "alpha.signals"]
+
 
 class Run(Struct, frozen=True, forbid_unknown_fields=True):
     """How a run is cut and what is kept; none of it changes a decision."""
@@ -54,6 +56,11 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
     source: str = "synthetic:symbols=20,days=5,seed=7"  # a bar file, a folder, or a synthetic market
     speed: Annotated[float, Meta(ge=0.0, le=1_000_000.0)] = 60.0  # times real time; 0: as fast as it goes
     symbols: list[str] = []  # the universe; empty: the source's
+    # Files beside the bars, as utp backtest takes them (docs/data.md); what they say goes into market.slices
+    quotes: str = ""
+    earnings: str = ""
+    actions: str = ""
+    volumes: str = ""
     wait_for_all: bool = True  # a slice with all symbols closes at once; otherwise each waits for the grace
     grace_seconds: Annotated[float, Meta(ge=0.0, le=50.0)] = 5.0  # after its end a slice waits so long, at most
     seed: int = 0  # of the disorder that a played source is given:
@@ -64,11 +71,15 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Live(Struct, frozen=True, forbid_unknown_fields=True):
-    """How `dataflows.live` runs; none of it changes a decision."""
+    """How `dataflows.live` runs; only `missing_data` changes a decision."""
 
     timeframe: str = "1m"  # of the slices, for ingest too
     ahead_slices: Annotated[int, Meta(ge=1, le=100_000)] = 120  # a partition may be ahead of the barrier
     folder: str = "var"  # snapshots and results by session are kept below
+    # filters.missing_data of decisions from the log: refuse means that a filter without any source lets nothing in
+    missing_data: Literal["off", "refuse"] = "refuse"
+    # what else decide writes, for others: market.engineered (each bar's features), predictions.tft, alpha.signals
+    taps: list[Tap] = msgspec.field(default_factory=lambda: ["predictions.tft", "alpha.signals"])
 
 
 class Reference(Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,6 +199,12 @@ def load(
     except ValueError as error:
         raise UserError(str(error)) from error
     return settings
+
+
+def of_log(settings: Settings) -> Settings:
+    """The settings of decisions from the log: a filter without any source lets nothing in, unless that is wanted."""
+    filters = msgspec.structs.replace(settings.filters, missing_data=settings.live.missing_data)
+    return msgspec.structs.replace(settings, filters=filters)
 
 
 def describe(settings: Settings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from infra.kafka import Cluster, at_end, bounds, consumer, lost, partitions, passing, wait_for
-from infra.ranges import BATCH, Messages, check_place, part_name
+from infra.ranges import BATCH, Messages, check_place, messages_of, part_name
 
 IDLE = timedelta(milliseconds=2)  # before an empty queue is asked again
 LOOK = 0.05  # seconds that the reader waits for a record, or to hear that there is none
@@ -234,17 +234,7 @@ class Part(StatefulSourcePartition[Messages, int]):
         if not messages:
             return []
         self._next = messages[-1].offset() + 1
-        return [
-            Messages(
-                self._topic,
-                self._number,
-                [message.offset() for message in messages],
-                [message.key() for message in messages],
-                [message.value() for message in messages],
-                [message.headers() or () for message in messages],
-                [message.timestamp()[1] for message in messages],
-            )
-        ]
+        return [messages_of(self._topic, self._number, messages)]
 
     @property
     def reading(self) -> Reading:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from operators.kernel import kernel
-from schemas.frames import SHARDS, Bools, Codes, Floats, Ints, Longs
+from schemas.frames import SHARDS, UNKNOWN_DAYS, Bools, Codes, Floats, Ints, Longs
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Grid: TypeAlias = npt.NDArray[np.int64]  # [records, fields]
@@ -20,8 +20,12 @@ FLAWS = ("", "cut short", "columns of different lengths", "bytes left over", "im
          "impossible symbol or slot")  # fmt: skip
 SHORT, UNEVEN, OVER, RANGE, SYMBOL = 1, 2, 3, 4, 5
 SHARD, TIMEFRAME, TS, AFTER, UPTO, ROWS, LISTS, FLAW, FIELDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
-WIDTHS = (4, 4, 8, 8, 8, 8, 8, 8, 8, 8)  # symbol, slot, bar_ts, open, high, low, close, volume, bid, ask
-BID = 8  # this column and the next may be empty
+# symbol, slot, bar_ts, open, high, low, close, volume, bid, ask; behind the actions earnings_days,
+# average_volume, market
+WIDTHS = (4, 4, 8, 8, 8, 8, 8, 8, 8, 8, 4, 8, 8)
+BID = 8  # this column and those after it may be empty
+EARNINGS, MARKET = 10, 12  # the last one has a value by slice, not by row
+UNKNOWN = tuple(np.int32(UNKNOWN_DAYS) if k == EARNINGS else np.float64(np.nan) for k in range(len(WIDTHS)))
 
 
 class Columns(NamedTuple):
@@ -32,7 +36,7 @@ class Columns(NamedTuple):
     ts: Longs  # end of the slice, UTC ns
     after: Longs
     upto: Longs
-    lists: Bools  # has listings or corporate actions, which are rare and not read here
+    lists: Bools  # has listings, corporate actions or models, which are rare and not read here
     flaw: Codes  # place in FLAWS
     starts: Longs  # record i has the rows starts[i] : starts[i + 1]
     symbol: Ints
@@ -45,6 +49,9 @@ class Columns(NamedTuple):
     volume: Floats
     bid: Floats  # empty where no record has quotes, NaN where only others have
     ask: Floats
+    earnings_days: Ints  # likewise, UNKNOWN_DAYS
+    average_volume: Floats
+    market: Floats  # likewise, by record
 
 
 def decode(values: Sequence[bytes]) -> Columns:
@@ -62,17 +69,19 @@ def decode(values: Sequence[bytes]) -> Columns:
         if k >= BID and not (places[:, k] >= 0).any():
             columns.append(np.zeros(0, np.uint8))
             continue
-        column = np.empty(starts[-1] * width, np.uint8)
+        edges = np.arange(len(values) + 1) if k == MARKET else starts
+        column = np.empty(edges[-1] * width, np.uint8)
         if k >= BID:
-            column.view("<f8")[:] = np.nan
-        gather(data, starts, places[:, k].copy(), width, column)
+            column.view(UNKNOWN[k].dtype)[:] = UNKNOWN[k]
+        gather(data, edges, places[:, k].copy(), width, column)
         columns.append(column)
     symbol, slot, bar_ts, *prices = columns
+    days = prices.pop(EARNINGS - 3)
     shard, timeframe, ts, after, upto = (heads[:, field].copy() for field in (SHARD, TIMEFRAME, TS, AFTER, UPTO))
-    opens, high, low, close, volume, bid, ask = (price.view("<f8") for price in prices)
+    opens, high, low, close, volume, bid, ask, average, market = (price.view("<f8") for price in prices)
     return Columns(shard, timeframe, ts, after, upto, heads[:, LISTS] != 0, heads[:, FLAW].astype(np.int8), starts,
-                   symbol.view("<i4"), slot.view("<i4"), bar_ts.view("<i8"),
-                   opens, high, low, close, volume, bid, ask)  # fmt: skip
+                   symbol.view("<i4"), slot.view("<i4"), bar_ts.view("<i8"), opens, high, low, close, volume, bid, ask,
+                   days.view("<i4"), average, market)  # fmt: skip
 
 
 @kernel
@@ -92,22 +101,24 @@ def walk_one(data: Bytes, begin: int, end: int, head: Longs, place: Longs) -> in
         at = number(data, at, end, head, field)
     at = listings(data, at, end, head)
     rows = np.int64(-1)
-    for k in range(10):
+    for k in range(13):
+        if k == EARNINGS:
+            at = actions(data, at, end, head)
         at = number(data, at, end, head, ROWS)  # the length in bytes, for now
         length = head[ROWS]
         if at < 0 or length < 0 or length > end - at:
             return SHORT
-        width = 4 if k < 2 else 8
+        width = 4 if k < 2 or k == EARNINGS else 8
         if k == 0:
             rows = length // 4
         if k < BID or length > 0:
-            if length != rows * width:
+            if length != (1 if k == MARKET else rows) * width:
                 return UNEVEN
             place[k] = at
         at += length
     if (place[BID] < 0) != (place[BID + 1] < 0) and rows > 0:
         return UNEVEN
-    at = actions(data, at, end, head)
+    at = models(data, at, end, head)
     if at < 0:
         return SHORT
     if at != end:
@@ -160,7 +171,7 @@ def listings(data: Bytes, at: int, end: int, head: Longs) -> int:
 
 @kernel
 def actions(data: Bytes, at: int, end: int, head: Longs) -> int:
-    """Step over corporate actions, in blocks of (symbol, new, old, dividend)."""
+    """Step over corporate actions, in blocks of (symbol, new, old, dividend, slot)."""
     while at >= 0:
         at = block(data, at, end, head)
         left = head[ROWS]
@@ -168,8 +179,28 @@ def actions(data: Bytes, at: int, end: int, head: Longs) -> int:
             return at
         head[LISTS] = 1
         while left > 0 and at >= 0:
-            for _ in range(4):
+            for _ in range(5):
                 at = number(data, at, end, head, ROWS)
+            left -= 1
+    return at
+
+
+@kernel
+def models(data: Bytes, at: int, end: int, head: Longs) -> int:
+    """Step over models, in blocks of (since, model, bundle_sha256)."""
+    while at >= 0:
+        at = block(data, at, end, head)
+        left = head[ROWS]
+        if at < 0 or left == 0:
+            return at
+        head[LISTS] = 1
+        while left > 0 and at >= 0:
+            at = number(data, at, end, head, ROWS)
+            for _ in range(2):
+                at = number(data, at, end, head, ROWS)
+                if at < 0 or head[ROWS] < 0 or head[ROWS] > end - at:
+                    return -1
+                at += head[ROWS]
             left -= 1
     return at
 

@@ -40,11 +40,11 @@ def _share(told: Mapping[str, Any]) -> str:
 
 def _accuracy(judged: Sequence[Mapping[str, Any]]) -> str:
     """By model and horizon, against what came."""
-    head = ("horizon", "judged", "in q10–q90", "pinball", "empirical", "skill")
+    head = ("horizon", "judged", "in q10–q90", "pinball", "skill", "empirical pinball")
     rows = [
         [_who(judged, number, one["id"]) + f"{own['bars']} bars", f"{own['forecasts']:,}",
-         percent(own["coverage"], sign=False), ratio(own["pinball"], 4), ratio(own["empirical_pinball"], 4),
-         percent(own["skill"])]
+         percent(own["coverage"], sign=False), ratio(own["pinball"], 4), percent(own["skill"]),
+         ratio(own["empirical_pinball"], 4)]
         for number, one in enumerate(judged, 1) for own in one["horizons"]
     ]  # fmt: skip
     note = (
@@ -79,10 +79,10 @@ def _models(told: Mapping[str, Any]) -> str:
         number, model = about.get(event["model"], (0, {}))
         marks = [name for name, holds in (("made-up training data", model.get("synthetic")),
                                           ("not promotable", model and not model["promotable"])) if holds]  # fmt: skip
+        note = f"<br><small>{escape(', '.join(marks))}</small>" if marks else ""
         rows.append([
-            clock(int(event["ts"])), f"{number} · {escape(event['model'])}" if number else "none",
+            clock(int(event["ts"])), f"{number} · {escape(event['model'])}{note}" if number else "none",
             escape(str(model.get("trained_upto", "–"))[:10]), plain(model["calibrated"]) if number else "–",
-            escape(", ".join(marks)) or "–",
         ])  # fmt: skip
-    head = ("in force from", "model", "trained up to", "calibrated", "note")
-    return f"<h3>Which model when</h3>{table(head, rows, kind='facts')}"
+    head = ("in force from", "model", "trained up to", "calibrated")
+    return f"<h3>Which model when</h3>{table(head, rows, kind='tight')}"

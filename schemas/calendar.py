@@ -84,6 +84,11 @@ class Calendar:
         inside = (self._close_minute - 1) // timeframe - self._open_minute // timeframe
         self._first: Longs = np.concatenate([[0], np.cumsum(inside + 1)]).astype(np.int64)
 
+    @classmethod
+    def whole(cls, timeframe: int) -> "Calendar":
+        """From the first to the last year that is known: the grid of a log, of which nobody says how far it goes."""
+        return cls(timeframe, date(FIRST.year + 1, 1, 1), date(LAST.year - 1, 12, 31))
+
     def index_after(self, ts: int) -> int:
         """Place of the first slice that ends after `ts`, counted over the whole calendar."""
         session = int(np.searchsorted(self.closes, ts, side="right"))

@@ -34,6 +34,7 @@ class Activation(NamedTuple):
 
     at: int  # place in `slices`
     model: str  # its id; empty: none from here on
+    bundle: str = ""  # hash of its manifest, as it was announced; empty: of no matter
 
 
 class Alarm(NamedTuple):

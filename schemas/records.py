@@ -135,6 +135,8 @@ class Prediction(Envelope, frozen=True, kw_only=True):
     horizon_60_q50: float = 0.0
     horizon_60_q90: float = 0.0
     direction: str = "neutral"
+    horizon_bars: list[int] = []  # as the model has them
+    quantiles: list[float] = []  # 0.1, 0.5, 0.9 of the log return, for each horizon
 
 
 @record("awet.TradeDecision", "trade_decision", "trade.decisions")
@@ -331,6 +333,16 @@ class Action(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     new: Long = 1  # every `old` shares become `new`
     old: Long = 1
     dividend: Ticks = 0  # per share
+    slot: int = 0
+
+
+@nested("utp.InForce")
+class InForce(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model is in force from the slice that ends at `since` on; an empty id: none is."""
+
+    since: Nanos
+    model: str
+    bundle_sha256: str = ""  # of its manifest, which has the hashes of its files; empty: not checked
 
 
 @record("utp.SliceBars", "slice_bars", "market.slices")
@@ -358,6 +370,23 @@ class SliceBars(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bid: Column = b""  # empty where the source has no quotes
     ask: Column = b""
     actions: list[Action] = []
+    earnings_days: Column = b""  # int32, to the nearest report known; empty where there is no such source
+    average_volume: Column = b""  # float64, shares a day; NaN: not known
+    market: Column = b""  # one float64, the market symbol's close, NaN: it has no bar; empty: there is none
+    models: list[InForce] = []  # that act from here; in a session's first slice all so far, in order
+
+
+@record("utp.MarketClose", "market_close")
+class MarketClose(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The market symbol's bar, for the shards that it is not of; among the bars of `market.raw`."""
+
+    ts: Nanos  # end of the bar
+    symbol: str
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
 
 
 @record("utp.Beat", "beat")

@@ -34,6 +34,7 @@ from tests.plain import plain
 SETTINGS = load(None, ["filters.min_average_volume=20000", "clean.max_jump=0.04", "clean.stale_bars=1"], environ={})
 DECIDE = pipeline.decide_params(SETTINGS, 30)
 ACCOUNT = SETTINGS.account
+AT_BROKER = load(None, ["venue.kind=broker"], environ={}).account
 
 
 @cache
@@ -157,8 +158,9 @@ OPERATORS = [
              lambda _: pipeline.start(DECIDE), partial(pipeline.step, DECIDE)),
     Operator("barrier", barrier, lambda _, chunks: pipeline.signals(chunks, DECIDE),
              lambda market: barrier.start(market.after), barrier.step, barrier.restore, by_shard=False),
-    Operator("account", account, slices, lambda _: account.start(ACCOUNT), partial(account.step, ACCOUNT),
-             by_shard=False),
+    *(Operator(name, account, slices, lambda _, one=params: account.start(one), partial(account.step, params),
+               by_shard=False)
+      for name, params in (("account", ACCOUNT), ("account at a silent broker", AT_BROKER))),
 ]  # fmt: skip
 each = pytest.mark.parametrize("op", OPERATORS, ids=lambda op: op.name)
 

@@ -6,6 +6,7 @@ import pytest
 
 from broker import safety
 from broker.port import TradingStopped
+from dataflows.execution_reports import Undelivered
 from schemas.events import Leg
 from tests.broker.executing import cancels, floor, slice_of, until
 from tests.broker.rooms import Fault, entry, exit_, oco, once, order_id, posts
@@ -255,3 +256,16 @@ def test_orders_of_another_account_are_not_ours(place, monkeypatch):
         place.write(entry(symbol="MSFT"))
         assert until(lambda: "MSFT" in place.exchange.held and place.agrees())
     assert posts(place.server) == 2
+
+
+def test_after_a_report_that_was_not_written_none_is(place, monkeypatch):
+    """Another thread must not write what comes after it: the next start would take the lost one for told."""
+    with place.serving(monkeypatch) as room:
+        assert until(room.ready.is_set)
+        written = room.log.deliver
+        monkeypatch.setattr(room.log, "deliver", lambda told: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            room.desk.deliver([])
+        monkeypatch.setattr(room.log, "deliver", written)
+        with pytest.raises(Undelivered):
+            room.desk.deliver([])

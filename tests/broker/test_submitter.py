@@ -5,11 +5,11 @@ import pytest
 
 from broker import guard, safety
 from broker.guard import Exposure
-from broker.port import ExecutionReport, OrderState, Refusal, TradingStopped
+from broker.port import ExecutionReport, OrderState, Refusal
 from broker.safety import Endpoint, Gates, Params, UnsafeBroker
 from broker.submitter import Submitter
 from schemas.events import Leg, Reason, Side
-from tests.broker.rooms import ACCOUNT, KEYS, Fault, Quick, entry, exit_, order_id, posts, quick, trading, until
+from tests.broker.rooms import ACCOUNT, KEYS, Fault, Quick, entry, exit_, order_id, quick, trading
 
 OPEN = guard.Params(cooldown_seconds=0, max_orders_per_minute=1_000, max_orders_per_symbol_per_day=1_000,
                     breaker_failures=1_000)  # fmt: skip
@@ -23,14 +23,12 @@ def params(tmp_path):
 
 
 class Stub:
-    """A broker that takes its time; what it saw, in order."""
+    """A broker that refuses; what it saw, in order."""
 
     def __init__(self, answer=None):
-        self.seen, self.gate, self.answer, self.entered = [], threading.Event(), answer, threading.Event()
+        self.seen, self.answer = [], answer
 
     def submit(self, order):
-        self.entered.set()
-        self.gate.wait(5.0)
         self.seen.append(order.id)
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -39,47 +37,12 @@ class Stub:
     def cancel(self, broker_id):
         return None
 
-    def find(self, id):  # noqa: A002
-        return None
-
 
 def submitter(broker, params, limits=OPEN, there=None, exposure=None, enabled=True):
-    told = []
     there = there or safety.endpoint("exchange", "http://127.0.0.1:1")
     gates = Gates(params, there, KEYS, ACCOUNT, enabled=enabled)
     exposure = exposure or (lambda: Exposure(0, {}, 0))
-    made = Submitter(broker, gates, limits, exposure, lambda now: now // 86_400 // 10**9,
-                     lambda order, outcome: told.append((order.id, outcome)))  # fmt: skip
-    made.told = told
-    return made
-
-
-def test_a_slow_broker_does_not_hold_up_whoever_offers(params):
-    broker = Stub()
-    one = submitter(broker, params)
-    one.start()
-    assert one.offer(entry()) is None
-    assert broker.entered.wait(5.0)
-    answers = [one.offer(entry(minute=k)) for k in range(1, 6)]  # returns though the broker does not
-    assert [answer and answer.reason for answer in answers] == [None] * 3 + [Reason.QUEUE_FULL] * 2
-    assert one.offer(exit_()) is None  # exits are always taken
-    assert broker.seen == []
-    broker.gate.set()
-    assert until(lambda: len(broker.seen) == 5)
-    assert broker.seen[1] == exit_().id  # and go first
-    assert one.stop(5.0)
-
-
-def test_stopping_leaves_what_waits_unsent(params):
-    broker = Stub()
-    one = submitter(broker, params)
-    one.start()
-    for k in range(3):
-        one.offer(entry(minute=k))
-    assert broker.entered.wait(5.0)
-    broker.gate.set()
-    assert one.stop(5.0)
-    assert len(broker.seen) <= 3
+    return Submitter(broker, gates, limits, exposure, lambda now: now // 86_400 // 10**9)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +52,6 @@ def test_stopping_leaves_what_waits_unsent(params):
 )  # fmt: skip
 def test_a_shut_gate_sends_nothing(params, change, reason):
     broker = Stub()
-    broker.gate.set()
     enabled = change.pop("enabled", True)
     shut = Params(**{**{n: getattr(params, n) for n in params.__struct_fields__}, **change})
     one = submitter(broker, shut, enabled=enabled)
@@ -103,7 +65,6 @@ def test_a_shut_gate_sends_nothing(params, change, reason):
 
 def test_a_revocation_acts_before_the_next_order(params):
     broker = Stub()
-    broker.gate.set()
     one = submitter(broker, params)
     one.send(entry())
     safety.revoke(params, issuer="bob", now=time.time_ns())
@@ -111,34 +72,17 @@ def test_a_revocation_acts_before_the_next_order(params):
     assert broker.seen == [entry().id]
 
 
-def test_a_live_address_stops_it_for_good(params):
+def test_a_live_address_raises_and_sends_nothing(params):
     broker = Stub()
-    broker.gate.set()
     one = submitter(broker, params, there=Endpoint("paper", "https://api.alpaca.markets", "x"))
-    one.start()
-    one.offer(entry())
-    assert until(lambda: one.failure is not None)
-    with pytest.raises(UnsafeBroker):
-        one.offer(exit_())
+    for order in (entry(), exit_()):
+        with pytest.raises(UnsafeBroker):
+            one.send(order)
     assert broker.seen == []
-    assert one.stop(5.0)
-
-
-def test_being_shut_out_stops_it_for_good(params):
-    broker = Stub(TradingStopped(Reason.UNAUTHORIZED, "no"))
-    broker.gate.set()
-    one = submitter(broker, params)
-    one.start()
-    one.offer(entry())
-    assert until(lambda: one.failure is not None)
-    with pytest.raises(TradingStopped):
-        one.check()
-    assert one.stop(5.0)
 
 
 def test_the_throttle_counts_what_was_sent(params):
     broker = Stub()
-    broker.gate.set()
     limits = guard.Params(cooldown_seconds=0, max_orders_per_minute=2)
     one = submitter(broker, params, limits)
     reasons = [one.send(entry(minute=k)).reason for k in range(4)]
@@ -146,40 +90,32 @@ def test_the_throttle_counts_what_was_sent(params):
     assert len(broker.seen) == 2
 
 
-def test_throttles_hold_exactly_with_many_who_offer_at_once(params):
+def test_throttles_hold_exactly_with_many_who_send_at_once(params):
     broker = Stub()
-    broker.gate.set()
     limits = guard.Params(cooldown_seconds=0, max_orders_per_minute=2, max_orders_per_symbol_per_day=99)
-    wide = Params(**{**{n: getattr(params, n) for n in params.__struct_fields__}, "queue": 100})
-    one = submitter(broker, wide, limits)
-    one.start()
-    threads = [threading.Thread(target=lambda k=k: one.offer(entry(minute=k))) for k in range(20)]
+    one = submitter(broker, params, limits)
+    threads = [threading.Thread(target=lambda k=k: one.send(entry(minute=k))) for k in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert until(lambda: len(one.told) == 20)
     assert len(broker.seen) == 2
-    assert one.stop(5.0)
 
 
-def test_an_order_in_doubt_is_asked_for_until_it_is_found(params):
+def test_an_order_in_doubt_stays_in_doubt_until_it_is_answered(params):
     with trading(params=quick(timeout_seconds=0.05, entry_seconds=0.5), clock=Quick()) as (server, broker):
         one = submitter(broker, params, there=broker.there)
         server.faults = lambda method, path: Fault("drop", after=method == "POST")
         assert one.send(entry()).reason is Reason.STATE_UNKNOWN
         assert list(one.doubtful) == [entry().id]
         server.faults = None
-        one.settle()
+        assert isinstance(one.send(entry()), OrderState)
         assert one.doubtful == {}
-        (told,) = one.told
-        assert isinstance(told[1], OrderState)
-        assert posts(server) == 1
+        assert sum(1 for order in server.exchange.orders.values() if not order.parent) == 1
 
 
 def test_a_dear_fill_pauses_entries_and_a_dear_leg_does_not(params):
     broker = Stub()
-    broker.gate.set()
     one = submitter(broker, params)
     one.send(entry())
     leg = ExecutionReport("x", 0, order_id(leg="stop_loss"), "b", "AAPL", Side.SELL, Leg.STOP_LOSS, "filled", 5,
@@ -197,7 +133,6 @@ def test_a_dear_fill_pauses_entries_and_a_dear_leg_does_not(params):
 
 def test_acceptance_8_no_price_or_state_no_order(params):
     broker = Stub()
-    broker.gate.set()
     one = submitter(broker, params)
     naked = entry()
     naked = type(naked)(naked.id, naked.symbol, naked.side, naked.qty, naked.leg, naked.kind, 0, naked.take_profit,

@@ -7,7 +7,7 @@ from broker import safety
 from broker.alpaca import AlpacaBroker
 from dataflows.broker import EXCHANGE_KEYS, Tick
 from dataflows.demo_exchange import DemoExchange, ticks
-from dataflows.ingest import grid
+from dataflows.flows import grid
 from dataflows.live_demo import approved
 from infra.bars import open_bars
 from infra.kafka import bounds

@@ -66,6 +66,10 @@ def test_the_summary_says_who_forecast_and_why_the_others_had_none(expected, sto
     assert told["made"] == json.loads((expected / "loop" / "timing.json").read_bytes())["forecasts"]["computed"]
     assert "forecast" not in summary["off"]
     assert summary["alphas"][-1] == "forecast"
+    judged = told["judged"]
+    assert [each["id"] for each in judged] == [one["id"], two["id"]]
+    assert all(0 < own["forecasts"] < told["made"] for each in judged for own in each["horizons"])
+    assert sum(each["horizons"][0]["forecasts"] for each in judged) > 0.7 * told["made"]
     signals = pq.read_table(expected / "loop" / "signals.parquet").to_pydict()
     assert set(signals["model"]) == {"", one["id"], two["id"]}
     there = np.array(signals["model"]) != ""
@@ -73,6 +77,17 @@ def test_the_summary_says_who_forecast_and_why_the_others_had_none(expected, sto
     assert (np.array(signals["q10"])[there] < np.array(signals["q90"])[there]).all()
     assert ((np.array(signals["age"]) >= 0) == there).all()
     assert any("forecast+" in votes for votes in signals["votes"])
+
+
+def test_a_verdict_says_where_no_calibrated_probability_stands_behind_it(expected, store):
+    """The first model has no calibrator, the second has; rows without a forecast have nothing to calibrate."""
+    one, two = json.loads((expected / "loop" / "summary.json").read_bytes())["forecasts"]["models"]
+    signals = pq.read_table(expected / "loop" / "signals.parquet").to_pylist()
+    model = {(row["ts"], row["symbol"]): row["model"] for row in signals}
+    verdicts = pq.read_table(expected / "loop" / "verdicts.parquet").to_pylist()
+    found = {(model[row["ts"], row["symbol"]], row["uncalibrated"]) for row in verdicts}
+    assert {(one["id"], True), (two["id"], False)} <= found <= {(one["id"], True), (two["id"], False), ("", True)}
+    assert any(row["approved"] for row in verdicts if row["uncalibrated"])  # it blocks nothing
 
 
 def test_a_forecast_that_does_not_pay_is_no_entry(expected, store, tmp_path):
@@ -221,6 +236,7 @@ def test_without_a_model_no_forecast_column_is_made(tmp_path):
     assert "forecasts" not in summary
     assert summary["off"][0] == "forecast"
     assert pq.read_schema(tmp_path / "run" / "signals.parquet").names[-1] == "reason"
+    assert all(pq.read_table(tmp_path / "run" / "verdicts.parquet")["uncalibrated"].to_pylist())
     params = backtest.pipeline.decide_params(job.settings, 1)
     for signals in backtest.pipeline.signals(job.bars.frames(), params):
         assert signals.q50.size == signals.model.size == signals.absence.size == 0

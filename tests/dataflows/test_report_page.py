@@ -9,8 +9,10 @@ import pytest
 
 from dataflows import backtest, cli
 from infra.settings import load
+from operators import features
 from risk import report
 from tests.browser import Browser, browser
+from tests.models import bundles
 
 SPEC = "synthetic:symbols=6,days=80,seed=5,timeframe=30m"
 SETS = ["rules.cooldown_seconds=60", "ensemble.decision_gate=0.6"]
@@ -51,6 +53,37 @@ def test_it_is_drawn_without_a_complaint_and_fits(run: Path, window: Browser, tm
     picture = window.picture(tmp_path / "page.png")
     assert struct.unpack(">II", picture[16:24])[0] == width
     assert len(picture) > 100_000  # more than an empty page
+
+
+def test_a_run_with_a_model_shows_how_right_it_was(window: Browser, tmp_path: Path) -> None:
+    usual = tuple((-1.2, 0.0, 1.2) for _ in range(3))
+    about = {"feature_set": features.set_hash(features.Params(set="all")), "timeframe": 30,
+             "reference": bundles.Reference(usual=usual)}  # fmt: skip
+    wide = ("returns_1", "returns_5", "rsi_14")
+    ids = [bundles.make(tmp_path, 8, wide, (2, 3, 5), seed, **about).name for seed in (0, 1)]
+    lines = [{"from": f"2024-0{month}-02T00:00:00Z", "model": id_} for month, id_ in zip((1, 3), ids, strict=True)]
+    (tmp_path / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    settings = load(None, [*SETS, f"forecast.store={tmp_path}", "forecast.model=champion"])
+    summary = backtest.run(backtest.plan(SPEC, settings, tmp_path / "run", forecasts=tmp_path / "kept"), loop=True)
+    one, two = summary["forecasts"]["judged"]
+    assert [one["id"], two["id"]] == ids
+    for own in (*one["horizons"], *two["horizons"]):
+        assert own["forecasts"] > 200
+        assert 0.0 < own["coverage"] < 1.0
+        assert own["skill"] == pytest.approx(1.0 - own["pinball"] / own["empirical_pinball"])
+    decided = sum(each["decisions"] for each in one["probability"])
+    assert 0.9 * one["horizons"][0]["forecasts"] < decided <= one["horizons"][0]["forecasts"]
+    assert all(each["from"] <= each["said"] <= each["upto"] for each in one["probability"])
+    for width, height, phone in SIZES.values():
+        window.show(tmp_path / "run" / "report.html", width, height, phone=phone)
+        assert window.complaints == []
+        assert window.value("document.documentElement.scrollWidth") == width
+        assert window.value(WIDE) == []
+        assert window.value("document.querySelectorAll('#forecasts .chart .main-svg').length") == 2 * 3
+    text = window.value("document.getElementById('forecasts').innerText")
+    for part in (*ids, "not warm", "in force", "2 bars", "calibrated"):
+        assert part in text
+    assert (tmp_path / "run" / "report.html").stat().st_size < 5_300_000
 
 
 def test_every_section_says_something(run: Path, window: Browser) -> None:

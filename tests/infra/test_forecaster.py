@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,9 +11,17 @@ import pytest
 
 from dataflows import pipeline
 from infra.forecast_store import ForecastStore
-from infra.forecaster import HISTORY, Event, Forecaster, open_forecaster, read_history
+from infra.forecaster import (
+    HISTORY,
+    Event,
+    Forecaster,
+    described,
+    live_forecaster,
+    open_forecaster,
+    read_history,
+)
 from infra.settings import Settings
-from models.bundle import GRAPH, MANIFEST, publish
+from models.bundle import GRAPH, MANIFEST, publish, sha256
 from models.registry import Registry
 from operators import features
 from operators.forecast import Params
@@ -356,3 +365,54 @@ def test_a_bundle_published_twice_is_the_same_one(store):
     blob = bundles.graph()
     paths = {publish(store, bundles.manifest(**ABOUT), bundles.files(blob)) for _ in range(2)}
     assert len(paths) == 1
+
+
+# A log of slices has its events already.
+
+
+def framed(*events):
+    """A frame of the whole market with these activations."""
+    frame = MARKET.chunks()[0][0]
+    return replace(frame, models=tuple(events))
+
+
+def of_log(store, *events):
+    return Forecaster(events, {}, store, MARKET.calendar, AFTER, None, True)
+
+
+def test_a_bundle_that_is_not_the_one_that_was_announced_is_refused(store):
+    one = good(store)
+    announced = sha256(store / one / MANIFEST)
+    frame = framed(Activation(2, one, announced))
+    assert of_log(store).told(frame) is frame
+    with pytest.raises(UserError, match=f"{one}: the bundle here has the hash {announced[:12]}, announced was 0000"):
+        of_log(store).told(framed(Activation(2, one, "0" * 64)))
+    with pytest.raises(UserError, match="put the right bundle there"):
+        of_log(store).told(framed(Activation(2, "tft_gone", announced)))
+
+
+def test_of_a_log_only_the_model_from_before_it_is_new(store):
+    one, two = good(store), good(store, seed=1)
+    later = int(MARKET.slices.ts[3])
+    forecasts = of_log(store, Event(AFTER - 5, one), Event(later, two))
+    told = forecasts.told(framed(Activation(3, two)))
+    assert [(event.at, event.model) for event in told.models] == [(0, one), (3, two)]
+    plain = forecaster(store, Event(AFTER - 5, two)).told(framed(Activation(3, one)))
+    assert [(event.at, event.model) for event in plain.models] == [(0, two)]  # who chooses a model leaves the log's
+
+
+def test_the_live_flow_takes_its_models_from_the_log(store):
+    assert live_forecaster(Params(), MARKET.calendar) is None
+    assert live_forecaster(Params(model="champion", store=str(store)), MARKET.calendar).events == []
+    with pytest.raises(UserError, match="utp models announce tft_1"):
+        live_forecaster(Params(model="tft_1"), MARKET.calendar)
+
+
+def test_a_log_s_models_are_described_by_their_manifests_alone(store):
+    one = good(store)
+    told = described([Event(5, one), Event(9, "")], store)
+    opened = forecaster(store, Event(AFTER + 1, one)).open(UPTO).describe()
+    assert told["models"] == opened["models"]
+    assert told["events"] == [{"ts": 5, "model": one}, {"ts": 9, "model": ""}]
+    with pytest.raises(UserError, match="model tft_gone"):
+        described([Event(5, "tft_gone")], store)

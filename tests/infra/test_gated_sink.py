@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -188,6 +189,30 @@ def test_a_queue_of_the_real_client_that_is_full_is_waited_for_too(log, monkeypa
     sink.write_batch([numbered(0, 2_000)])
     sink.close()
     assert ids(log) == [f"id{i}" for i in range(2_000)]
+
+
+def test_a_full_queue_is_waited_for_while_the_broker_is_away(broker, monkeypatch):
+    def tiny(where, linger, heard):
+        return Producer({**where.client, "queue.buffering.max.messages": 5, "linger.ms": 1, "enable.idempotence": True,
+                         "error_cb": heard})  # fmt: skip
+
+    monkeypatch.setattr(gated_sink, "producer", tiny)
+    where = Cluster(broker.servers)
+    create_topics(where, [Topic("out", 1)])
+    sink = part(where)
+    sink.write_batch([numbered(0, 3)])
+    sink.snapshot()
+    time.sleep(2.5)  # it writes to its disk about once a second
+    broker.kill()
+    back = threading.Timer(3.0, broker.start)
+    back.start()
+    begun = time.monotonic()
+    sink.write_batch([numbered(3, 200)])
+    assert time.monotonic() - begun > 2.0  # it waited, for there was no room
+    assert sink.snapshot() == (1, 200, ())
+    back.join()
+    sink.close()
+    assert ids(where) == [f"id{i}" for i in range(200)]
 
 
 def test_a_record_that_cannot_be_written_stops_the_worker(log):

@@ -1,4 +1,5 @@
 import pickle
+import time
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -31,6 +32,21 @@ def test_a_range_is_read_to_its_end_and_no_further(log, start, stop):
     source = RangeSource(log, {("a", 0): (start, stop)}, batch=3)
     assert source.list_parts() == ["a:000"]
     assert read(source, "a:000") == (list(range(start, stop)), stop)
+
+
+def test_a_range_comes_in_whole_batches_and_its_snapshot_is_the_first_record_that_was_not_given(log, monkeypatch):
+    monkeypatch.setattr("infra.ranges.AT_ONCE", 2)  # as if it came slowly
+    part = RangeSource(log, {("a", 0): (0, 10)}, batch=4).build_part("step", "a:000", None)
+    seen = []
+    for item in drain(part):
+        seen.append(item.offsets)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    part.close()
+    part = RangeSource(log, {("a", 0): (0, 10)}, batch=4).build_part("step", "a:000", None)
+    while not (given := part.next_batch()):
+        time.sleep(0.01)
+    assert (given[0].offsets, part.snapshot()) == ([0, 1, 2, 3], 4)
+    part.close()
 
 
 @pytest.mark.parametrize("resume", [2, 3, 8, 10])

@@ -37,11 +37,23 @@ def test_so_are_those_of_the_live_flows():
     )
     own = (
         "account account_log barrier command_letters commands decide intake letters log report_letters reports "
-        "results slices"
+        "results slices taps"
     )
+    topics += " alpha_signals predictions_tft"
     assert step_ids(graph) == {f"live.{name}" for name in (topics + " " + own).split()}
-    steps = ("arrivals", "feed", "late", "letters", "raw", "slicer", "slices")
-    assert step_ids(ingest.build(Settings(), Cluster())) == {f"ingest.{name}" for name in steps}
+    steps = ("arrivals", "feed", "late", "letters", "model_letters", "models", "raw", "raw_models", "slicer", "slices")
+    graph = Dataflow("ingest")
+    ingest.build(graph, Settings(), Cluster())
+    assert step_ids(graph) == {f"ingest.{name}" for name in steps}
+
+
+def test_so_are_those_of_the_taps():
+    topics = ["alpha.signals", "market.engineered", "predictions.tft"]
+    plain, tapped = Dataflow("live"), Dataflow("live")
+    live.signals(plain, load(None, ["live.taps=[]"], {}), Cluster())
+    live.signals(tapped, load(None, [f"live.taps={topics}"], {}), Cluster())
+    added = {f"live.{name.replace('.', '_')}" for name in ("taps", *topics)}
+    assert step_ids(tapped) - step_ids(plain) == added
 
 
 @pytest.fixture

@@ -192,6 +192,8 @@ def test_its_bundle_is_served_and_its_report_says_what_it_is(trained):
     m = engine.manifest
     assert (m.lookback, m.horizons, m.symbols, m.synthetic) == (16, (6, 9, 12), ds.symbols, True)
     assert set(m.reference.bins) == set(m.features)
+    assert np.array(m.reference.usual).shape == (3, 3)
+    assert (np.diff(m.reference.usual, axis=1) > 0.0).all()
     assert m.trained_from < m.trained_upto < "2024-08-08"
     text = (store / "reports" / f"{m.id}.md").read_text()
     assert "SYNTHETIC" in text

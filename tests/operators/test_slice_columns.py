@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from operators import slice_columns
 from operators.slice_columns import FLAWS, OVER, RANGE, SHORT, SYMBOL, UNEVEN, decode
 from schemas import codec
-from schemas.records import Action, Listed, SliceBars
+from schemas.records import Action, InForce, Listed, SliceBars
 from tests.plain import kernels, plain
 
-FLOATS = ("open", "high", "low", "close", "volume", "bid", "ask")
+FLOATS = ("open", "high", "low", "close", "volume", "bid", "ask", "average_volume")
 numbers = st.integers(0, 2**24 - 1)
 times = st.integers(-(2**62), 2**62)
 
@@ -26,28 +26,46 @@ def slices(draw):
     after, ts, upto = sorted(draw(st.lists(times, min_size=3, max_size=3, unique=True)))
     prices = {name: column("<f8", st.floats()) for name in FLOATS[:5]}
     if draw(st.booleans()):
-        prices |= {name: column("<f8", st.floats()) for name in FLOATS[5:]}
+        prices |= {name: column("<f8", st.floats()) for name in FLOATS[5:7]}
+    if draw(st.booleans()):
+        prices["average_volume"] = column("<f8", st.floats())
+    if draw(st.booleans()):
+        prices["earnings_days"] = column("<i4", st.integers(-1, 2**31 - 1))
+    if draw(st.booleans()):
+        prices["market"] = np.array([draw(st.floats())]).tobytes()
     text = st.text(max_size=6)
     return SliceBars(
         shard=draw(st.integers(0, 15)), timeframe=draw(st.integers(1, 1440)), ts=ts, after=after,
         upto=draw(st.sampled_from([ts, upto])),
         listed=draw(st.lists(st.builds(Listed, symbol=numbers, slot=numbers, name=text), max_size=2)),
         symbol=column("<i4", numbers), slot=column("<i4", numbers), bar_ts=column("<i8", times), **prices,
-        actions=draw(st.lists(st.builds(Action, symbol=numbers, new=times, old=times, dividend=times), max_size=2)),
+        actions=draw(st.lists(st.builds(Action, symbol=numbers, new=times, old=times, dividend=times, slot=numbers),
+                              max_size=2)),
+        models=draw(st.lists(st.builds(InForce, since=times, model=text, bundle_sha256=text), max_size=2)),
     )  # fmt: skip
 
 
 def reference(event):
     """What the slow decoder says of a record, as plain values."""
     bars = {name: np.frombuffer(getattr(event, name), "<f8") for name in FLOATS}
+    lists = bool(event.listed or event.actions or event.models)
     return (
-        (event.shard, event.timeframe, event.ts, event.after, event.upto, bool(event.listed or event.actions)),
+        (event.shard, event.timeframe, event.ts, event.after, event.upto, lists),
         np.frombuffer(event.symbol, "<i4").tobytes(), np.frombuffer(event.slot, "<i4").tobytes(), event.bar_ts, bars,
     )  # fmt: skip
 
 
 def agrees(columns, events):
-    quoted = any(event.bid for event in events)
+    has = {name: any(getattr(event, name) for event in events) for name in FLOATS}
+    markets = [np.frombuffer(event.market or np.array([np.nan]).tobytes(), "<f8") for event in events]
+    assert columns.market.tobytes() == (b"".join(map(bytes, markets)) if any(e.market for e in events) else b"")
+    knows = any(event.earnings_days for event in events)
+    if knows:
+        unknown = np.array([-1], "<i4").tobytes()
+        days = [event.earnings_days or unknown * (len(event.symbol) // 4) for event in events]
+        assert columns.earnings_days.tobytes() == b"".join(days)
+    else:
+        assert not columns.earnings_days.size
     for i, event in enumerate(events):
         head, symbol, slot, bar_ts, bars = reference(event)
         rows = slice(columns.starts[i], columns.starts[i + 1])
@@ -59,9 +77,9 @@ def agrees(columns, events):
         assert columns.bar_ts[rows].tobytes() == bar_ts
         for name in FLOATS:
             found = getattr(columns, name)[rows]
-            if name in ("bid", "ask") and not bars[name].size:
+            if name in ("bid", "ask", "average_volume") and not bars[name].size:
                 assert np.isnan(found).all()
-                assert (found.size > 0) == (quoted and len(symbol) > 0)
+                assert (found.size > 0) == (has[name] and len(symbol) > 0)
             else:
                 assert found.tobytes() == bars[name].tobytes()
 
@@ -121,6 +139,9 @@ def event(**changed):
         (event()[:-1], SHORT), (b"", SHORT), (b"\xff" * 40, SHORT), (event() + b"\0", OVER),
         (event(slot=b""), UNEVEN), (event(open=b"\0" * 7), UNEVEN), (event(bid=b"\0" * 8), UNEVEN),
         (event(symbol=b"\1\0\0"), UNEVEN),
+        (event(average_volume=b"\0" * 7), UNEVEN), (event(earnings_days=b"\0" * 8), UNEVEN),
+        (event(market=b"\0" * 16), UNEVEN), (event(models=[InForce(since=1, model="m")])[:-1], SHORT),
+        (event(models=[InForce(since=1, model="m")]), 0), (event(actions=[Action(symbol=1)]), 0),
         (event(shard=16), RANGE), (event(shard=-1), RANGE), (event(after=20), RANGE), (event(upto=19), RANGE),
         (event(symbol=b"\xff" * 4), SYMBOL), (event(slot=b"\0\0\0\1"), SYMBOL),
     ],

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.drive import flat
-from operators.slicer import Arrival, Params, Turned, restore, start, step
+from operators.slicer import Activated, Arrival, Market, Params, Turned, restore, start, step
 from schemas.calendar import Calendar
 from schemas.events import Reason
 from schemas.frames import SHARDS
@@ -37,7 +37,8 @@ def beat(minute, seconds=0):
 
 
 def numbered(records):
-    return [record._replace(offset=k) for k, record in enumerate(records)]
+    return [Market(one.bar._replace(offset=k)) if isinstance(one, Market) else one._replace(offset=k)
+            for k, one in enumerate(records)]  # fmt: skip
 
 
 def run(given_params, records, cuts=(), shard=3):
@@ -213,3 +214,72 @@ def test_agrees_with_the_definition(records, expect):
     places = [item.offset for one in closed for item in one.bars] + [item.offset for item in state.pending]
     assert [entry.arrival.offset for entry in turned] == out
     assert sorted(places + out) == [entry.offset for entry in log if entry.symbol]
+
+
+def activated(since, model="m", offset=0):
+    return Activated(offset, OPEN + since * NS_PER_MINUTE, model, "b", f"{since}:{model}")
+
+
+def told(closed):
+    """Minutes of the slices, each with what came with it: since when, and which model."""
+    return [((one.ts - OPEN) // NS_PER_MINUTE, [((each.since - OPEN) // NS_PER_MINUTE, each.model)
+                                                for each in one.models]) for one in closed]  # fmt: skip
+
+
+def test_a_model_acts_from_the_slice_that_is_named_and_one_that_comes_too_late_from_the_next():
+    records = [activated(3, "two"), activated(2, "one"), beat(0), beat(1, 5), beat(2, 5), activated(1, "late"),
+               beat(3, 5), beat(4, 5)]  # fmt: skip
+    _, closed, _ = run(params(), numbered(records))
+    expected = [(1, []), (2, [(2, "one")]), (3, [(3, "late"), (3, "two")]), (4, [])]
+    assert told(closed) == expected
+    again = [*records[:-1], *records[:2], records[-1]]
+    assert told(run(params(), numbered(again))[1]) == expected  # delivered twice, it acts once
+
+
+def test_a_session_begins_with_all_models_so_far():
+    tomorrow = 2 * 24 * 60  # the 4th of July is no session
+    records = [activated(1, "one"), beat(0), beat(1, 5), activated(tomorrow + 1, "two"), beat(tomorrow + 2, 5)]
+    _, closed, _ = run(params(), numbered(records))
+    later = [one for one in told(closed) if one[0] > tomorrow]
+    assert later == [(tomorrow + 1, [(1, "one"), (tomorrow + 1, "two")]), (tomorrow + 2, [])]
+
+
+MARKET = "SPY"
+
+
+def market(minute, close=20.0, **other):
+    return Market(bar(minute, MARKET, close=close, **{"high": max(close, 20.0), "low": 9.0, **other}))
+
+
+def test_every_shard_is_told_the_market_s_close_and_waits_for_it():
+    universe = [*NAMES, MARKET]
+    given_params = params(expected=universe, symbols=universe)._replace(market=MARKET)
+    bars = [bar(1, name) for name in NAMES]
+    early = [beat(0), *bars, beat(1)]
+    assert run(given_params, numbered(early))[1] == []
+    _, closed, turned = run(given_params, numbered([*early, market(1, math.nan), market(1, 21.0), market(1, 22.0)]))
+    assert ([one.market for one in closed], turned) == ([21.0], [])
+    _, closed, _ = run(given_params, numbered([*early, beat(1, 5), market(1), beat(2, 5)]))
+    assert [math.isnan(one.market) for one in closed] == [True, True]
+    own = [name for name in (f"S{k}" for k in range(200)) if shard_of(name) == 3][5]
+    mine = params(expected=[own], symbols=[own])._replace(market=own)
+    assert [one.market for one in run(mine, numbered([beat(0), bar(1, own, close=12.0), beat(1)]))[1]] == [12.0]
+
+
+more = st.one_of(record, st.builds(activated, st.integers(0, 7), st.sampled_from(["a", "b", ""])),
+                 st.builds(market, st.integers(1, 6), st.sampled_from([20.0, 21.0, math.nan])))  # fmt: skip
+
+
+@given(records=st.lists(more, max_size=40), cuts=st.lists(st.integers(0, 40), max_size=5))
+def test_where_the_log_is_cut_does_not_matter_to_models_and_the_market(records, cuts):
+    universe = [*NAMES[:2], MARKET]
+    given_params = params(expected=universe, symbols=[*NAMES, MARKET])._replace(market=MARKET)
+    log = numbered([beat(0), *records])
+    whole, pieces = run(given_params, log), run(given_params, log, [min(cut, len(log)) for cut in cuts])
+    assert repr(pieces) == repr(whole)  # NaN is not equal to itself
+
+
+def test_a_state_of_the_first_version_goes_on():
+    former = (1, 3, OPEN, OPEN + 5, ("A",), ((7, OPEN + 6, "A", 1.0, 1.0, 1.0, 1.0, 2.0, 0.0, 0.0),))
+    state = restore(start(3), former)
+    assert (state.version, state.names, state.pending[0].offset, state.models) == (2, ("A",), 7, ())

@@ -106,7 +106,8 @@ class Broker:
         if moment.phase == Phase.LAST:
             for key in sorted(self.orders):
                 order = self.orders.get(key)
-                if order and not order.asleep and (order.leg not in LEGS or self.legs_expire):
+                mortal = order and not order.asleep and (order.leg not in LEGS or self.legs_expire)
+                if mortal and order.key[1] < moment.ts:  # what was sent in this slice is for the next session
                     found += self.end(order, "expired")
         return found
 

@@ -107,7 +107,7 @@ def test_a_sale_takes_its_part_of_any_cost(
     sold, cost = min(held, sold), each * held + odd % held
     book = one_lot(held, cost)
     funds, row = book.funds[0], book.rows[0]
-    portfolio.reduce_lot(funds, row, sold, price, commission)
+    portfolio.reduce_lot(funds, row, sold, price * sold, commission)
     taken = cost * sold // held
     assert (row.shares, row.cost, row.proceeds) == (held - sold, cost - taken, price * sold)
     assert (funds.cash, funds.realised) == (price * sold - commission, price * sold - taken)

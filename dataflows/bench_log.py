@@ -1,0 +1,401 @@
+"""The lines of `utp bench` that need a log: a replay of `market.slices`, live latency, the start after a crash, memory.
+
+    python -m dataflows.bench_log '{"what": "source", "times": 3}'       with KAFKA_BOOTSTRAP_SERVERS set
+
+runs one measurement in a process of its own, on whatever cluster the environment names; `utp bench` starts the
+embedded broker for them. CPU-seconds are the reader's, all threads of the Kafka client included, the broker's not.
+
+Latency is taken by one clock, that of the process that writes the slice and waits for its orders: from before the
+slice's last record is handed to the client until the last order record has been read back, which is more than from
+append to append. A consumer of its own reads them, so that the flow is not asked.
+"""
+
+import gc
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dataflows import pipeline
+from dataflows.bench import Line
+from infra import intake, slice_log
+from infra.bars import open_bars
+from infra.embedded import Broker
+from infra.gated_sink import BY
+from infra.kafka import ID, TS, Cluster, bounds, cluster, consumer, stated_time
+from infra.ranges import Messages, RangeSource, part_name
+from infra.settings import Settings, load
+from infra.topics import create_topics
+from operators.drive import scan
+from schemas.calendar import Calendar
+from schemas.frames import RawFrame
+
+if TYPE_CHECKING:
+    from bytewax.dataflow import Dataflow
+
+MARKETS = ((100, 10), (1_000, 2))  # symbols, days of minutes: 6 and 62 bars in a record
+LIVE = (100, 4)
+LONG = (400, 66)  # ten million bars
+PACE = 0.15  # seconds between two slices
+SEED = 7
+BATCH = 10_000  # records
+TOPIC = slice_log.TOPIC
+
+Answer = dict[str, Any]
+
+
+def lines(quick: bool = False) -> Iterator[Line]:
+    """All of them, on an embedded broker."""
+    times = 2 if quick else 5
+    for market in MARKETS:
+        with _broker() as where:
+            rows = measure(where, "fill", market=market)["rows"]
+            for name, what in (("to frames", "source"), ("to the ledger", "replay")):
+                rates = [rows / cpu for cpu in measure(where, what, times=times)["cpu"]]
+                sign, goal = (">=", 1e6) if what == "replay" else ("", 0.0)
+                group = f"log: replay, {market[0]:,} symbols"
+                yield Line(group, name, "bars/CPU-s", statistics.median(rates), max(rates), sign, goal)
+    with _broker() as where:
+        answer = measure(where, "latency", market=LIVE, slices=200 if quick else 600)
+        yield Line("log: live", "slices with orders", "", answer["ordered"])
+        yield Line("log: live", "slice to its orders, p50", "ms", answer["p50_ms"], None, "<=", 20.0)
+        yield Line("log: live", "slice to its orders, p99", "ms", answer["p99_ms"], None, "<=", 100.0)
+        yield Line("log: live", "slice to the account log, p50", "ms", answer["log_p50_ms"])
+        yield Line("log: live", "start after a crash", "s", answer["start_s"], None, "<=", 5.0)
+
+
+# What is measured.
+
+
+def fill(market: Sequence[int]) -> Answer:
+    """Write a synthetic market as slices; how many bars."""
+    where, bars = cluster(), _bars(market)
+    create_topics(where)
+    client, rows = _Writer(where), 0
+    for chunk in bars.frames():
+        for frame in chunk:
+            client.write(frame)
+            rows += frame.ts.size
+    client.flush()
+    return {"rows": rows}
+
+
+def source(times: int) -> Answer:
+    """CPU-seconds from the broker to frames."""
+    where, calendar = cluster(), _calendar()
+    ranges, spent = _ranges(where), list[float]()
+    for _ in range(times):
+        rows = 0
+        with _cpu(spent):
+            built = RangeSource(where, ranges, BATCH, headers=False)
+            for name in built.list_parts():
+                part, state = built.build_part("bench", name, None), intake.start()
+                for messages in _read(part):
+                    state, answer = intake.step(calendar, state, messages)
+                    rows += sum(frame.ts.size for frame in answer.frames)
+                part.close()
+    return {"cpu": spent, "rows": rows}
+
+
+def replay(times: int) -> Answer:
+    """CPU-seconds of a dataflow from the broker to the account's ledger."""
+    from bytewax.testing import cluster_main
+
+    spent: list[float] = []
+    for _ in range(times + 1):
+        counted: list[int] = []
+        graph = _flow(cluster(), counted)
+        with _cpu(spent):
+            cluster_main(graph, [], 0)  # type: ignore[no-untyped-call]
+    return {"cpu": spent[1:], "slices": sum(counted)}  # the first one loads the kernels
+
+
+def growth() -> Answer:
+    """Memory in MB at ten places of a replay."""
+    from bytewax.testing import cluster_main
+
+    where = cluster()
+    slices = _ranges(where)[TOPIC, 0][1]
+    counted: list[int] = []
+    resident: list[tuple[int, float]] = []
+
+    def watch() -> None:
+        while True:
+            resident.append((sum(counted), _resident()))
+            time.sleep(0.5)
+
+    threading.Thread(target=watch, daemon=True).start()
+    begun = time.process_time()
+    cluster_main(_flow(where, counted), [], 0)  # type: ignore[no-untyped-call]
+    cpu = time.process_time() - begun
+    tenths = [max((mb for done, mb in resident if done * 10 // slices == k), default=0.0) for k in range(10)]
+    return {"mb": tenths, "slices": sum(counted), "cpu": cpu}
+
+
+def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
+    """Milliseconds from a slice to its orders in the live flow, and seconds until it goes on after a kill."""
+    where = cluster()
+    create_topics(where)
+    with tempfile.TemporaryDirectory() as folder, _Watch(where, "account.orders") as orders, \
+            _Watch(where, "account.log") as log:  # fmt: skip
+        flow = _start(Path(folder))
+        try:
+            chunks = _bars(market).frames()
+            client = _Writer(where)
+            for _ in range(390):  # the first day: indicators are warm, kernels are loaded
+                last = client.slice(next(chunks))
+            client.flush()
+            log.wait_for(last)
+            sent: dict[int, float] = {}
+            for _ in range(slices):
+                begun = time.perf_counter()
+                chunk = next(chunks)
+                sent[int(chunk[0].slices.ts[-1])] = begun
+                client.slice(chunk)
+                client.poll()
+                time.sleep(max(0.0, pace - (time.perf_counter() - begun)))
+            log.wait_for(max(sent))
+            time.sleep(1.0)
+            flow.send_signal(signal.SIGKILL)
+            flow.wait()
+            for _ in range(20):
+                last = client.slice(next(chunks))
+            client.flush()
+            begun = time.perf_counter()
+            flow = _start(Path(folder))
+            start = log.wait_for(last) - begun
+        finally:
+            flow.kill()
+            flow.wait()
+    if not orders.last.keys() & sent.keys():
+        raise RuntimeError(f"bench: no orders in {slices} slices")
+    took = np.array([1e3 * (at - sent[ts]) for ts, at in orders.last.items() if ts in sent])
+    to_log = np.array([1e3 * (at - sent[ts]) for ts, at in log.last.items() if ts in sent])
+    return {
+        "ordered": took.size,
+        "p50_ms": float(np.percentile(took, 50)), "p99_ms": float(np.percentile(took, 99)),
+        "worst_ms": float(took.max()),
+        "log_p50_ms": float(np.percentile(to_log, 50)), "log_p99_ms": float(np.percentile(to_log, 99)),
+        "start_s": start,
+    }  # fmt: skip
+
+
+# What they share.
+
+
+def _flow(where: Cluster, counted: list[int]) -> "Dataflow":
+    """From the log to the ledger: the steps of the live flow, without the account log between its halves."""
+    import bytewax.operators as op
+    from bytewax.dataflow import Dataflow
+    from bytewax.testing import TestingSink
+
+    settings, calendar = _settings(), _calendar()
+    graph = Dataflow("bench")
+    read = op.input("slices", graph, RangeSource(where, _ranges(where), headers=False))
+    keyed = op.map("shard", read, _by_shard)
+    answers = scan("intake", keyed, intake.start(), partial(intake.step, calendar))
+    frames = op.flat_map("frames", answers, _frames)
+    decided = pipeline.decide("decide", frames, pipeline.decide_params(settings, calendar.timeframe))
+    ledger = pipeline.trade("trade", decided, settings.account, _after(where))
+    sizes = op.map("slices_done", ledger, lambda item: counted.append(item[1].slices.size))
+    op.output("nothing", op.filter("none", sizes, lambda _: False), TestingSink([]))
+    return graph
+
+
+def _after(where: Cluster) -> int:
+    """Where the log begins, UTC ns."""
+    part = RangeSource(where, {(TOPIC, 0): (0, 1)}).build_part("bench", part_name(TOPIC, 0), None)
+    (messages,) = _read(part)
+    part.close()
+    _, answer = intake.step(_calendar(), intake.start(), messages)
+    return answer.frames[0].slices.after
+
+
+def _read(part: Any) -> Iterator[Messages]:
+    """All of a range."""
+    while True:
+        try:
+            found = part.next_batch()
+        except StopIteration:
+            return
+        yield from found
+        if not found:
+            time.sleep(0.001)
+
+
+def _by_shard(messages: Messages) -> tuple[str, Messages]:
+    return pipeline.KEYS[messages.partition], messages
+
+
+def _frames(item: tuple[str, intake.Answer]) -> list[tuple[str, RawFrame]]:
+    return [(item[0], frame) for frame in item[1].frames]
+
+
+def _ranges(where: Cluster) -> dict[tuple[str, int], tuple[int, int]]:
+    return {(TOPIC, number): span for number, span in bounds(where, TOPIC).items()}
+
+
+def _settings(*sets: str) -> Settings:
+    return load(None, sets, environ={}, profile="research")
+
+
+def _calendar() -> Calendar:
+    from dataflows.flows import grid
+
+    return grid(_settings())
+
+
+def _bars(market: Sequence[int]) -> Any:
+    """A synthetic market, slice by slice."""
+    symbols, days = market
+    return open_bars(f"synthetic:symbols={symbols},days={days},seed={SEED}", frame_slices=1)
+
+
+class _Writer:
+    """Appends slices as the slicer does, less its proofs."""
+
+    def __init__(self, where: Cluster):
+        from confluent_kafka import Producer
+
+        self._name = where.topic(TOPIC)
+        self._client = Producer({**where.client, "linger.ms": 0, "queue.buffering.max.kbytes": 262_144})
+
+    def write(self, frame: RawFrame) -> int:
+        """One shard's slice; its end, UTC ns."""
+        one = slice_log.record(frame, 1)
+        headers: list[tuple[str, str | bytes | None]] = [
+            (ID, one.id.encode()), (TS, b"%d" % one.ts), (BY, b"bench"), *one.headers
+        ]  # fmt: skip
+        while True:
+            try:
+                self._client.produce(self._name, one.value, one.key, frame.shard, headers=headers)
+                break
+            except BufferError:
+                self._client.poll(0.1)
+        return one.ts
+
+    def slice(self, chunk: list[RawFrame]) -> int:
+        """One slice of all shards."""
+        return max(self.write(frame) for frame in chunk)
+
+    def poll(self) -> None:
+        """Hear answers."""
+        self._client.poll(0)
+
+    def flush(self) -> None:
+        """Wait until all is in the log."""
+        self._client.flush(60.0)
+
+
+class _Watch:
+    """When the last record of each event time was read from a topic with one partition; a thread of its own."""
+
+    def __init__(self, where: Cluster, topic: str):
+        self._where, self._topic = where, topic
+        self.last: dict[int, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10.0)
+
+    def _follow(self) -> None:
+        from confluent_kafka import TopicPartition
+
+        client = consumer(self._where, fetch_wait_max_ms=5)
+        client.assign([TopicPartition(self._where.topic(self._topic), 0, 0)])
+        while not self._stop.is_set():
+            for message in client.consume(100, 0.001):
+                ts = None if message.error() else stated_time(message.headers())
+                if ts is not None:
+                    self.last[ts] = time.perf_counter()
+        client.close()
+
+    def wait_for(self, ts: int, seconds: float = 240.0) -> float:
+        """When a record of this event time came."""
+        deadline = time.monotonic() + seconds
+        while ts not in self.last:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"bench: {self._topic} has nothing of {ts} within {seconds:g} s")
+            time.sleep(0.005)
+        return self.last[ts]
+
+
+def _start(folder: Path) -> "subprocess.Popen[bytes]":
+    """The live flow with recovery every ten seconds."""
+    from bytewax.recovery import init_db_dir
+
+    store = folder / "recovery"
+    if not store.exists():
+        store.mkdir()
+        init_db_dir(store, 1)  # type: ignore[no-untyped-call]
+    command = [sys.executable, "-m", "infra.run", "dataflows.live", "-r", str(store), "-s", "10", "-b", "0"]
+    return subprocess.Popen(command, env={**os.environ, "LIVE__FOLDER": str(folder), "LIVE__MISSING_DATA": "off"})  # noqa: S603  (our own flow)
+
+
+def _resident() -> float:
+    """MB of this process that are in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@contextmanager
+def _cpu(spent: list[float]) -> Iterator[None]:
+    gc.collect()
+    begun = time.process_time()
+    yield
+    spent.append(time.process_time() - begun)
+
+
+@contextmanager
+def _broker() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory() as folder:
+        broker = Broker(Path(folder))
+        broker.start()
+        try:
+            yield Cluster(broker.servers)
+        finally:
+            broker.stop()
+
+
+def measure(where: Cluster, what: str, **asked: Any) -> Answer:
+    """The answer of one measurement in a fresh process."""
+    call = [sys.executable, "-m", "dataflows.bench_log", json.dumps({"what": what, **asked})]
+    environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": where.servers, "KAFKA_TOPIC_PREFIX": where.prefix}
+    done = subprocess.run(call, env=environ, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(f"bench: {what} ended with {done.returncode}; what it said stands above")
+    answer: Answer = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+MEASURES: Mapping[str, Callable[..., Answer]] = {
+    each.__name__: each for each in (fill, source, replay, growth, latency)
+}
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    asked = json.loads(sys.argv[1])
+    print(json.dumps(MEASURES[asked.pop("what")](**asked)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

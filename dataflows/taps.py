@@ -1,0 +1,208 @@
+"""Taps: what decide makes on its way, for others: features, forecasts, and the alphas' views when they change.
+
+Written by shard, each with an id that is a function of what happened. Nothing reads them to decide; `live.taps` says
+which there are.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from dataflows.flows import some
+from dataflows.pipeline import Decided
+from infra.gated_sink import GatedSink, Record
+from infra.kafka import SCHEMA, Cluster
+from infra.settings import Settings
+from operators import features
+from operators.drive import scan
+from schemas import codec
+from schemas.events import Direction
+from schemas.frames import Floats, ForecastFrame, Names
+from schemas.identity import correlation_id, envelope, moment_key
+from schemas.records import AlphaSignal, MarketEngineered, Prediction
+from schemas.universe import MAX_NAME
+
+if TYPE_CHECKING:
+    from bytewax.operators import KeyedStream
+
+FEATURES, FORECASTS, VIEWS = "market.engineered", "predictions.tft", "alpha.signals"
+DIRECTIONS = {Direction.LONG: "long", Direction.SHORT: "short", Direction.FLAT: "neutral"}
+NAMED = tuple(name for name in features.ORDER if name in MarketEngineered.__struct_fields__)
+WHOLE = ("minute_of_day", "day_of_week")  # of these, those that are whole numbers
+
+
+class Alpha(NamedTuple):
+    """What is told of an alpha."""
+
+    indicator: str
+    weight: float
+    life: int  # bars
+
+
+class Params(NamedTuple):
+    """Which taps, and what their records say of the settings."""
+
+    topics: frozenset[str]
+    timeframe: str
+    minutes: int
+    alphas: tuple[Alpha, ...]  # in the order of their votes
+
+
+class State(NamedTuple):
+    """Of one shard: names by slot, and the last votes."""
+
+    version: int
+    names: Names  # empty: not told yet, as a tap that is new begins with the next session
+    votes: Floats  # [alphas, slots]
+
+
+def start(params: Params) -> State:
+    """Nothing seen."""
+    return State(1, np.zeros(0, f"S{MAX_NAME}"), np.zeros((len(params.alphas), 0)))
+
+
+def params_of(settings: Settings, minutes: int) -> Params:
+    """The taps that are set."""
+    total = sum(settings.ensemble.weights.values())
+    alphas = tuple(
+        Alpha(_indicator(name, getattr(settings.alphas, name)), settings.ensemble.weights[name] / total,
+              getattr(settings.alphas, name).life) for name in settings.ensemble.voters)  # fmt: skip
+    return Params(frozenset(settings.live.taps), settings.live.timeframe, minutes, alphas)
+
+
+def _indicator(name: str, params: Any) -> str:
+    """The alpha with its lengths, as `macd_12_26_9`."""
+    lengths = [getattr(params, one) for one in ("period", "fast", "slow", "signal") if hasattr(params, one)]
+    return "_".join(map(str, (name, *lengths)))
+
+
+def with_features(settings: Settings) -> Settings:
+    """The settings with all features computed, where they are wanted."""
+    if FEATURES not in settings.live.taps:
+        return settings
+    return msgspec.structs.replace(settings, features=features.Params(set="all"))
+
+
+def draw(decided: "KeyedStream[Decided]", settings: Settings, where: Cluster, minutes: int) -> None:
+    """Add the taps to a flow."""
+    import bytewax.operators as op
+
+    params = params_of(settings, minutes)
+    if not params.topics:
+        return
+    tapped = scan("taps", decided, start(params), partial(step, params))
+    for topic in sorted(params.topics):
+        own = op.flat_map(f"{topic}_tap".replace(".", "_"), tapped, partial(_of, topic))
+        op.output(topic.replace(".", "_"), own, GatedSink(where, topic, "decide", int))
+
+
+def _of(topic: str, item: tuple[str, dict[str, list[Record]]]) -> list[tuple[str, list[Record]]]:
+    return some(item[0], item[1].get(topic, []))
+
+
+def step(params: Params, state: State, decided: Decided) -> tuple[State, dict[str, list[Record]]]:
+    """The records of one frame, by topic."""
+    state = _widened(state, decided)
+    made: dict[str, Callable[[], Iterator[Record]]] = {
+        FEATURES: lambda: _features(params, state, decided),
+        FORECASTS: lambda: _forecasts(params, state, decided.opinions.forecast, decided.models),
+    }
+    records = {topic: list(make()) for topic, make in made.items() if topic in params.topics}
+    if VIEWS in params.topics:
+        votes, records[VIEWS] = _views(params, state, decided)
+        state = state._replace(votes=votes)
+    return state, records
+
+
+def _widened(state: State, decided: Decided) -> State:
+    """With the symbols that are new."""
+    bars, names = decided.opinions.features.bars, state.names
+    slots = max(bars.slots, names.size, *(entry.slot + 1 for entry in bars.listed), 0)
+    if slots > names.size or bars.listed:
+        names = np.zeros(slots, names.dtype)
+        names[: state.names.size] = state.names
+        for entry in bars.listed:
+            names[entry.slot] = entry.name.encode()
+    votes = np.pad(state.votes, ((0, 0), (0, slots - state.votes.shape[1])))
+    return State(state.version, names, votes)
+
+
+def _features(params: Params, state: State, decided: Decided) -> Iterator[Record]:
+    """One record per bar; NaN before warm."""
+    frame = decided.opinions.features
+    bars = frame.bars
+    columns = {name: frame.column(name).tolist() for name in NAMED}
+    for name in WHOLE:
+        columns[name] = frame.column(name).astype(int).tolist()
+    for k, (ts, slot) in enumerate(zip(bars.slices.ts[bars.at].tolist(), bars.slot.tolist(), strict=True)):
+        name = state.names[slot].decode()
+        if not name:
+            continue
+        key = moment_key("features", name, ts)
+        event = MarketEngineered(**_envelope(params, FEATURES, key, name, ts),
+                                 **{column: values[k] for column, values in columns.items()})  # fmt: skip
+        yield _record(key, ts, name, event)
+
+
+def _forecasts(params: Params, state: State, frame: ForecastFrame | None, models: Names) -> Iterator[Record]:
+    """One record per forecast that was made."""
+    if frame is None:
+        return
+    bars = frame.features.bars
+    for k in np.flatnonzero(frame.age == 0).tolist():
+        name, ts = state.names[bars.slot[k]].decode(), int(bars.slices.ts[bars.at[k]])
+        if not name:
+            continue
+        model = models[frame.model[k] - 1].decode()
+        quantiles = frame.quantiles[k]
+        key = f"{moment_key('forecast', name, ts)}:{model}"
+        by_horizon = {f"horizon_{bars_ahead}_{q}": value
+                      for bars_ahead, values in zip(frame.horizons, quantiles.tolist(), strict=True)
+                      for q, value in zip(("q10", "q50", "q90"), values, strict=True)
+                      if f"horizon_{bars_ahead}_{q}" in Prediction.__struct_fields__}  # fmt: skip
+        event = Prediction(
+            **_envelope(params, FORECASTS, key, name, ts),
+            prediction=float(bars.close[k]) * math.exp(quantiles[frame.decision, 1]),
+            confidence=float(frame.probability[k]), horizon_minutes=frame.horizons[frame.decision] * params.minutes,
+            model_version=model, direction=DIRECTIONS[frame.direction[k]], horizon_bars=list(frame.horizons),
+            quantiles=quantiles.ravel().tolist(), **by_horizon,
+        )  # fmt: skip
+        yield _record(key, ts, name, event)
+
+
+def _views(params: Params, state: State, decided: Decided) -> tuple[Floats, list[Record]]:
+    """One record per view that begins, ends or begins anew; and the last votes."""
+    bars, votes = decided.opinions.features.bars, decided.opinions.votes
+    last, records = state.votes.copy(), []
+    edges = np.searchsorted(bars.at, np.arange(bars.slices.size + 1)).tolist()  # a slice has one bar of a symbol
+    for first, end, ts in zip(edges, edges[1:], bars.slices.ts.tolist(), strict=False):
+        slots, own = bars.slot[first:end], votes[:, first:end]
+        before = last[:, slots]
+        changed = (np.sign(own) != np.sign(before)) | (np.abs(own) > np.abs(before))
+        last[:, slots] = own
+        for row, alpha in zip(*np.nonzero(changed.T), strict=True):
+            name = state.names[slots[row]].decode()
+            if not name:
+                continue
+            records.append(_view(params, params.alphas[alpha], name, ts, float(own[alpha, row])))
+    return last, records
+
+
+def _view(params: Params, alpha: Alpha, name: str, ts: int, vote: float) -> Record:
+    key = f"{moment_key('view', name, ts)}:{alpha.indicator}"
+    direction = "UP" if vote > 0.0 else "DOWN" if vote < 0.0 else "FLAT"
+    event = AlphaSignal(**_envelope(params, VIEWS, key, name, ts), indicator=alpha.indicator, direction=direction,
+                        weight=alpha.weight, bars_left=round(abs(vote) * alpha.life))  # fmt: skip
+    return _record(key, ts, name, event)
+
+
+def _envelope(params: Params, topic: str, key: str, name: str, ts: int) -> dict[str, Any]:
+    return envelope(topic, key, name, ts, "decide", correlation_id(name, ts, params.timeframe))
+
+
+def _record(key: str, ts: int, name: str, event: msgspec.Struct) -> Record:
+    return Record(key, ts, name.encode(), codec.encode(event), ((SCHEMA, codec.mark(type(event))),))
