@@ -36,6 +36,7 @@ from risk.portfolio import (
     dismiss_idle,
     extend_lot,
     open_lot,
+    part_of,
     release,
 )
 from risk.tape import (
@@ -101,7 +102,7 @@ def hear(params: Params, state: State, report: Report, ts: int, session: int) ->
     if report.number > funds.report:
         funds.report = report.number
         found = np.flatnonzero(state.names == report.symbol.encode())
-        said = NOT_SENT if report.qty else BOOKED
+        said = NOT_SENT if report.qty and report.order_ts != LOST else BOOKED
         if found.size:
             end = ENDS.get(report.status, OPEN)
             said = take(convert(params), book, tape, ts, session, int(found[0]), report.order_ts, int(report.leg),
@@ -313,11 +314,14 @@ def lose(
     limits: Limits, funds: Funds, row: Row, book: Book, tape: Tape, ts: int, session: int, symbol: int, qty: int,
     cost: int,
 ) -> int:  # fmt: skip
-    """Shares that the broker does not have leave the book, nobody knows how; what was to close them ends."""
+    """Shares that the broker does not have leave the book, nobody knows how; what was to close them ends.
+
+    More than the lot has were not the account's: somebody else's at the broker went with them.
+    """
     if row.shares == 0 or qty == 0:
         return BOOKED
     if qty > row.shares:
-        return TOO_MANY
+        qty, cost = row.shares, part_of(cost, row.shares, qty)
     open_session(limits, funds, session)
     held, leaving, price = row.shares, row.exit_reason != Reason.NONE, price_of(-row.side, cost, qty)
     book_exit(limits, funds, row, tape, ts, symbol, qty, cost, price, price, ts, Leg.EXIT, Reason.STATE_UNKNOWN)

@@ -487,6 +487,19 @@ def test_shares_that_the_broker_has_lost_leave_the_book_at_their_cost() -> None:
     assert updates(one.says(Leg.EXIT, "filled", 10, 10, sent=reports.LOST)) == []
 
 
+def test_a_sale_around_the_account_takes_no_more_than_it_has() -> None:
+    """A direct kill sells all that the broker holds: shares bought by hand, and symbols that nobody here knows."""
+    one = Story()
+    one.says(Leg.ENTRY, "filled", 10, 10)
+    cash = int(one.funds.cash)
+    sold = one.says(Leg.EXIT, "filled", 15, 15, price=101.0, sent=reports.LOST)
+    assert [(int(row.qty), int(row.price)) for row in sold.fills] == [(10, 1_010_000)]
+    assert (one.row.shares, one.funds.cash - cash, one.funds.realised) == (0, 10_100_000, 100_000)
+    strange = reports.Report(7, "ZZ", reports.LOST, Leg.EXIT, "filled", 5, 50_000, 5)
+    state, ledger = reports.hear(one.params, one.state, strange, one.ts + MINUTE, 100)
+    assert (int(state.book.funds[0].cash), ledger.fills.size) == (int(one.funds.cash), 0)
+
+
 @pytest.mark.parametrize(("told", "what"), [
     ({"leg": Leg.ENTRY, "qty": 3, "filled": 5}, "fills before it were not reported"),
     ({"leg": Leg.ENTRY, "qty": 0, "filled": 5}, "fills before it were not reported"),
