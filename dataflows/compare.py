@@ -42,7 +42,7 @@ def _read(folders: list[Path], table: str) -> pa.Table:
         raise UserError(f"{folders[0]}: no run, or an unfinished one ({error})") from error
     keys = [(name, "ascending") for name in ("exit_ts" if table == "trades" else "ts", "symbol")
             if name in rows.column_names]  # fmt: skip
-    return rows.take(pc.sort_indices(rows, keys))  # stable
+    return rows.take(pc.sort_indices(rows, keys)) if keys else rows  # stable
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -110,8 +110,10 @@ def _plain(value: Any) -> Any:
 def _array(code: int, data: memoryview) -> Any:
     size = int.from_bytes(data[:4], "little")
     kind, shape = json.loads(bytes(data[4 : 4 + size]))
-    array = np.frombuffer(bytearray(data[4 + size :]), _dtype(kind)).reshape(shape)
-    return array.view(np.recarray) if array.dtype.names else array
+    dtype = _dtype(kind)
+    if dtype.names:  # rows that give their fields by attribute, as `operators.kernel.table` makes them
+        dtype = np.dtype((np.record, dtype))
+    return np.frombuffer(bytearray(data[4 + size :]), dtype).reshape(shape)
 
 
 def _kind(dtype: "np.dtype[Any]") -> Any:

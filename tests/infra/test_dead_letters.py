@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -64,16 +65,23 @@ def taken(messages):
 @pytest.mark.parametrize("headers", [True, False])
 def test_slices_come_back_as_one_frame(log, headers):
     listed = (Listing(10, 0, "AA"), Listing(11, 1, "BB"))
-    action = Actions(
-        *(np.array([1], kind) for kind in (np.int32, np.int32)), np.array([2]), np.array([1]), np.array([0])
-    )
-    frames = [frame(0, listed=listed), frame(1, rows=0), frame(2)]
-    put(log, "market.slices", [record(frames[0], 1), record(frames[1], 1), record(frames[2], 1, action)], 3)
+    slot = np.array([1], np.int32)
+    split = Actions(*(np.array([one], np.int32) for one in (0, 11)), *(np.array([one]) for one in (2, 1, 0)))
+    frames = [
+        frame(0, listed=listed),
+        frame(1, rows=0),
+        replace(frame(2), actions=split, acted=slot),
+    ]
+    put(log, "market.slices", [record(one, 1) for one in frames], 3)
     found = taken(read(log, "market.slices", 3, 3, headers))
     assert found.letters == ()
     (whole,) = found.frames
     assert (whole.shard, whole.listed, whole.slices.size) == (3, listed, 3)
     assert (whole.slices.after, whole.slices.upto) == (frames[0].slices.after, frames[2].slices.upto)
+    told = whole.actions
+    assert [column.tolist() for column in (told.at, told.symbol, told.new, told.old, told.dividend, whole.acted)] == [
+        [2], [11], [2], [1], [0], [1]
+    ]  # fmt: skip
     for one, rows in ((frames[0], slice(0, 2)), (frames[2], slice(2, 4))):
         assert whole.close[rows].tobytes() == one.close.tobytes()
         assert whole.ask[rows].tobytes() == one.ask.tobytes()

@@ -56,8 +56,9 @@ def test_records_keep_their_names(tmp_path):
     rows = np.zeros(2, [("ts", "i8"), ("on", "?")]).view(np.recarray)
     write(tmp_path, DAY, "key", Snapshot(5, "x", (1, rows)))
     back = read(tmp_path, DAY, "key").state[1]
-    assert (type(back), back.dtype, back.tolist()) == (np.recarray, rows.dtype, rows.tolist())
-    back.ts[0] = 3  # and may be written into, as a step's copy is made from it
+    assert (type(back), back.dtype, back.tolist()) == (np.ndarray, rows.dtype, rows.tolist())
+    assert (back[0].ts, back[1].on) == (0, False)
+    back[0].ts = 3  # and may be written into, as a step's copy is made from it
 
 
 def test_the_same_state_may_be_written_again_and_another_one_may_not(tmp_path):
