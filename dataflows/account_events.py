@@ -9,10 +9,8 @@ from typing import Any
 
 import msgspec
 
-from infra.gated_sink import Record
-from infra.kafka import SCHEMA
+from infra.gated_sink import Record, event_record
 from risk.ledger import LedgerFrame, uncalibrated
-from schemas import codec
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
 from schemas.identity import correlation_id, envelope, iso, moment_key
 from schemas.records import Execution, ExitSignal, Order, Risk, ScoredSignal
@@ -162,4 +160,4 @@ class Writer:
         return envelope(topic, key, name, ts, "account", correlation_id(name, ts, self._timeframe))
 
     def _record(self, key: str, ts: int, name: str, event: msgspec.Struct) -> Record:
-        return Record(key, ts, name.encode(), codec.encode(event), ((SCHEMA, codec.mark(type(event))),))
+        return event_record(key, ts, name.encode(), event)

@@ -13,7 +13,7 @@ import numpy as np
 from dataflows.pipeline import ACCOUNT
 from infra.abreast import SLICE
 from infra.dead_letters import Letter, letter
-from infra.gated_sink import Record
+from infra.gated_sink import Record, event_record
 from infra.kafka import SCHEMA
 from infra.ranges import Messages
 from risk import account
@@ -45,8 +45,7 @@ def _record(name: str, frame: SliceFrame) -> Record:
         kind=LogKind.SLICE, account=name, ts=slices.upto, source_topic="market.slices", source_partition=-1,
         source_offset=-1, slice=ScoredSlice(after=slices.after, upto=slices.upto, columns=pack(frame)),
     )  # fmt: skip
-    mark = (SCHEMA, codec.mark(LogEntry))
-    return Record(f"{SLICE}{slices.upto}", slices.upto, ACCOUNT.encode(), codec.encode(entry), (mark,))
+    return event_record(f"{SLICE}{slices.upto}", slices.upto, ACCOUNT.encode(), entry)
 
 
 def command_records(name: str, messages: Messages) -> tuple[list[Record], list[Letter]]:
@@ -78,8 +77,7 @@ def _taken(
                 kind=LogKind(field), account=name, ts=ts, source_topic=messages.topic,
                 source_partition=messages.partition, source_offset=offset, **{field: said},
             )  # fmt: skip
-            mark = (SCHEMA, codec.mark(LogEntry))
-            found.append(Record(f"{field}:{offset}", ts, ACCOUNT.encode(), codec.encode(entry), (mark,)))
+            found.append(event_record(f"{field}:{offset}", ts, ACCOUNT.encode(), entry))
     return found, letters
 
 

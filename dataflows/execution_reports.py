@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from broker.port import ExecutionReport
-from infra.gated_sink import GatedSink, Record
+from infra.gated_sink import GatedSink, Record, event_record
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from infra.ranges import part_name
 from schemas import codec
@@ -81,5 +81,4 @@ class ReportLog:
 
     def _record(self, report: ExecutionReport) -> Record:
         one = event(self._account, report, self._correlation(report.order_id))
-        return Record(one.idempotency_key, report.ts, self._account.encode(), codec.encode(one),
-                      ((SCHEMA, codec.mark(Event)),))  # fmt: skip
+        return event_record(one.idempotency_key, report.ts, self._account.encode(), one)

@@ -7,7 +7,7 @@ they are `dataflows.signals` and `dataflows.trading`, the same code.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import msgspec
 
 from dataflows import account_log, pipeline, taps
 from dataflows.account_events import Writer
-from dataflows.flows import assemble, by_shard, grid
+from dataflows.flows import assemble, by_shard, grid, some
 from dataflows.flows import first as _first
 from infra import intake
 from infra.abreast import AbreastSource
@@ -27,6 +27,7 @@ from infra.dead_letters import record as letter_record
 from infra.forecaster import NONE, Event, Forecaster, described, live_forecaster
 from infra.gated_sink import GatedSink, Record
 from infra.kafka import Cluster
+from infra.ranges import Messages
 from infra.results import Header, header
 from infra.settings import Settings
 from infra.slice_log import models_upto
@@ -40,6 +41,7 @@ from schemas.frames import RawFrame, SliceFrame, Slices
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
+    from bytewax.operators import KeyedStream
 
 DECISIVE = ("clean", "features", "alphas", "regime", "ensemble", "filters", "rules", "exits", "halts", "venue", "cash")
 
@@ -65,23 +67,25 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     taps.draw(decided, settings, where, calendar.timeframe)
     one = op.map("one", decided, lambda item: (pipeline.ACCOUNT, item[1].signals))
     whole = scan("barrier", one, barrier.start(), barrier.step_singly, barrier.restore)
-    logged = op.map("logged", whole, lambda item: account_log.records(settings.run.account, item[1]))
-    told = op.map("told", op.input("commands", graph, TailSource(where, "account.commands")),
-                  partial(account_log.command_records, settings.run.account))  # fmt: skip
-    commands = op.flat_map("command", told, lambda both: [(pipeline.ACCOUNT, both[0])] if both[0] else [])
-    heard = op.map("heard", op.input("reports", graph, TailSource(where, "execution.reports")),
-                   partial(account_log.report_records, settings.run.account))  # fmt: skip
-    reports = op.flat_map("report", heard, lambda both: [(pipeline.ACCOUNT, both[0])] if both[0] else [])
+    name = settings.run.account
+    logged = op.map("logged", whole, lambda item: account_log.records(name, item[1]))
+    commands = _taken(graph, where, "command", "account.commands", partial(account_log.command_records, name))
+    reports = _taken(graph, where, "report", "execution.reports", partial(account_log.report_records, name))
     op.output("log", op.merge("in_order", logged, commands, reports),
               GatedSink(where, "account.log", "recorder", _first, linger_ms=0))  # fmt: skip
-    refused = op.flat_map(
-        "no_command", told, lambda both: [(pipeline.ACCOUNT, letter_records(both[1]))] if both[1] else []
-    )
-    op.output("command_letters", refused, GatedSink(where, LETTERS, "commands", _first))
-    unheard = op.flat_map(
-        "no_report", heard, lambda both: [(pipeline.ACCOUNT, letter_records(both[1]))] if both[1] else []
-    )
-    op.output("report_letters", unheard, GatedSink(where, LETTERS, "reports", _first))
+
+
+def _taken(
+    graph: "Dataflow", where: Cluster, word: str, topic: str,
+    read: Callable[[Messages], tuple[list[Record], list[Letter]]],
+) -> "KeyedStream[list[Record]]":  # fmt: skip
+    """What a topic has for the account log; what cannot be read goes to the dead letters."""
+    import bytewax.operators as op
+
+    told = op.map(f"{word}_read", op.input(f"{word}s", graph, TailSource(where, topic)), read)
+    refused = op.flat_map(f"no_{word}", told, lambda both: some(pipeline.ACCOUNT, letter_records(both[1])))
+    op.output(f"{word}_letters", refused, GatedSink(where, LETTERS, f"{word}s", _first))
+    return op.flat_map(word, told, lambda both: some(pipeline.ACCOUNT, both[0]))
 
 
 def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
@@ -112,10 +116,8 @@ def _frames(forecaster: Forecaster | None, item: tuple[str, intake.Answer]) -> I
         yield key, frame if forecaster is None else forecaster.told(frame)
 
 
-def _letters(item: tuple[str, intake.Answer]) -> Iterator[tuple[str, list[Record]]]:
-    key, answer = item
-    if answer.letters:
-        yield key, letter_records(answer.letters)
+def _letters(item: tuple[str, intake.Answer]) -> list[tuple[str, list[Record]]]:
+    return some(item[0], letter_records(item[1].letters))
 
 
 def letter_records(letters: Sequence[Letter]) -> list[Record]:

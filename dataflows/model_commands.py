@@ -20,11 +20,9 @@ from dataflows.options import (
     TIMEFRAME,
     TO,
     VOLUMES,
-    first_of,
-    last_of,
     moment_of,
-    refuse_empty,
     settings_of,
+    span_of,
     symbols_of,
 )
 from dataflows.terminal import finite, print_json, steps_bar
@@ -32,7 +30,7 @@ from schemas.errors import UserError
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from models.registry import Change, Entry
+    from models.registry import Change, Entry, Registry
 
 
 def register(app: typer.Typer) -> None:
@@ -79,8 +77,7 @@ def train(
     """Fit a model on rolling folds, hold it against the gates, and keep it with its report."""
     more = [*(sets or []), *([] if folds is None else [f"training.folds.count={folds}"])]
     given = settings_of(settings, more, profile, timeframe)
-    names, first, last = symbols_of(symbols), first_of(start), last_of(stop)
-    refuse_empty(start, stop, first, last)
+    names, (first, last) = symbols_of(symbols), span_of(start, stop)
     from dataflows import train as command
     from infra.reference import Files
 
@@ -123,13 +120,9 @@ def promote(
 ) -> None:
     """Make a model that passed every gate the champion; the one before is deprecated."""
     given = settings_of(settings, sets, None, None)
-    from dataflows import train as command
-    from models.registry import Registry
-
-    registry, tell = Registry(context.obj), _announcing(announced, from_slice)
-    change = registry.promote(registry.full_id(model), command.now())
-    _print_change(change, command.mirrored(registry, given))
-    tell(given, registry.store, change.id)
+    _change(
+        context.obj, given, announced, from_slice, lambda registry, now: registry.promote(registry.full_id(model), now)
+    )
 
 
 @models_app.command(short_help="Go back to the champion before.")
@@ -142,13 +135,7 @@ def rollback(
 ) -> None:
     """Make the champion before the present one the champion again."""
     given = settings_of(settings, sets, None, None)
-    from dataflows import train as command
-    from models.registry import Registry
-
-    registry, tell = Registry(context.obj), _announcing(announced, from_slice)
-    change = registry.rollback(command.now())
-    _print_change(change, command.mirrored(registry, given))
-    tell(given, registry.store, change.id)
+    _change(context.obj, given, announced, from_slice, lambda registry, now: registry.rollback(now))
 
 
 @models_app.command("announce", short_help="Tell the live flow which model is in force.")
@@ -164,6 +151,20 @@ def announce_model(
 
     chosen = model or announce.champion(context.obj)
     _announcing(True, from_slice)(settings_of(settings, sets, None, None), context.obj, chosen)
+
+
+def _change(
+    store: Path, settings: "Settings", announced: bool | None, from_slice: str | None,
+    act: Callable[["Registry", str], "Change"],
+) -> None:  # fmt: skip
+    """Another champion: said to the user, to MLflow and to the log."""
+    from dataflows import train as command
+    from models.registry import Registry
+
+    registry, tell = Registry(store), _announcing(announced, from_slice)
+    change = act(registry, command.now())
+    _print_change(change, command.mirrored(registry, settings))
+    tell(settings, registry.store, change.id)
 
 
 def _announcing(wanted: bool | None, from_slice: str | None) -> Callable[["Settings", Path, str], None]:

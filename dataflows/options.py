@@ -76,10 +76,12 @@ def last_of(text: str | None) -> int | None:
     return _ns(_midnight(day + timedelta(days=1))) if day else _ns(_aware("--to", text))
 
 
-def refuse_empty(start: str | None, stop: str | None, first: int | None, last: int | None) -> None:
-    """A UserError where nothing lies between --from and --to."""
+def span_of(start: str | None, stop: str | None) -> tuple[int | None, int | None]:
+    """--from and --to as the earliest and the latest bar end, UTC ns; a UserError where nothing lies between them."""
+    first, last = first_of(start), last_of(stop)
     if first is not None and last is not None and first > last:
         raise UserError(f"--from {start} --to {stop}: nothing lies between them")
+    return first, last
 
 
 def moment_of(option: str, text: str) -> int:

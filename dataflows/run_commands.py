@@ -24,11 +24,9 @@ from dataflows.options import (
     TIMEFRAME,
     TO,
     VOLUMES,
-    first_of,
     instant_of,
-    last_of,
-    refuse_empty,
     settings_of,
+    span_of,
     symbols_of,
 )
 from dataflows.terminal import finite, print_json, progress_bar
@@ -77,8 +75,7 @@ def backtest(
 ) -> None:
     """Replay bars through signals, rules and the simulated venue; write tables and a report."""
     given = settings_of(settings, sets, profile, timeframe)
-    names, first, last = symbols_of(symbols), first_of(start), last_of(stop)
-    refuse_empty(start, stop, first, last)
+    names, (first, last) = symbols_of(symbols), span_of(start, stop)
     from dataflows import backtest as command
     from infra.reference import Files
 
@@ -110,8 +107,7 @@ def features(
 ) -> None:
     """Write each bar's features, as the signals see them, to one Parquet file."""
     given = settings_of(settings, sets, profile, timeframe)
-    names, first, last = symbols_of(symbols), first_of(start), last_of(stop)
-    refuse_empty(start, stop, first, last)
+    names, (first, last) = symbols_of(symbols), span_of(start, stop)
     from dataflows import features as command
     from infra.reference import Files
 
@@ -143,8 +139,7 @@ def drift(
 ) -> None:
     """Forecast over bars and compare with training: edge, coverage by month, stability of each feature."""
     given = settings_of(settings, sets, None, timeframe)
-    names, first, last = symbols_of(symbols), first_of(start), last_of(stop)
-    refuse_empty(start, stop, first, last)
+    names, (first, last) = symbols_of(symbols), span_of(start, stop)
     from dataflows import drift as command
     from infra.reference import Files
 

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from dataflows.account_events import DIRECTIONS
 from dataflows.flows import some
 from dataflows.pipeline import Decided
-from infra.gated_sink import GatedSink, Record
-from infra.kafka import SCHEMA, Cluster
+from infra.gated_sink import GatedSink, Record, event_record
+from infra.kafka import Cluster
 from infra.settings import Settings
 from operators import features
 from operators.drive import scan
-from schemas import codec
-from schemas.events import Direction
 from schemas.frames import Floats, ForecastFrame, Names
 from schemas.identity import correlation_id, envelope, moment_key
 from schemas.records import AlphaSignal, MarketEngineered, Prediction
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
 
 FEATURES, FORECASTS, VIEWS = "market.engineered", "predictions.tft", "alpha.signals"
-DIRECTIONS = {Direction.LONG: "long", Direction.SHORT: "short", Direction.FLAT: "neutral"}
 NAMED = tuple(name for name in features.ORDER if name in MarketEngineered.__struct_fields__)
 WHOLE = ("minute_of_day", "day_of_week")  # of these, those that are whole numbers
 
@@ -205,4 +203,4 @@ def _envelope(params: Params, topic: str, key: str, name: str, ts: int) -> dict[
 
 
 def _record(key: str, ts: int, name: str, event: msgspec.Struct) -> Record:
-    return Record(key, ts, name.encode(), codec.encode(event), ((SCHEMA, codec.mark(type(event))),))
+    return event_record(key, ts, name.encode(), event)

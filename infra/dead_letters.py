@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from infra.gated_sink import Record
+from infra.gated_sink import Record, event_record
 from infra.kafka import ID, SCHEMA, Cluster, Headers, bounds, producer, records, stated_time, wait_for
 from infra.ranges import Messages
 from schemas import codec
@@ -82,7 +82,7 @@ def record(one: Letter, agent: str) -> Record:
         original_headers=[Header(name=name, value=value) for name, value in named],
         idempotency_key=key,
     )
-    return Record(f"dlq:{event.dlq_id}", ts, agent.encode(), codec.encode(event), ((SCHEMA, codec.mark(DlqRecord)),))
+    return event_record(f"dlq:{event.dlq_id}", ts, agent.encode(), event)
 
 
 def letters(where: Cluster) -> Iterator[DlqRecord]:

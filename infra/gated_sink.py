@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+import msgspec
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from infra.kafka import DELIVERY_MS, ID, LINGER_MS, TS, Cluster, bounds, partitions, producer, records, wait_for
+from infra.kafka import DELIVERY_MS, ID, LINGER_MS, SCHEMA, TS, Cluster, bounds, partitions, producer, records, wait_for
 from infra.ranges import part_name
+from schemas import codec
 from schemas.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -41,6 +43,11 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()  # more than id, ts and by, as the schema's fingerprint
+
+
+def event_record(name: str, ts: int, key: bytes | None, event: msgspec.Struct) -> Record:
+    """An event of schemas.records under its id, with the fingerprint of its schema."""
+    return Record(name, ts, key, codec.encode(event), ((SCHEMA, codec.mark(type(event))),))
 
 
 Made: TypeAlias = tuple[Record, list[tuple[str, str | bytes | None]]]  # with all its headers

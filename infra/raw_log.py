@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 
 from infra.dead_letters import Letter, letter
-from infra.gated_sink import Record
+from infra.gated_sink import Record, event_record
 from infra.kafka import ID, SCHEMA
 from infra.ranges import Messages
 from operators.slicer import Activated, Arrival, Market
@@ -22,27 +22,26 @@ NONE = "none"  # the version of a ModelActivated after which no model is in forc
 def record(topic: str, name: str, arrival: Arrival, timeframe: str, source: str) -> Record:
     """A bar or a beat for the log; `name` tells the record from every other of its partition."""
     if not arrival.symbol:
-        return Record(name, arrival.ts, None, codec.encode(Beat(ts=arrival.ts)), ((SCHEMA, codec.mark(Beat)),))
+        return event_record(name, arrival.ts, None, Beat(ts=arrival.ts))
     key = bar_key(arrival.symbol, arrival.ts, timeframe)
     event = MarketRaw(
         **envelope(topic, key, arrival.symbol, arrival.ts, source),
         open=arrival.open, high=arrival.high, low=arrival.low, close=arrival.close, price=arrival.close,
         volume=arrival.volume, bid=_known(arrival.bid), ask=_known(arrival.ask), timeframe=timeframe,
     )  # fmt: skip
-    return Record(name, arrival.ts, arrival.symbol.encode(), codec.encode(event), ((SCHEMA, codec.mark(MarketRaw)),))
+    return event_record(name, arrival.ts, arrival.symbol.encode(), event)
 
 
 def market_record(name: str, bar: Arrival) -> Record:
     """The market symbol's bar for another shard."""
     event = MarketClose(ts=bar.ts, symbol=bar.symbol, open=bar.open, high=bar.high, low=bar.low, close=bar.close,
                         volume=bar.volume)  # fmt: skip
-    return Record(name, bar.ts, None, codec.encode(event), ((SCHEMA, codec.mark(MarketClose)),))
+    return event_record(name, bar.ts, None, event)
 
 
 def model_record(name: str, event: ModelActivated) -> Record:
     """An activation for one shard."""
-    value = codec.encode(event)
-    return Record(name, nanos(event.ts), event.model.encode(), value, ((SCHEMA, codec.mark(ModelActivated)),))
+    return event_record(name, nanos(event.ts), event.model.encode(), event)
 
 
 def arrivals(messages: Messages) -> Iterator[Arrival | Activated | Market | Letter]:

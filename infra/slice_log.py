@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from infra.gated_sink import Record
+from infra.gated_sink import Record, event_record
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from schemas import codec
 from schemas.calendar import timeframe_name
@@ -58,4 +58,4 @@ def record(frame: RawFrame, timeframe: int, models: Sequence[InForce] = ()) -> R
         models=list(models),
     )
     key = slice_key(frame.shard, ts, timeframe_name(timeframe))
-    return Record(key, ts, b"%02d" % frame.shard, codec.encode(event), ((SCHEMA, codec.mark(SliceBars)),))
+    return event_record(key, ts, b"%02d" % frame.shard, event)

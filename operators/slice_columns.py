@@ -99,11 +99,11 @@ def walk_one(data: Bytes, begin: int, end: int, head: Longs, place: Longs) -> in
     at = begin
     for field in range(5):
         at = number(data, at, end, head, field)
-    at = listings(data, at, end, head)
+    at = items(data, at, end, head, 2, 1)  # listings: symbol, slot, name
     rows = np.int64(-1)
     for k in range(13):
         if k == EARNINGS:
-            at = actions(data, at, end, head)
+            at = items(data, at, end, head, 5, 0)  # actions: symbol, new, old, dividend, slot
         at = number(data, at, end, head, ROWS)  # the length in bytes, for now
         length = head[ROWS]
         if at < 0 or length < 0 or length > end - at:
@@ -118,7 +118,7 @@ def walk_one(data: Bytes, begin: int, end: int, head: Longs, place: Longs) -> in
         at += length
     if (place[BID] < 0) != (place[BID + 1] < 0) and rows > 0:
         return UNEVEN
-    at = models(data, at, end, head)
+    at = items(data, at, end, head, 1, 2)  # models: since, model, bundle_sha256
     if at < 0:
         return SHORT
     if at != end:
@@ -150,8 +150,8 @@ def number(data: Bytes, at: int, end: int, head: Longs, field: int) -> int:
 
 
 @kernel
-def listings(data: Bytes, at: int, end: int, head: Longs) -> int:
-    """Step over the symbols that are new, in blocks of (symbol, slot, name)."""
+def items(data: Bytes, at: int, end: int, head: Longs, numbers: int, texts: int) -> int:
+    """Step over an array of items, each of so many numbers and then so many texts; that there are any is noted."""
     while at >= 0:
         at = block(data, at, end, head)
         left = head[ROWS]
@@ -159,44 +159,9 @@ def listings(data: Bytes, at: int, end: int, head: Longs) -> int:
             return at
         head[LISTS] = 1
         while left > 0 and at >= 0:
-            at = number(data, at, end, head, ROWS)
-            at = number(data, at, end, head, ROWS)
-            at = number(data, at, end, head, ROWS)
-            if at < 0 or head[ROWS] < 0 or head[ROWS] > end - at:
-                return -1
-            at += head[ROWS]
-            left -= 1
-    return at
-
-
-@kernel
-def actions(data: Bytes, at: int, end: int, head: Longs) -> int:
-    """Step over corporate actions, in blocks of (symbol, new, old, dividend, slot)."""
-    while at >= 0:
-        at = block(data, at, end, head)
-        left = head[ROWS]
-        if at < 0 or left == 0:
-            return at
-        head[LISTS] = 1
-        while left > 0 and at >= 0:
-            for _ in range(5):
+            for _ in range(numbers):
                 at = number(data, at, end, head, ROWS)
-            left -= 1
-    return at
-
-
-@kernel
-def models(data: Bytes, at: int, end: int, head: Longs) -> int:
-    """Step over models, in blocks of (since, model, bundle_sha256)."""
-    while at >= 0:
-        at = block(data, at, end, head)
-        left = head[ROWS]
-        if at < 0 or left == 0:
-            return at
-        head[LISTS] = 1
-        while left > 0 and at >= 0:
-            at = number(data, at, end, head, ROWS)
-            for _ in range(2):
+            for _ in range(texts):
                 at = number(data, at, end, head, ROWS)
                 if at < 0 or head[ROWS] < 0 or head[ROWS] > end - at:
                     return -1
