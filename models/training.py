@@ -6,7 +6,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from operators import features
-from schemas.calendar import DAY
 
 BASELINE = features.ORDER[:15]  # section 4.1 of the contracts
 QUANTILES = (0.1, 0.5, 0.9)
@@ -42,6 +41,11 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     def embargo(self) -> int:
         """Bars between what a fold learns from and what it is judged on."""
         return self.lookback + max(self.horizons)
+
+    @property
+    def decision(self) -> int:
+        """Place of the horizon that trades."""
+        return self.horizons.index(self.decision_horizon)
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,16 +91,9 @@ class Gates(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a forecast would trade: |q50| at the decision horizon pays for the round trip several times over."""
+    """How a forecast is traded out of sample, beside the live settings of forecast, ensemble, filters and venue."""
 
-    cost_multiple: Annotated[float, Meta(ge=0.0, le=1_000.0)] = 2.0  # of the round trip's cost
-    floor: Share = 0.0  # the least |q50|, a fraction
-    floor_daily: Share = 0.005  # the same for daily bars
-    shorts: bool = False  # the book is long-only
-
-    def least(self, timeframe: int, cost: float) -> float:
-        """The least |q50| that trades, by the bars' minutes and a round trip's cost as a fraction."""
-        return max(self.cost_multiple * cost, self.floor_daily if timeframe == DAY else self.floor)
+    shorts: bool = False  # the live book is long-only; true: a short forecast is sold, for markets that are made up
 
 
 class Params(Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +116,6 @@ class Params(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("baselines: empirical is missing; the skill is measured against it")
 
 
-def describe(params: Params) -> str:
-    """The parameters as canonical JSON, for hashes and records."""
+def describe(*params: object) -> str:
+    """Parameters as canonical JSON, for hashes and records."""
     return msgspec.json.encode(params, order="sorted").decode()
