@@ -72,7 +72,7 @@ def run(
     registry = Registry(store)
     fingerprint, described = bars.fingerprint, describe(params, policy)
     bundle, manifest = _bundle(ds, bars, params, tried, verdict, registry)
-    found = _findings(ds, bars, params, tried, verdict, manifest.id, registry.trials(fingerprint, described))
+    found = _findings(ds, bars, settings, tried, verdict, manifest.id, registry.trials(fingerprint, described))
     page = _report(store, found)
     if not registry.knows(manifest.id):
         run = _run(ds, settings, manifest, tried, verdict, fingerprint, time.perf_counter() - begun)
@@ -124,7 +124,8 @@ def measure(returns: Floats) -> dict[str, float]:
 def policy_of(settings: Settings, timeframe: int) -> Policy:
     """How forecasts are decided upon: as the live pipeline does with these settings, for bars of so many minutes."""
     own = pipeline.decide_params(settings, timeframe)
-    return Policy(own.forecast, own.regime, own.ensemble, own.filters, own.end_of_day, own.toll)
+    return Policy(own.forecast, own.regime, own.ensemble, own.filters, own.end_of_day, own.toll,
+                  settings.rules.allow_short)  # fmt: skip
 
 
 def _writable(store: Path) -> None:
@@ -154,7 +155,7 @@ def _run(
     fingerprint: str, seconds: float,
 ) -> Run:  # fmt: skip
     """What MLflow is told of a training and its folds."""
-    params: dict[str, str] = {}
+    params = {"rules.allow_short": str(settings.rules.allow_short), "exits.end_of_day": str(settings.exits.end_of_day)}
     for section in ("training", "clean", "forecast", "regime", "ensemble", "filters", "venue"):
         params |= _flat(msgspec.to_builtins(getattr(settings, section)), section)
     tags = {"model_id": manifest.id, "data": manifest.data, "data_fingerprint": fingerprint,
@@ -238,11 +239,12 @@ def _spread(which: Longs, most: int) -> Longs:
 
 
 def _findings(
-    ds: Dataset, bars: Source, params: Params, tried: "Sequence[Tried]", verdict: "Verdict", ident: str, trials: int
+    ds: Dataset, bars: Source, own: Settings, tried: "Sequence[Tried]", verdict: "Verdict", ident: str, trials: int
 ) -> "Findings":
     from models import calibration, walk_forward
     from models.report import Findings
 
+    params = own.training
     network = [one.outcomes[walk_forward.MODEL] for one in tried]
     together = np.concatenate([outcome.daily for outcome in network])
     scores, correct = [outcome.score for outcome in network], [outcome.correct for outcome in network]
@@ -266,7 +268,7 @@ def _findings(
         horizons=ds.data.horizons, coverage=np.mean([o.coverage for o in network], axis=0).tolist(),
         corrected=np.mean([o.corrected for o in network], axis=0).tolist(),
         ends=_counted_together([o.ends for o in network]),
-        shorts=params.rule.shorts,
+        shorts=own.rules.allow_short,
     )  # fmt: skip
 
 

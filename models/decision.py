@@ -31,6 +31,7 @@ class Policy(NamedTuple):
     filters: Filters = Filters()
     end_of_day: bool = True  # all lots are sold by the close
     toll: Toll = FREE
+    shorts: bool = False  # whether the book may be short
 
 
 class Circumstances(NamedTuple):

@@ -90,12 +90,6 @@ class Gates(Struct, frozen=True, forbid_unknown_fields=True):
     trades: Count = 5  # of every fold, the fewest
 
 
-class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a forecast is traded out of sample, beside the live settings of forecast, ensemble, filters and venue."""
-
-    shorts: bool = False  # the live book is long-only; true: a short forecast is sold, for markets that are made up
-
-
 class Params(Struct, frozen=True, forbid_unknown_fields=True):
     """How models are trained and judged."""
 
@@ -103,7 +97,6 @@ class Params(Struct, frozen=True, forbid_unknown_fields=True):
     network: Network = Network()
     folds: Folds = Folds()
     gates: Gates = Gates()
-    rule: Rule = Rule()
     baselines: tuple[str, ...] = ("empirical", "linear", "lightgbm")  # beside the network; lightgbm where installed
     calibration_least: Count = 200  # decisions before a calibrator is fitted
     tracking: str = ""  # MLflow's address; none: SQLite in the store

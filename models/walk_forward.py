@@ -255,7 +255,7 @@ def _outcome(
     corrected = calibration.widened(q, learned.offsets[name])
     decisions = decide(policy, ds.symbols, ds.symbol[test], ds.at[test], around, corrected * ds.scale(test)[..., None],
                        k, known, learned.edges[name])  # fmt: skip
-    trades = trade(ds, test, entries(decisions, params.rule.shorts), around.cost, learned.fold.test_upto)
+    trades = trade(ds, test, entries(decisions, policy.shorts), around.cost, learned.fold.test_upto)
     moved = ds.label[test, k] != 0.0
     return Outcome(
         pinball(y, q), calibration.coverage(q, y), calibration.coverage(corrected, y), trades,

@@ -187,12 +187,14 @@ def test_a_book_of_longs_alone_lets_shorts_be():
 
 def test_the_policy_is_that_of_the_settings():
     settings = load(None, ["venue.slippage_bps=7", "ensemble.decision_gate=0.7", "exits.end_of_day=false",
-                           "filters.max_spread=0.002", "regime.fast=10", "forecast.min_return=0.002"])  # fmt: skip
+                           "filters.max_spread=0.002", "regime.fast=10", "forecast.min_return=0.002",
+                           "rules.allow_short=true"])  # fmt: skip
     policy = policy_of(settings, 1440)
     assert policy.toll.cost == pytest.approx(0.0014)
     assert policy.toll.floor == 0.005  # of daily bars
     assert (policy.ensemble, policy.filters, policy.regime, policy.forecast, policy.end_of_day) == (
         settings.ensemble, settings.filters, settings.regime, settings.forecast, False)  # fmt: skip
+    assert policy.shorts
     assert policy_of(Settings(), 1)._replace(toll=Policy().toll) == Policy()
 
 

@@ -17,12 +17,12 @@ torch = pytest.importorskip("torch")
 from dataflows import backtest  # noqa: E402  (the libraries that train must be there)
 from dataflows import train as command  # noqa: E402
 from infra.bars import open_bars  # noqa: E402
-from infra.settings import Settings, load  # noqa: E402
+from infra.settings import load  # noqa: E402
 from models import baselines, calibration, dataset, export, inputs, tft, walk_forward  # noqa: E402
 from models.decision import decide  # noqa: E402
 from models.engine import Engine, opened  # noqa: E402
 from models.registry import NAME, Registry  # noqa: E402
-from models.training import Data, Folds, Gates, Network, Params, Rule  # noqa: E402
+from models.training import Data, Folds, Gates, Network, Params  # noqa: E402
 from operators import features  # noqa: E402
 from schemas.events import Direction, Reason, word  # noqa: E402
 
@@ -34,11 +34,12 @@ PARAMS = Params(
     network=Network(hidden=12, epochs=3, batch=64, learning_rate=0.006),
     folds=Folds(count=3, train=60, validation=20, test=20, processes=1),
     gates=Gates(folds=3),
-    rule=Rule(shorts=True),  # trends go both ways; a book of longs alone may find none in a short block
     baselines=("empirical", "linear"),
     calibration_least=100,
 )
-POLICY = command.policy_of(Settings(), 30)
+# trends go both ways; a book of longs alone may find none in a short block
+SETTINGS = msgspec.structs.replace(load(None, ["rules.allow_short=true"]), training=PARAMS)
+POLICY = command.policy_of(SETTINGS, 30)
 NAMES = ("a", "b", "c")
 
 
@@ -171,10 +172,9 @@ def test_a_graph_that_is_another_is_refused(planted, small, exported, monkeypatc
 def trained(tmp_path_factory):
     """The command, on bars with a planted signal."""
     store = tmp_path_factory.mktemp("store")
-    settings = msgspec.structs.replace(Settings(), training=PARAMS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return store, command.run(MARKET.format(70), settings, store, promote=True)
+        return store, command.run(MARKET.format(70), SETTINGS, store, promote=True)
 
 
 def test_a_planted_signal_passes_the_gates(trained):
@@ -257,7 +257,7 @@ def test_the_registry_and_mlflow_agree(trained):
     assert parent.tags["model_id"] == summary["id"]
     assert parent.metrics["samples"] == len(built(70))
     assert parent.params["training.folds.count"] == "3"
-    assert parent.params["ensemble.decision_gate"] == "0.65"
+    assert (parent.params["ensemble.decision_gate"], parent.params["rules.allow_short"]) == ("0.65", "True")
     assert {file.path for file in client.list_artifacts(version.run_id, "bundle")} == {
         "bundle/manifest.json", "bundle/model.onnx", "bundle/sample.npz",
     }  # fmt: skip

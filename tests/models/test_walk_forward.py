@@ -3,7 +3,6 @@
 from dataclasses import replace
 from statistics import NormalDist
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from models import calibration, dataset, walk_forward
 from models.bundle import Calibration
 from models.decision import Policy, decide
-from models.training import Data, Folds, Gates, Params, Rule
+from models.training import Data, Folds, Gates, Params
 from operators.ensemble import Params as Ensemble
 from operators.ensemble import Toll
 from operators.filters import Params as Filters
@@ -141,8 +140,8 @@ def test_what_is_traded_is_what_is_decided(ds):
     assert sum(outcome.ends.values()) == test.size
     assert outcome.ends["none"] == (told.reason == Reason.NONE).sum() > 0
     assert tried.outcomes["empirical"].ends.keys() <= {"no_insight", "not_warm"}  # who has no width has no strength
-    short = msgspec.structs.replace(params, rule=Rule(shorts=True))
-    assert -1 in walk_forward.judge(ds, one, short, policy).outcomes["tft"].trades.direction
+    short = policy._replace(shorts=True)
+    assert -1 in walk_forward.judge(ds, one, params, short).outcomes["tft"].trades.direction
 
 
 def test_a_fold_is_decided_with_the_calibrator_of_the_folds_before_it(ds):
