@@ -155,9 +155,6 @@ def _run(
     fingerprint: str, seconds: float,
 ) -> Run:  # fmt: skip
     """What MLflow is told of a training and its folds."""
-    params = {"rules.allow_short": str(settings.rules.allow_short), "exits.end_of_day": str(settings.exits.end_of_day)}
-    for section in ("training", "clean", "forecast", "regime", "ensemble", "filters", "venue"):
-        params |= _flat(msgspec.to_builtins(getattr(settings, section)), section)
     tags = {"model_id": manifest.id, "data": manifest.data, "data_fingerprint": fingerprint,
             "feature_set": manifest.feature_set, "symbols": str(len(ds.symbols)), "rows": str(len(ds.matrix)),
             "promotable": str(manifest.promotable).lower(), "reasons": "; ".join(manifest.reasons)}  # fmt: skip
@@ -169,7 +166,9 @@ def _run(
                   "epochs": learned.epochs, "best_epoch": learned.best,
                   "duration_seconds": learned.seconds}  # fmt: skip
         folds.append({name: float(value) for name, value in {**found, **sizes, **fitted}.items()})
-    return Run(params, {**manifest.metrics, "samples": float(len(ds)), "duration_seconds": seconds}, tags, folds)
+    return Run(
+        _decisive(settings), {**manifest.metrics, "samples": float(len(ds)), "duration_seconds": seconds}, tags, folds
+    )
 
 
 # The bundle: the latest fold's model.
@@ -256,7 +255,7 @@ def _findings(
     sessions = params.folds.test
     return Findings(
         id=ident, data=f"{bars.label}, {bars.rows:,} rows, {len(ds):,} samples of {len(ds.symbols)} symbols",
-        synthetic=bars.synthetic, settings=list(_flat(msgspec.to_builtins(params)).items()),
+        synthetic=bars.synthetic, settings=list(_decisive(own).items()),
         models=[_model(tried, name, verdict) for name in tried[0].outcomes], folds=verdict.folds,
         spans=[_span(ds, one) for one in tried], reasons=verdict.reasons,
         medians={name: float(np.median([fold[name] for fold in verdict.folds])) for name in ("sharpe", "win_rate")},
@@ -326,7 +325,16 @@ def _summary(manifest: Manifest, found: "Findings", bundle: Path, page: Path, re
     }  # fmt: skip
 
 
-def _flat(tree: dict[str, Any], above: str = "training") -> dict[str, str]:
+def _decisive(settings: Settings) -> dict[str, str]:
+    """The settings that a training depends on, by their dotted names."""
+    found: dict[str, str] = {}
+    for section in ("training", "clean", "forecast", "regime", "ensemble", "filters", "venue"):
+        found |= _flat(msgspec.to_builtins(getattr(settings, section)), section)
+    rules = {"max_notional_usd": settings.rules.max_notional_usd, "allow_short": settings.rules.allow_short}
+    return found | _flat(rules, "rules") | _flat({"end_of_day": settings.exits.end_of_day}, "exits")
+
+
+def _flat(tree: dict[str, Any], above: str) -> dict[str, str]:
     """Settings by their dotted names."""
     flat: dict[str, str] = {}
     for name, value in tree.items():
