@@ -34,8 +34,9 @@ from infra import intake, slice_log
 from infra.bars import open_bars
 from infra.embedded import Broker
 from infra.gated_sink import BY
-from infra.kafka import ID, TS, Cluster, bounds, cluster, consumer, stated_time
+from infra.kafka import ID, TS, Cluster, bounds, cluster, stated_time
 from infra.ranges import Messages, RangeSource, part_name
+from infra.reader import Reader
 from infra.settings import Settings, load
 from infra.topics import create_topics
 from operators.drive import scan
@@ -50,7 +51,6 @@ LIVE = (100, 4)
 LONG = (400, 66)  # ten million bars
 PACE = 0.15  # seconds between two slices
 SEED = 7
-BATCH = 10_000  # records
 TOPIC = slice_log.TOPIC
 
 Answer = dict[str, Any]
@@ -101,13 +101,21 @@ def source(times: int) -> Answer:
     for _ in range(times):
         rows = 0
         with _cpu(spent):
-            built = RangeSource(where, ranges, BATCH, headers=False)
-            for name in built.list_parts():
-                part, state = built.build_part("bench", name, None), intake.start()
-                for messages in _read(part):
-                    state, answer = intake.step(calendar, state, messages)
-                    rows += sum(frame.ts.size for frame in answer.frames)
-                part.close()
+            built = RangeSource(where, ranges, headers=False)
+            parts = {name: (built.build_part("bench", name, None), intake.start()) for name in built.list_parts()}
+            while parts:
+                for name, (part, state) in list(parts.items()):
+                    try:
+                        batch = part.next_batch()
+                    except StopIteration:
+                        part.close()
+                        del parts[name]
+                        continue
+                    for messages in batch:
+                        state, answer = intake.step(calendar, state, messages)
+                        parts[name] = part, state
+                        rows += sum(frame.ts.size for frame in answer.frames)
+                time.sleep(0.0005)
     return {"cpu": spent, "rows": rows}
 
 
@@ -316,16 +324,17 @@ class _Watch:
         self._thread.join(10.0)
 
     def _follow(self) -> None:
-        from confluent_kafka import TopicPartition
-
-        client = consumer(self._where, fetch_wait_max_ms=5)
-        client.assign([TopicPartition(self._where.topic(self._topic), 0, 0)])
+        """Through the reader of the flows, which rests where a broker answers at once: others would take the cores."""
+        place = self._where.topic(self._topic), 0
+        reader, queue = Reader.join(self._where, "bench", place, 0)
         while not self._stop.is_set():
-            for message in client.consume(100, 0.001):
-                ts = None if message.error() else stated_time(message.headers())
+            for message in queue.take(100):
+                ts = stated_time(message.headers())
                 if ts is not None:
                     self.last[ts] = time.perf_counter()
-        client.close()
+            reader.check()
+            time.sleep(0.001)
+        reader.leave(place)
 
     def settled(self, seconds: float = 5.0) -> dict[int, float]:
         """All, once nothing has come for a while."""

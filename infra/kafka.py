@@ -121,6 +121,7 @@ def consumer(where: Cluster, **more: Any) -> "Consumer":
             "heartbeat.interval.ms": 10_000,
             "queued.max.messages.kbytes": 8_192,  # per consumer
             "fetch.queue.backoff.ms": 20,  # a full queue is soon drained
+            "receive.message.max.bytes": 2**31 - 1,  # the embedded broker answers with all it has
             **{name if name.endswith("_cb") else name.replace("_", "."): value for name, value in more.items()},
         }
     )
