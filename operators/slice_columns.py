@@ -5,7 +5,7 @@ the reference decoder. Nothing in the bytes is trusted: a record that does not f
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,14 +66,15 @@ def decode(values: Sequence[bytes]) -> Columns:
     starts = np.zeros(len(values) + 1, np.int64)
     np.cumsum(heads[:, ROWS], out=starts[1:])
     count = int(starts[-1])
-    has = (places >= 0).any(axis=0)
+    has: Bools = np.any(places >= 0, axis=0)
     sizes = [len(values) if k == MARKET else count if has[k] or k < BID else 0 for k in range(len(WIDTHS))]
-    columns = [np.full(size, blank) for size, blank in zip(sizes, BLANKS, strict=True)]
+    columns: list[Any] = [np.full(size, blank) for size, blank in zip(sizes, BLANKS, strict=True)]
     gather(data, starts, places, *(column.view(np.uint8) for column in columns))
     if not has[MARKET]:
         columns[MARKET] = columns[MARKET][:0]
-    return Columns(*(heads[:, field].copy() for field in (SHARD, TIMEFRAME, TS, AFTER, UPTO)), heads[:, LISTS] != 0,
-                   heads[:, FLAW].astype(np.int8), starts, *columns)  # fmt: skip
+    shard, timeframe, ts, after, upto = (heads[:, field].copy() for field in (SHARD, TIMEFRAME, TS, AFTER, UPTO))
+    lists, flaw = heads[:, LISTS] != 0, heads[:, FLAW].astype(np.int8)
+    return Columns(shard, timeframe, ts, after, upto, lists, flaw, starts, *columns)
 
 
 @kernel

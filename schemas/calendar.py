@@ -86,7 +86,8 @@ class Calendar:
         inside = (self._close_minute - 1) // timeframe - self._open_minute // timeframe
         self._first: Longs = np.concatenate([[0], np.cumsum(inside + 1)]).astype(np.int64)
         # For one instant at a time: a search in a list takes a fortieth of what numpy's takes.
-        self._close_list, self._first_list = self.closes.tolist(), self._first.tolist()
+        self._close_list: list[int] = self.closes.tolist()
+        self._first_list: list[int] = self._first.tolist()
         self._made: dict[tuple[int, int, int, int], Slices] = {}
 
     @classmethod
