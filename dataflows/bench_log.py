@@ -168,6 +168,7 @@ def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
                 last = client.slice(next(chunks))
             client.flush()
             log.wait_for(last)
+            _night(Path(folder))
             sent: dict[int, float] = {}
             for _ in range(slices):
                 begun = time.perf_counter()
@@ -363,6 +364,15 @@ def _start(folder: Path) -> "subprocess.Popen[bytes]":
         init_db_dir(store, 1)  # type: ignore[no-untyped-call]
     command = [sys.executable, "-m", "infra.run", "dataflows.live", "-r", str(store), "-s", "10", "-b", "0"]
     return subprocess.Popen(command, env={**os.environ, "LIVE__FOLDER": str(folder), "LIVE__MISSING_DATA": "off"})  # noqa: S603  (our own flow)
+
+
+def _night(folder: Path, seconds: float = 120.0) -> None:
+    """Until the day's results and report are written, which its close brings and no opening has to wait for."""
+    deadline = time.monotonic() + seconds
+    while not any(one.suffix != ".partial" for one in folder.glob("results/*/*")):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"bench: no results of a day within {seconds:g} s")
+        time.sleep(0.1)
 
 
 def _resident() -> float:
