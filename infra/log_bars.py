@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from infra import intake
-from infra.kafka import SCHEMA, Cluster, bounds, offsets_at, records
+from infra.kafka import SCHEMA, Cluster, bounds, records
+from infra.offsets import offsets_at
 from infra.ranges import Free, Part, Shared
 from infra.reference import Files
 from operators.slice_columns import decode
