@@ -90,6 +90,7 @@ class Account:
     def __init__(self, place, dice):
         self.place, self.dice, self.slice = place, dice, 0
         self.sent = {symbol: [] for symbol in SYMBOLS}  # requests, in order
+        self.written = 0  # requests and cancels
         self.first = {}  # by entry: the slice in which it was first heard of, or had its first shares
         self.cancelled = {}  # by entry: the slice in which its end was last asked for
 
@@ -139,6 +140,7 @@ class Account:
         ):
             REACHED["rests cancelled"] += 1
             self.cancelled[one.id] = self.slice
+            self.written += 1
             self.place.write(cancels(one.id))
 
     def is_done(self):
@@ -151,6 +153,7 @@ class Account:
 
     def send(self, order):
         self.sent[order.symbol].append(order)
+        self.written += 1
         self.place.write(order)
         if self.dice.random() < 0.1:
             self.place.write(order)  # delivered twice: still one order
@@ -212,8 +215,9 @@ def finish(place, account, service, seed):
 
     def done():
         service.tend()
-        account.act(opens=False)
-        return account.is_done()
+        settled, sent = account.is_done(), account.written
+        account.act(opens=False)  # by reports that are no older than those it is settled by
+        return settled and account.written == sent
 
     assert until(done, 60.0), f"seed {seed}, slice {account.slice}: {place.said()} {account.cancelled}"
 
