@@ -12,7 +12,7 @@ from broker.port import Leg
 from infra.kafka import Cluster
 from schemas.records import CommandKind
 from tests.broker.executing import ROOT, floor, until
-from tests.broker.rooms import KEYS, Fault, entry, once, order_id
+from tests.broker.rooms import KEYS, Fault, entry, exit_, once, order_id
 
 PLANTED = (KEYS.secret, KEYS.key_id)
 
@@ -51,6 +51,53 @@ def test_it_ends_when_told_to_and_its_place_is_free_again(running):
     running.start()
     assert until(lambda: running.printed().count("orders to settle") == 2, 60.0)
     assert running.end(signal.SIGINT) == 0
+
+
+def elsewhere(place, folder):
+    """The settings of the same account on another host: another folder, so no lock file is shared."""
+    return [*place.sets, f"live.folder={folder}", "execution.lease_seconds=3"]
+
+
+def test_on_another_host_it_is_refused_while_the_first_is_alive(place, tmp_path):
+    place.sets.append("execution.lease_seconds=3")
+    place.start()
+    assert until(lambda: "orders to settle" in place.printed(), 60.0), place.printed()
+    place.sets, own = elsewhere(place, tmp_path / "elsewhere"), place.sets
+    for command in ("execute", "reconcile"):
+        second = utp(place, command)
+        assert second.returncode == 2
+        assert "account paper is executed already, by" in second.stderr.splitlines()[-1]
+    place.sets = own
+    place.write(entry())
+    assert until(lambda: place.exchange.held == {"AAPL": 5} and place.agrees())  # the first goes on
+    assert place.end(signal.SIGTERM) == 0
+    place.sets = elsewhere(place, tmp_path / "elsewhere")
+    assert utp(place, "reconcile").returncode == 0  # it has let go
+
+
+def test_one_that_hung_is_replaced_from_another_host_and_stops_when_it_wakes(place, tmp_path):
+    """No order is sent twice, and the one that comes to again does nothing more."""
+    place.sets.append("execution.lease_seconds=3")
+    place.start()
+    assert until(lambda: "orders to settle" in place.printed(), 60.0), place.printed()
+    hung = place.process
+    hung.send_signal(signal.SIGSTOP)
+    place.sets = elsewhere(place, tmp_path / "elsewhere")
+    place.start()
+    try:
+        assert until(lambda: place.printed().count("orders to settle") == 2, 60.0), place.printed()
+        place.write(entry())
+        assert until(lambda: place.exchange.held == {"AAPL": 5} and place.agrees())
+    finally:
+        hung.send_signal(signal.SIGCONT)
+    assert hung.wait(40.0) == 2
+    assert "account paper is executed by" in place.printed()
+    assert "Traceback" not in place.printed()
+    place.write(exit_(minute=1))
+    assert until(lambda: not place.exchange.held and place.agrees())
+    ours = [order.client_id for order in place.exchange.orders.values() if order.client_id.startswith("paper|")]
+    assert sorted(ours) == [order_id(), exit_(minute=1).id]
+    assert len(place.ids()) == len(set(place.ids()))
 
 
 def test_it_ends_while_the_broker_does_not_answer(running):
