@@ -316,6 +316,11 @@ class Service:
 
 def run(settings: Settings, told: Callable[[str], None]) -> None:
     """Execute one account's orders until interrupted. What stops trading for good is one line."""
+    if settings.venue.kind != "broker":
+        raise UserError(
+            f"venue.kind is {settings.venue.kind}: account {settings.run.account} fills its orders itself, so none is sent "
+            f"from here; set it to broker (VENUE__KIND=broker) for the live flow and here"
+        )
     where = cluster()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -325,7 +330,13 @@ def run(settings: Settings, told: Callable[[str], None]) -> None:
         if settings.execution.metrics_port:
             from prometheus_client import start_http_server
 
-            start_http_server(settings.execution.metrics_port, addr="127.0.0.1")
+            own = settings.execution
+            try:
+                start_http_server(own.metrics_port, addr=own.metrics_host)
+            except OSError as error:
+                raise UserError(
+                    f"execution.metrics_port {own.metrics_port} at {own.metrics_host}: {error.strerror or error}"
+                ) from error
         room = Room(settings, where, stop)
         for reason, message in room.submitter.gates.shut(room.clock.now()):
             told(f"shut: {word(reason)} ({message})")

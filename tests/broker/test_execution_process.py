@@ -132,6 +132,22 @@ def test_an_unsafe_broker_is_one_line(place, environ, says):
     assert (done.returncode, done.stderr.count("\n"), says in done.stderr) == (2, 1, True), done.stderr
 
 
+def test_orders_of_an_account_that_is_filled_in_simulation_are_not_sent(place):
+    place.write(entry())
+    place.sets.append("venue.kind=simulated")
+    done = utp(place, "execute")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "venue.kind is simulated" in done.stderr
+    assert place.server.requests == []
+
+
+def test_a_port_for_metrics_that_is_taken_is_one_line(place):
+    port = place.server.url.rpartition(":")[2]
+    place.sets.append(f"execution.metrics_port={port}")
+    done = utp(place, "execute")
+    assert (done.returncode, f"execution.metrics_port {port} at 127.0.0.1" in done.stderr.splitlines()[-1]) == (2, True)
+
+
 def test_reconcile_reads_the_log_and_repairs(place, monkeypatch):
     with place.serving(monkeypatch) as room:
         place.write(entry())
