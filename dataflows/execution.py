@@ -318,8 +318,8 @@ def run(settings: Settings, told: Callable[[str], None]) -> None:
     """Execute one account's orders until interrupted. What stops trading for good is one line."""
     if settings.venue.kind != "broker":
         raise UserError(
-            f"venue.kind is {settings.venue.kind}: account {settings.run.account} fills its orders itself, none is sent "
-            f"from here; set it to broker (VENUE__KIND=broker) for the live flow and here"
+            f"venue.kind is {settings.venue.kind}: account {settings.run.account} fills its orders itself, so none is "
+            f"sent from here; set it to broker (VENUE__KIND=broker) for the live flow and here"
         )
     where = cluster()
     stop = threading.Event()
