@@ -393,6 +393,28 @@ def test_an_entry_that_should_be_gone_tonight_is_closed_when_it_is_filled_after_
     assert sent(one.says(Leg.ENTRY, "canceled", 0, 4)) == [(Leg.EXIT, 4, Reason.END_OF_DAY)]
 
 
+@pytest.mark.parametrize(
+    ("leg", "status", "reason", "said"),
+    [
+        (Leg.ENTRY, "expired", Reason.NONE, Reason.DAY_ORDER), (Leg.ENTRY, "rejected", Reason.NONE, Reason.REFUSED),
+        (Leg.ENTRY, "rejected", Reason.DRY_RUN, Reason.DRY_RUN), (Leg.ENTRY, "expired", Reason.SPLIT, Reason.SPLIT),
+        (Leg.STOP_LOSS, "expired", Reason.NONE, Reason.DAY_ORDER),
+        (Leg.STOP_LOSS, "canceled", Reason.NONE, Reason.SIBLING),
+        (Leg.STOP_LOSS, "rejected", Reason.NONE, Reason.REFUSED), (Leg.EXIT, "canceled", Reason.NONE, Reason.REFUSED),
+        (Leg.EXIT, "rejected", Reason.NONE, Reason.REFUSED), (Leg.EXIT, "expired", Reason.NONE, Reason.DAY_ORDER),
+    ],
+)  # fmt: skip
+def test_why_an_order_has_ended(leg: Leg, status: str, reason: Reason, said: Reason) -> None:
+    """What the report says, else what its state means."""
+    one = Story()
+    if leg is not Leg.ENTRY:
+        one.says(Leg.ENTRY, "filled", 10, 10)
+    if leg is Leg.EXIT:
+        one.command("kill")
+    ((_, _, shares, why),) = updates(one.says(leg, status, reason=reason))
+    assert (shares, why) == (10, said)
+
+
 @pytest.mark.parametrize("status", ["canceled", "expired", "rejected"])
 def test_a_lot_without_a_leg_is_watched_at_closes(status: str) -> None:
     one = Story()
