@@ -52,12 +52,12 @@ def test_a_kill_needs_no_signals_and_no_bars_and_survives_a_restart(kafka, tmp_p
     with together(kafka, tmp_path, INGEST__SPEED="300") as (site, ledger):
         for name, flow in flows.items():
             site.start(name, flow)
-        assert until(lambda: site.check() or ledger.held, 120.0), site.tails()
+        assert until(lambda: site.check() or ledger.held, 400.0), site.tails()
         site.stop("ingest")
         site.stop("signals")
         done = site.utp("kill", "--reason", "a test")
         assert done.returncode == 0, done.stderr
-        assert until(lambda: not ledger.held and not any(order.open for order in ledger.orders.values()), 60.0), (
+        assert until(lambda: not ledger.held and not any(order.open for order in ledger.orders.values()), 200.0), (
             site.tails()
         )
         before, logged = len(entries(ledger)), in_log(kafka)
