@@ -27,7 +27,7 @@ def together(kafka, folder, **settings):
     """A site, the exchange's ledger, and `utp execute` beside them."""
     create_topics(kafka)
     day = {"INGEST__SOURCE": "synthetic:symbols=12,days=1,seed=11", "INGEST__SPEED": "600", **THROUGH, **settings}
-    with DemoExchange(kafka, grid(load(None, (), {}))) as venue:
+    with DemoExchange(kafka, grid(load(None, (), settings))) as venue:
         site = Site(folder, kafka, **day, **venue.environ(), **approved(folder, "backtest"))
         (folder / "var").mkdir()
         with (folder / "execute.log").open("ab") as log:
@@ -49,7 +49,9 @@ def entries(ledger):
 def test_a_kill_needs_no_signals_and_no_bars_and_survives_a_restart(kafka, tmp_path):
     """Ingest and signals are dead; the account closes what it holds, and enters nothing when all are back."""
     flows = {"ingest": "dataflows.ingest", "signals": "dataflows.signals", "trading": "dataflows.trading"}
-    with together(kafka, tmp_path, INGEST__SPEED="300") as (site, ledger):
+    slow = {"INGEST__SOURCE": "synthetic:symbols=40,days=1,seed=11,timeframe=5m", "LIVE__TIMEFRAME": "5m",
+            "INGEST__SPEED": "300", "RULES__COOLDOWN_SECONDS": "60"}  # a slice a second  # fmt: skip
+    with together(kafka, tmp_path, **slow) as (site, ledger):
         for name, flow in flows.items():
             site.start(name, flow)
         assert until(lambda: site.check() or ledger.held, 400.0), site.tails()
