@@ -65,7 +65,7 @@ def start(params: Params) -> State:
 
 def params_of(settings: Settings, minutes: int) -> Params:
     """The taps that are set."""
-    total = sum(settings.ensemble.weights.values())
+    total = sum(settings.ensemble.weights.values()) or 1.0  # the forecast may be the only voter
     alphas = tuple(
         Alpha(_indicator(name, getattr(settings.alphas, name)), settings.ensemble.weights[name] / total,
               getattr(settings.alphas, name).life) for name in settings.ensemble.voters)  # fmt: skip
