@@ -95,7 +95,7 @@ class Calendar:
         if session == self.closes.size:
             raise ValueError(f"{datetime.fromtimestamp(ts / 1e9, NEW_YORK)} is past the calendar's end")
         begin, end = int(self._first[session]), int(self._first[session + 1])
-        return begin + int(np.searchsorted(self._ends(begin, end), ts, side="right"))
+        return begin + int(np.searchsorted(self.ends_at(np.arange(begin, end)), ts, side="right"))
 
     def index_of(self, ts: Longs) -> Longs:
         """Places of the slices that end at these instants; each must be the end of a slice."""
@@ -127,7 +127,7 @@ class Calendar:
 
     def ts_at(self, index: int) -> int:
         """End of one slice, UTC ns."""
-        return int(self._ends(index, index + 1)[0])
+        return int(self.ends_at(np.array([index]))[0])
 
     def end_of(self, ts: int) -> int:
         """End of the slice that holds an instant (`begin < ts <= end`), UTC ns; 0 while the exchange is closed."""
@@ -151,7 +151,7 @@ class Calendar:
         """The slices `first <= index < last`, promising the range `after < ts <= upto`."""
         index = np.arange(first, last + 1)
         session = np.searchsorted(self._first, index, side="right") - 1
-        ends = self._ends(first, last + 1)
+        ends = self.ends_at(index)
         begins = np.maximum(self.opens[session], ends - self._span(ends, session))
         own, following = session[:-1], session[1:]
         left = self._first[own + 1] - index[:-1]
@@ -171,9 +171,8 @@ class Calendar:
         minute = (ends - self._midnight[session]) // NS_PER_MINUTE
         return (minute - (minute - 1) // self.timeframe * self.timeframe) * NS_PER_MINUTE
 
-    def _ends(self, first: int, last: int) -> Longs:
-        """Ends of the slices `first <= index < last`, UTC ns."""
-        index = np.arange(first, last, dtype=np.int64)
+    def ends_at(self, index: Longs) -> Longs:
+        """Ends of slices by their places, UTC ns."""
         session = np.searchsorted(self._first, index, side="right") - 1
         nth = index - self._first[session] + 1
         minute = (self._open_minute[session] // self.timeframe + nth) * self.timeframe
