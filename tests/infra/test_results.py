@@ -489,7 +489,7 @@ def test_a_mistake_in_the_flow_keeps_its_cause(tmp_path):
 
 
 def test_the_last_snapshot_finishes_so_that_no_part_is_written(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(Recorder, "_write_parts", lambda self: pytest.fail("parts are for those that go on"))
+    monkeypatch.setattr(Parts, "write", lambda self: pytest.fail("parts are for those that go on"))
     monkeypatch.setattr(Recorder, "snapshot", _only_once_finished(Recorder.snapshot))
     graph, sink = flow(tmp_path / "run", STORY.frames([100]))
     go(graph, every=10)
