@@ -109,10 +109,13 @@ class OneHost(requests.Session):
         self.there = there
         self.timeout = timeout
         self.trust_env = False
+        self.fence: Callable[[], None] = lambda: None
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Look at the address once more, then send."""
+        """Look at the address once more, and for what changes something whether it is still ours to; then send."""
         verify_address(self.there, str(request.url))
+        if request.method != "GET":
+            self.fence()
         options.update(timeout=self.timeout, allow_redirects=False, proxies={}, verify=True)
         response = super().send(request, **options)
         if 300 <= response.status_code < 400:
@@ -132,7 +135,9 @@ class AlpacaBroker:
         params: Params | None = None,
         limits: guard.Params | None = None,
         clock: Clock | None = None,
+        fence: Callable[[], None] = lambda: None,
     ):
+        """`fence` is called before each request that changes something, and raises where another one may do that."""
         verify_address(there, there.rest)
         safety.keys(there.kind, keys.key_id, keys.secret)
         self.there, self.keys = there, keys
@@ -145,6 +150,7 @@ class AlpacaBroker:
         self._client._retry = 0  # its own retries would send a POST twice
         self._client._session.close()
         self._client._session = OneHost(there, self.params.timeout_seconds)
+        self._client._session.fence = fence
 
     def __repr__(self) -> str:
         return f"AlpacaBroker({self.there.rest})"

@@ -448,7 +448,7 @@ class Exchange:
                 order.triggered = True
                 self._end_siblings(order)
             room = min(order.left, self.liquidity.get(symbol, order.left))
-            if room and self._halved(order):
+            if room > 1 and self._halved(order):
                 self._fill(order, room // 2, price)
                 room -= room // 2
             if room:

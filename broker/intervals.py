@@ -16,4 +16,7 @@ class Params(Struct, frozen=True, forbid_unknown_fields=True):
     retry_seconds: Seconds = 1.0  # between two looks at what is waited for
     orders_seconds: Seconds = 60.0  # between two reconciliations of orders
     positions_seconds: Seconds = 120.0  # of positions
-    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # of Prometheus' metrics on 127.0.0.1; 0: none
+    # who executes the account renews its claim three times in it; another one waits so long for a sign of life
+    lease_seconds: Annotated[float, Meta(ge=0.5, le=3_600.0)] = 15.0
+    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # of Prometheus' metrics; 0: none
+    metrics_host: str = "127.0.0.1"  # an address of this machine that they are told at

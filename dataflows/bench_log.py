@@ -5,9 +5,9 @@
 runs one measurement in a process of its own, on whatever cluster the environment names; `utp bench` starts the
 embedded broker for them. CPU-seconds are the reader's, all threads of the Kafka client included, the broker's not.
 
-Latency is taken by one clock, that of the process that writes the slice and waits for its orders: from before the
-slice's last record is handed to the client until the last order record has been read back, which is more than from
-append to append. A consumer of its own reads them, so that the flow is not asked.
+Latency is taken by the clock of this machine: from when the slice's last record was handed to its writer's client to
+when the flow handed the last order to its own, which the order's record states. So both ends are one way to the broker
+before the append.
 """
 
 import gc
@@ -34,8 +34,9 @@ from infra import intake, slice_log
 from infra.bars import open_bars
 from infra.embedded import Broker
 from infra.gated_sink import BY
-from infra.kafka import ID, TS, Cluster, bounds, cluster, consumer, stated_time
+from infra.kafka import ID, TS, Cluster, bounds, cluster, stated_time
 from infra.ranges import Messages, RangeSource, part_name
+from infra.reader import Reader
 from infra.settings import Settings, load
 from infra.topics import create_topics
 from operators.drive import scan
@@ -50,7 +51,6 @@ LIVE = (100, 4)
 LONG = (400, 66)  # ten million bars
 PACE = 0.15  # seconds between two slices
 SEED = 7
-BATCH = 10_000  # records
 TOPIC = slice_log.TOPIC
 
 Answer = dict[str, Any]
@@ -101,13 +101,21 @@ def source(times: int) -> Answer:
     for _ in range(times):
         rows = 0
         with _cpu(spent):
-            built = RangeSource(where, ranges, BATCH, headers=False)
-            for name in built.list_parts():
-                part, state = built.build_part("bench", name, None), intake.start()
-                for messages in _read(part):
-                    state, answer = intake.step(calendar, state, messages)
-                    rows += sum(frame.ts.size for frame in answer.frames)
-                part.close()
+            built = RangeSource(where, ranges, headers=False)
+            parts = {name: (built.build_part("bench", name, None), intake.start()) for name in built.list_parts()}
+            while parts:
+                for name, (part, state) in list(parts.items()):
+                    try:
+                        batch = part.next_batch()
+                    except StopIteration:
+                        part.close()
+                        del parts[name]
+                        continue
+                    for messages in batch:
+                        state, answer = intake.step(calendar, state, messages)
+                        parts[name] = part, state
+                        rows += sum(frame.ts.size for frame in answer.frames)
+                time.sleep(0.0005)
     return {"cpu": spent, "rows": rows}
 
 
@@ -160,14 +168,13 @@ def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
                 last = client.slice(next(chunks))
             client.flush()
             log.wait_for(last)
+            _night(Path(folder))
             sent: dict[int, float] = {}
             for _ in range(slices):
-                begun = time.perf_counter()
-                chunk = next(chunks)
-                sent[int(chunk[0].slices.ts[-1])] = begun
-                client.slice(chunk)
+                begun = time.time()
+                sent[client.slice(next(chunks))] = time.time()
                 client.poll()
-                time.sleep(max(0.0, pace - (time.perf_counter() - begun)))
+                time.sleep(max(0.0, pace - (time.time() - begun)))
             log.wait_for(max(sent))
             told, logged = orders.settled(), log.settled()  # before the kill: what comes after it is late
             flow.send_signal(signal.SIGKILL)
@@ -175,7 +182,7 @@ def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
             for _ in range(20):
                 last = client.slice(next(chunks))
             client.flush()
-            begun = time.perf_counter()
+            begun = time.time()
             flow = _start(Path(folder))
             start = log.wait_for(last) - begun
         finally:
@@ -299,7 +306,7 @@ class _Writer:
 
 
 class _Watch:
-    """When the last record of each event time was read from a topic with one partition; a thread of its own."""
+    """When the last record of each event time was written to a topic with one partition; a thread of its own."""
 
     def __init__(self, where: Cluster, topic: str):
         self._where, self._topic = where, topic
@@ -316,21 +323,22 @@ class _Watch:
         self._thread.join(10.0)
 
     def _follow(self) -> None:
-        from confluent_kafka import TopicPartition
-
-        client = consumer(self._where, fetch_wait_max_ms=5)
-        client.assign([TopicPartition(self._where.topic(self._topic), 0, 0)])
+        """Through the reader of the flows, which rests where a broker answers at once: others would take the cores."""
+        place = self._where.topic(self._topic), 0
+        reader, queue = Reader.join(self._where, "bench", place, 0)
         while not self._stop.is_set():
-            for message in client.consume(100, 0.001):
-                ts = None if message.error() else stated_time(message.headers())
+            for message in queue.take(100):
+                ts = stated_time(message.headers())
                 if ts is not None:
-                    self.last[ts] = time.perf_counter()
-        client.close()
+                    self.last[ts] = message.timestamp()[1] / 1e3
+            reader.check()
+            time.sleep(0.001)
+        reader.leave(place)
 
     def settled(self, seconds: float = 5.0) -> dict[int, float]:
         """All, once nothing has come for a while."""
-        begun = time.perf_counter()
-        while time.perf_counter() - max([begun, *self.last.values()]) < seconds:
+        begun = time.time()
+        while time.time() - max([begun, *self.last.values()]) < seconds:
             time.sleep(0.1)
         return dict(self.last)
 
@@ -354,6 +362,15 @@ def _start(folder: Path) -> "subprocess.Popen[bytes]":
         init_db_dir(store, 1)  # type: ignore[no-untyped-call]
     command = [sys.executable, "-m", "infra.run", "dataflows.live", "-r", str(store), "-s", "10", "-b", "0"]
     return subprocess.Popen(command, env={**os.environ, "LIVE__FOLDER": str(folder), "LIVE__MISSING_DATA": "off"})  # noqa: S603  (our own flow)
+
+
+def _night(folder: Path, seconds: float = 120.0) -> None:
+    """Until the day's results and report are written, which its close brings and no opening has to wait for."""
+    deadline = time.monotonic() + seconds
+    while not any(one.suffix != ".partial" for one in folder.glob("results/*/*")):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"bench: no results of a day within {seconds:g} s")
+        time.sleep(0.1)
 
 
 def _resident() -> float:

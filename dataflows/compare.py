@@ -32,10 +32,11 @@ class Difference(NamedTuple):
 
 def compare(ours: list[Path], theirs: list[Path], tables: tuple[str, ...] = TABLES) -> list[Difference]:
     """The first difference of each table; runs of several folders (sessions) are taken one after the other."""
-    return [found for table in tables if (found := _first(table, _read(ours, table), _read(theirs, table))) is not None]
+    return [found for table in tables if (found := _first(table, read(ours, table), read(theirs, table))) is not None]
 
 
-def _read(folders: list[Path], table: str) -> pa.Table:
+def read(folders: list[Path], table: str) -> pa.Table:
+    """A table of a run: by slice and symbol, else in the order of the file; words in full."""
     try:
         rows = pa.concat_tables(_plain(pq.read_table(folder / f"{table}.parquet")) for folder in folders)
     except OSError as error:

@@ -33,6 +33,7 @@ from broker.submitter import Submitter
 from broker.updates import TradeUpdates
 from dataflows import commands
 from dataflows.execution_reports import ReportLog, Undelivered, written
+from dataflows.lease import Fenced, Lease, holder
 from infra.abreast import Frontier
 from infra.kafka import SCHEMA, Cluster, Headers, bounds, cluster, records
 from infra.settings import Settings
@@ -103,7 +104,11 @@ class Room:
         self.account = settings.run.account
         there, keys = safety.of_environ(settings.broker, os.environ)
         self.clock = StoppableClock(stop)
-        self.broker = AlpacaBroker(there, keys, settings.broker, settings.guard, self.clock)
+        self.failure: BaseException | None = None
+        name = holder(Path(settings.live.folder), self.account)
+        self.lease = Lease(where, self.account, name, settings.execution.lease_seconds, stop, self._fenced)
+        self.lease.take()
+        self.broker = AlpacaBroker(there, keys, settings.broker, settings.guard, self.clock, self.lease.check)
         self.reader = AlpacaBroker(there, keys, settings.broker, settings.guard, self.clock)
         gates = Gates(settings.broker, there, keys, self.account, enabled=safety.trading_enabled(os.environ))
         told = written(where, self.account)
@@ -119,7 +124,6 @@ class Room:
         self.desk = Desk(self.account, self.submitter, self.updates, self.journal, self._deliver, settings.execution,
                          slice_ns)  # fmt: skip
         self.reconciliation = Reconciliation(self.desk, self._halt)
-        self.failure: BaseException | None = None
         self._delivery, self._broken = threading.RLock(), False
         self.ready = threading.Event()  # book and broker have been compared: orders are worked off
         low, high = bounds(where, ORDERS)[0]
@@ -136,10 +140,15 @@ class Room:
             self._correlations[order.order_id] = order.correlation_id
             self.desk.take(order)
 
+    def _fenced(self, error: Fenced) -> None:
+        self.failure = self.failure or error
+        self.stop.set()
+
     def close(self) -> None:
-        """Let connections go."""
+        """Let connections and the account go."""
         self.broker.close()
         self.reader.close()
+        self.lease.close(release=not isinstance(self.failure, Undelivered))
         if not isinstance(self.failure, Undelivered):  # it would wait for the log again
             self.log.close()
 
@@ -156,6 +165,7 @@ class Room:
 
     def _deliver(self, told: list[ExecutionReport]) -> None:
         """Into the log, all or nothing more: a later report after a lost one would hide it from the next start."""
+        self.lease.check()
         with self._delivery:
             if self._broken:
                 raise Undelivered("execution reports before these were not written")
@@ -306,6 +316,11 @@ class Service:
 
 def run(settings: Settings, told: Callable[[str], None]) -> None:
     """Execute one account's orders until interrupted. What stops trading for good is one line."""
+    if settings.venue.kind != "broker":
+        raise UserError(
+            f"venue.kind is {settings.venue.kind}: account {settings.run.account} fills its orders itself, so none is "
+            f"sent from here; set it to broker (VENUE__KIND=broker) for the live flow and here"
+        )
     where = cluster()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -315,7 +330,13 @@ def run(settings: Settings, told: Callable[[str], None]) -> None:
         if settings.execution.metrics_port:
             from prometheus_client import start_http_server
 
-            start_http_server(settings.execution.metrics_port, addr="127.0.0.1")
+            own = settings.execution
+            try:
+                start_http_server(own.metrics_port, addr=own.metrics_host)
+            except OSError as error:
+                raise UserError(
+                    f"execution.metrics_port {own.metrics_port} at {own.metrics_host}: {error.strerror or error}"
+                ) from error
         room = Room(settings, where, stop)
         for reason, message in room.submitter.gates.shut(room.clock.now()):
             told(f"shut: {word(reason)} ({message})")
@@ -337,6 +358,8 @@ def ended_in_a_line() -> Iterator[None]:
         raise UserError(f"Kafka: {error.args[0].str()}; the orders that stand at the broker are untouched") from error
     except TradingStopped as error:
         raise UserError(f"trading stopped ({word(error.reason)}): {error}") from error
+    except Fenced as error:
+        raise UserError(f"{error}: this one has stopped, and what it had sent stands") from error
     except Undelivered as error:
         raise UserError(str(error)) from error
     except (Refused, Unanswered) as error:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dataflows.options import ACCOUNT, FILE, JSON, SETS
+from dataflows.terminal import print_json, print_rows
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
+    from dataflows.explanation import Explanation
     from infra.forecast_log import Counts
 
 _REASON = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")]
@@ -158,16 +160,65 @@ def archive(
 def compare(
     ours: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or one of runs by session.")],
     theirs: Annotated[Path, typer.Argument(metavar="RUN", help="The other.")],
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Order by order; always, where one run alone was at a broker.")
+    ] = False,
+    json: JSON = False,
 ) -> None:
-    """Compare two runs table by table. Exit code 1 and the first differing row of each table if they differ."""
-    from dataflows.compare import compare as differences
+    """Compare two runs table by table. Exit code 1 and the first differing row of each table if they differ.
 
-    found = differences(_runs(ours), _runs(theirs))
-    for one in found:
-        typer.echo(one)
-    if found:
+    Of a run at a broker and its backtest each order's difference is explained by what the broker reported: exit code 1
+    if anything is left.
+    """
+    from dataflows.compare import compare as differences
+    from dataflows.explanation import UNTOUCHED, at_broker, explain
+
+    first, second = _runs(ours), _runs(theirs)
+    explained = explained or at_broker(first) != at_broker(second)
+    found = differences(first, second, UNTOUCHED) if explained else differences(first, second)
+    if not explained:
+        if json:
+            print_json({"differences": [one._asdict() for one in found]})
+        else:
+            for one in found:
+                typer.echo(one)
+            if not found:
+                typer.echo("the same")
+        if found:
+            raise typer.Exit(1)
+        return
+    why = explain(first, second)
+    if json:
+        print_json({"differences": [one._asdict() for one in found], **why.described()})
+    else:
+        for one in found:
+            typer.echo(one)
+        _tell(why)
+    if found or not why.whole:
         raise typer.Exit(1)
-    typer.echo("the same")
+
+
+def _tell(why: "Explanation") -> None:
+    """The orders that differ, and the sums."""
+    rows = [{
+        "order": line.order, "shares": line.shares[0] if line.shares[0] == line.shares[1] else
+        f"{line.shares[0]}, there {line.shares[1]}", "here": _number(line.price[0], "{:,.4f}"),
+        "there": _number(line.price[1], "{:,.4f}"), "bps": _number(line.bps, "{:+.2f}"),
+        "fee": f"{line.fee:+.2f}" if line.fee else "", "seconds": f"{line.seconds:+.0f}" if line.seconds else "",
+        "USD": f"{line.usd:+,.4f}", "": line.kind.upper() if line.kind == "unexplained" else line.kind, "why": line.why,
+    } for line in why.lines if line.kind != "same"]  # fmt: skip
+    print_rows(rows, "every order is the same in both", as_json=False)
+    for note in why.notes:
+        typer.echo(f"UNEXPLAINED: {note}")
+    counts = ", ".join(f"{count} {kind}" for kind, count in why.counts().items() if count)
+    here, there = why.equity
+    typer.echo(f"orders: {counts or 'none'}")
+    typer.echo(f"equity {here:,.4f}, there {there:,.4f}: {here - there:+,.4f} USD, of which explained "
+               f"{why.explained:+,.4f}, unexplained {why.unexplained:+,.4f}")  # fmt: skip
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 def _runs(folder: Path) -> list[Path]:

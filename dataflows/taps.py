@@ -65,7 +65,7 @@ def start(params: Params) -> State:
 
 def params_of(settings: Settings, minutes: int) -> Params:
     """The taps that are set."""
-    total = sum(settings.ensemble.weights.values())
+    total = sum(settings.ensemble.weights.values()) or 1.0  # the forecast may be the only voter
     alphas = tuple(
         Alpha(_indicator(name, getattr(settings.alphas, name)), settings.ensemble.weights[name] / total,
               getattr(settings.alphas, name).life) for name in settings.ensemble.voters)  # fmt: skip
@@ -118,14 +118,15 @@ def step(params: Params, state: State, decided: Decided) -> tuple[State, dict[st
 
 def _widened(state: State, decided: Decided) -> State:
     """With the symbols that are new."""
-    bars, names = decided.opinions.features.bars, state.names
+    bars, names, votes = decided.opinions.features.bars, state.names, state.votes
     slots = max(bars.slots, names.size, *(entry.slot + 1 for entry in bars.listed), 0)
     if slots > names.size or bars.listed:
         names = np.zeros(slots, names.dtype)
         names[: state.names.size] = state.names
         for entry in bars.listed:
             names[entry.slot] = entry.name.encode()
-    votes = np.pad(state.votes, ((0, 0), (0, slots - state.votes.shape[1])))
+    if slots > votes.shape[1]:
+        votes = np.pad(votes, ((0, 0), (0, slots - votes.shape[1])))
     return State(state.version, names, votes)
 
 

@@ -3,6 +3,8 @@
 A model that does not pass is kept and recorded with its reasons; it can be looked at, not promoted.
 """
 
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -19,7 +21,8 @@ from infra.reference import Files
 from infra.settings import Settings
 from models.bundle import Calibration, Manifest, Reference, publish
 from models.dataset import Dataset, build
-from models.registry import Registry, mirror, record
+from models.decision import Policy
+from models.registry import Registry, Run, mirror, record
 from models.training import QUANTILES, Params, describe
 from operators import features, known
 from risk import performance
@@ -58,21 +61,22 @@ def run(
     tell: Progress = progress or (lambda *_: None)
     bars = open_source(spec, settings, symbols=symbols, start=start, stop=stop, files=files)
     _writable(store)
-    ds = build(params.data, bars.calendar, _counted(bars, tell), bars.rows, settings.clean)
-    cost = pipeline.decide_params(settings, bars.timeframe).toll.cost  # what a forecast has to pay for in service, too
+    begun = time.perf_counter()
+    policy = policy_of(settings, bars.timeframe)
+    ds = build(params.data, bars.calendar, _counted(bars, tell), bars.rows, settings.clean, policy)
     folds = walk_forward.plan(ds, params.folds)
     tell("folds", 0, len(folds), f"{len(ds):,} samples")
-    tried = walk_forward.run(ds, params, cost, lambda one, many: tell("folds", one.fold.number, many, _note(one)))
+    tried = walk_forward.run(ds, params, policy, lambda one, many: tell("folds", one.fold.number, many, _note(one)))
     verdict = walk_forward.verdict(tried, params.gates, measure)
     tell("export", 0, 1, "")
     registry = Registry(store)
-    fingerprint, described = bars.fingerprint, describe(params)
+    fingerprint, described = bars.fingerprint, describe(params, policy)
     bundle, manifest = _bundle(ds, bars, params, tried, verdict, registry)
-    found = _findings(ds, bars, params, tried, verdict, manifest.id, registry.trials(fingerprint, described))
+    found = _findings(ds, bars, settings, tried, verdict, manifest.id, registry.trials(fingerprint, described))
     page = _report(store, found)
     if not registry.knows(manifest.id):
-        flat = _flat(msgspec.to_builtins(params))
-        ident = record(store, params.tracking, manifest.id, flat, manifest.metrics, verdict.folds, bundle, page)
+        run = _run(ds, settings, manifest, tried, verdict, fingerprint, time.perf_counter() - begun)
+        ident = record(store, params.tracking, manifest.id, run, bundle, page)
         registry.add(manifest.id, now(), ident, fingerprint, described)
     if promote and manifest.promotable and not registry.is_green(manifest.id):
         registry.promote(manifest.id, now())
@@ -117,6 +121,13 @@ def measure(returns: Floats) -> dict[str, float]:
     }
 
 
+def policy_of(settings: Settings, timeframe: int) -> Policy:
+    """How forecasts are decided upon: as the live pipeline does with these settings, for bars of so many minutes."""
+    own = pipeline.decide_params(settings, timeframe)
+    return Policy(own.forecast, own.regime, own.ensemble, own.filters, own.end_of_day, own.toll,
+                  settings.rules.allow_short)  # fmt: skip
+
+
 def _writable(store: Path) -> None:
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -139,6 +150,27 @@ def _note(one: "Tried") -> str:
     return f"Sharpe {found['sharpe']:.2f}, {found['trades']:.0f} trades, skill {found['skill']:+.2%}"
 
 
+def _run(
+    ds: Dataset, settings: Settings, manifest: Manifest, tried: "Sequence[Tried]", verdict: "Verdict",
+    fingerprint: str, seconds: float,
+) -> Run:  # fmt: skip
+    """What MLflow is told of a training and its folds."""
+    tags = {"model_id": manifest.id, "data": manifest.data, "data_fingerprint": fingerprint,
+            "feature_set": manifest.feature_set, "symbols": str(len(ds.symbols)), "rows": str(len(ds.matrix)),
+            "promotable": str(manifest.promotable).lower(), "reasons": "; ".join(manifest.reasons)}  # fmt: skip
+    folds = []
+    for one, found in zip(tried, verdict.folds, strict=True):
+        learned = one.learned
+        sizes = dict(zip(("train_samples", "validation_samples", "oos_samples"), learned.samples, strict=True))
+        fitted = {"train_loss": learned.train_loss, "validation_loss": learned.validation_loss,
+                  "epochs": learned.epochs, "best_epoch": learned.best,
+                  "duration_seconds": learned.seconds}  # fmt: skip
+        folds.append({name: float(value) for name, value in {**found, **sizes, **fitted}.items()})
+    return Run(
+        _decisive(settings), {**manifest.metrics, "samples": float(len(ds)), "duration_seconds": seconds}, tags, folds
+    )
+
+
 # The bundle: the latest fold's model.
 
 
@@ -147,14 +179,15 @@ def _bundle(
 ) -> tuple[Path, Manifest]:
     from models import calibration, export, walk_forward
 
-    last = tried[-1]
+    last, outcomes = tried[-1].learned, [one.outcomes[walk_forward.MODEL] for one in tried]
+    offsets = last.offsets[walk_forward.MODEL]
     train, validation, _ = walk_forward.split(ds, last.fold)
     model = export.rebuilt(ds, params.network, last.weights)
-    export.widen(model, last.offsets)
+    export.widen(model, offsets)
     files = export.files(model, ds, _spread(validation, 64))
-    rolled = calibration.rolled([one.score for one in tried], [one.correct for one in tried], params.calibration_least)
+    rolled = calibration.rolled([o.score for o in outcomes], [o.correct for o in outcomes], params.calibration_least)
     stamps = ds.ts(train[[0, -1]])
-    covered = tuple(last.outcomes[walk_forward.MODEL].corrected.tolist())
+    covered = tuple(outcomes[-1].corrected.tolist())
     end = max(ds.calendar.ts_at(int(slot)) for slot in ds.label_end[train[-len(ds.symbols) :]])
     symbols = () if params.network.unknown == 1.0 else ds.symbols  # else their embeddings never learned
     manifest = Manifest(
@@ -164,8 +197,8 @@ def _bundle(
         label="log return from this close to that of the bar so many slices later", trained_from=_iso(int(stamps[0])),
         trained_upto=_iso(end), data=bars.label, synthetic=bars.synthetic, promotable=not verdict.reasons,
         reasons=tuple(verdict.reasons), calibration=rolled.calibration or Calibration(),
-        conformal=tuple(last.offsets.tolist()),
-        reference=Reference(last.edge, covered, _deciles(ds, train), _usual(ds, train)),
+        conformal=tuple(offsets.tolist()),
+        reference=Reference(last.edges[walk_forward.MODEL], covered, _deciles(ds, train), _usual(ds, train)),
         metrics=_metrics(tried, verdict, rolled.before, rolled.after), files={},
     )  # fmt: skip
     path = publish(registry.bundles, manifest, files)
@@ -177,8 +210,9 @@ def _metrics(tried: "Sequence[Tried]", verdict: "Verdict", before: float, after:
     found = {f"median_{name}": float(np.median([fold[name] for fold in verdict.folds])) for name in verdict.folds[0]}
     found |= {"folds": float(len(tried)), "brier_raw": before, "brier_scaled": after}
     found |= {f"skill_{name}": value for name, (value, _) in verdict.skill.items()}
-    found |= {"train_loss": tried[-1].train_loss, "validation_loss": tried[-1].validation_loss,
-              "train_samples": float(tried[-1].samples[0])}  # fmt: skip
+    last = tried[-1].learned
+    found |= {"train_loss": last.train_loss, "validation_loss": last.validation_loss,
+              "train_samples": float(last.samples[0])}  # fmt: skip
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
@@ -204,14 +238,15 @@ def _spread(which: Longs, most: int) -> Longs:
 
 
 def _findings(
-    ds: Dataset, bars: Source, params: Params, tried: "Sequence[Tried]", verdict: "Verdict", ident: str, trials: int
+    ds: Dataset, bars: Source, own: Settings, tried: "Sequence[Tried]", verdict: "Verdict", ident: str, trials: int
 ) -> "Findings":
     from models import calibration, walk_forward
     from models.report import Findings
 
+    params = own.training
     network = [one.outcomes[walk_forward.MODEL] for one in tried]
     together = np.concatenate([outcome.daily for outcome in network])
-    scores, correct = [one.score for one in tried], [one.correct for one in tried]
+    scores, correct = [outcome.score for outcome in network], [outcome.correct for outcome in network]
     rolled = calibration.rolled(scores, correct, params.calibration_least)
     probability = np.concatenate(scores)
     if rolled.calibration.kept:
@@ -220,7 +255,7 @@ def _findings(
     sessions = params.folds.test
     return Findings(
         id=ident, data=f"{bars.label}, {bars.rows:,} rows, {len(ds):,} samples of {len(ds.symbols)} symbols",
-        synthetic=bars.synthetic, settings=list(_flat(msgspec.to_builtins(params)).items()),
+        synthetic=bars.synthetic, settings=list(_decisive(own).items()),
         models=[_model(tried, name, verdict) for name in tried[0].outcomes], folds=verdict.folds,
         spans=[_span(ds, one) for one in tried], reasons=verdict.reasons,
         medians={name: float(np.median([fold[name] for fold in verdict.folds])) for name in ("sharpe", "win_rate")},
@@ -231,7 +266,17 @@ def _findings(
         calibration=rolled, bins=calibration.reliability(probability, np.concatenate(correct)),
         horizons=ds.data.horizons, coverage=np.mean([o.coverage for o in network], axis=0).tolist(),
         corrected=np.mean([o.corrected for o in network], axis=0).tolist(),
+        ends=_counted_together([o.ends for o in network]),
+        shorts=own.rules.allow_short,
     )  # fmt: skip
+
+
+def _counted_together(ends: Sequence[dict[str, int]]) -> list[tuple[str, int]]:
+    """Where the decisions of all folds ended, the most frequent first."""
+    counts = Counter[str]()
+    for one in ends:
+        counts.update(one)
+    return counts.most_common()
 
 
 def _model(tried: "Sequence[Tried]", name: str, verdict: "Verdict") -> Any:
@@ -280,7 +325,16 @@ def _summary(manifest: Manifest, found: "Findings", bundle: Path, page: Path, re
     }  # fmt: skip
 
 
-def _flat(tree: dict[str, Any], above: str = "training") -> dict[str, str]:
+def _decisive(settings: Settings) -> dict[str, str]:
+    """The settings that a training depends on, by their dotted names."""
+    found: dict[str, str] = {}
+    for section in ("training", "clean", "forecast", "regime", "ensemble", "filters", "venue"):
+        found |= _flat(msgspec.to_builtins(getattr(settings, section)), section)
+    rules = {"max_notional_usd": settings.rules.max_notional_usd, "allow_short": settings.rules.allow_short}
+    return found | _flat(rules, "rules") | _flat({"end_of_day": settings.exits.end_of_day}, "exits")
+
+
+def _flat(tree: dict[str, Any], above: str) -> dict[str, str]:
     """Settings by their dotted names."""
     flat: dict[str, str] = {}
     for name, value in tree.items():

@@ -146,8 +146,8 @@ class Place:
     """Where in time the records of one partition are, by what their headers state.
 
     A header can say anything: a record that cannot be used must neither stop its partition for ever nor move it. So a
-    time is believed that is at most the next slice's. A jump over a hole is believed when the record after it
-    goes on from there; the one that jumps passes unmeasured.
+    time is believed that is at most the next slice's. The first one, and a jump over a hole, are believed when the
+    record after them goes on from there; they themselves pass unmeasured.
     """
 
     def __init__(self, calendar: Calendar):
@@ -160,13 +160,12 @@ class Place:
         """Take in the next record's time; whether it tells where the partition is."""
         if not self._calendar.opens[0] < ts < self._calendar.closes[-2]:
             return False
-        if self._at is not None and ts > self.after(self._at, 1):
+        if self._at is None or ts > self.after(self._at, 1):
             if self._doubted is None or ts != self.after(self._doubted, 1):
                 self._doubted = ts
                 return False
-            self.first = ts  # whatever came before the hole
+            self.first = self._doubted  # whatever came before the hole
         self._at, self._doubted = max(self._at or 0, ts), None
-        self.first = self.first or ts
         return True
 
     def after(self, ts: int, slices: int) -> int:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from infra.forecaster import Forecaster
-from infra.kafka import SCHEMA, Cluster, bounds, offsets_at, records
+from infra.kafka import SCHEMA, Cluster, bounds, records
+from infra.offsets import offsets_at
 from operators.forecast import Model, Singles
 from schemas import codec
 from schemas.errors import UserError

@@ -65,8 +65,7 @@ class _Desk:
     def __init__(self, calendar: Calendar, state: State, messages: Messages):
         self.calendar, self.messages = calendar, messages
         self.after, self.upto, self.told = state.upto, state.upto, state.told
-        read = [_current(messages, at) for at in range(len(messages.offsets))]
-        self.values, self.foreign = [value for value, _ in read], [why for _, why in read]
+        self.values, self.foreign = _read(messages)
         self.columns: Columns = decode(self.values)
         self.frames: list[RawFrame] = []
         self.letters: list[Letter] = []
@@ -198,11 +197,18 @@ class _Desk:
 
 def values(messages: Messages) -> list[bytes]:
     """The records by the current schema; nothing of one that cannot be had so."""
-    return [_current(messages, at)[0] for at in range(len(messages.offsets))]
+    return _read(messages)[0]
+
+
+def _read(messages: Messages) -> tuple[list[bytes], list[str]]:
+    """The records by the current schema; or nothing, and why they cannot be had so."""
+    if messages.schema == codec.mark(SliceBars):
+        return [value or b"" for value in messages.values], [""] * len(messages.values)
+    read = [_current(messages, at) for at in range(len(messages.offsets))]
+    return [value for value, _ in read], [why for _, why in read]
 
 
 def _current(messages: Messages, at: int) -> tuple[bytes, str]:
-    """A record by the current schema; or nothing, and why it cannot be had so."""
     value = messages.values[at] or b""
     schema = dict(messages.headers[at]).get(SCHEMA, b"") if messages.headers else messages.schema
     if schema is None or schema == codec.mark(SliceBars):

@@ -121,6 +121,7 @@ def consumer(where: Cluster, **more: Any) -> "Consumer":
             "heartbeat.interval.ms": 10_000,
             "queued.max.messages.kbytes": 8_192,  # per consumer
             "fetch.queue.backoff.ms": 20,  # a full queue is soon drained
+            "receive.message.max.bytes": 2**31 - 1,  # the embedded broker answers with all it has
             **{name if name.endswith("_cb") else name.replace("_", "."): value for name, value in more.items()},
         }
     )
@@ -200,54 +201,6 @@ def answered(ask: Callable[[], T]) -> T:
         return isinstance(error, KafkaException) and passing(error.args[0])
 
     return retrying(ask, may_pass, time.sleep, random.random, BROKER)
-
-
-def offsets_at(where: Cluster, topic: str, ts: int) -> dict[int, int]:
-    """By partition: the first offset whose record's event time is at or after `ts`, UTC ns; else the end.
-
-    Wants the event times of a partition not to fall. It asks the records, not the broker's index, for the
-    broker knows only when they were written.
-    """
-    client = consumer(where, fetch_message_max_bytes=65_536, fetch_wait_max_ms=5)
-    try:
-        return {
-            number: _first_at(client, where.topic(topic), number, low, high, ts)
-            for number, (low, high) in bounds(where, topic).items()
-        }
-    finally:
-        client.close()
-
-
-def _first_at(client: "Consumer", topic: str, number: int, low: int, high: int, ts: int) -> int:
-    """Bisect one partition; an offset may hold nothing, then the next record after it speaks for it."""
-    first, last = low, high
-    while first < last:
-        middle = (first + last) // 2
-        found = _record_at(client, topic, number, middle, high)
-        if found is None or found[1] >= ts:
-            last = middle
-        else:
-            first = found[0] + 1
-    return min(first, high)
-
-
-def _record_at(client: "Consumer", topic: str, number: int, offset: int, high: int) -> tuple[int, int] | None:
-    """Offset and event time of the first record at or after `offset` that states one; None at the end."""
-    from confluent_kafka import TopicPartition
-
-    client.assign([TopicPartition(topic, number, offset)])
-    deadline = time.monotonic() + 30.0
-    while time.monotonic() < deadline:
-        message = client.poll(1.0)
-        if message is None:
-            (position,) = client.position([TopicPartition(topic, number)])
-            if position.offset >= high:
-                return None
-        elif message.error():
-            raise lost(topic, number, offset, message.error())
-        elif (ts := stated_time(message.headers() or ())) is not None:
-            return int(message.offset() or 0), ts
-    raise UserError(f"{topic} partition {number}: no answer for offset {offset} within 30 s")
 
 
 def records(where: Cluster, topic: str, number: int, first: int, stop: int) -> Iterator[Any]:

@@ -6,6 +6,7 @@ A chunk is a session; its frames are made of the very records that the live flow
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from infra import intake
 from infra.bars import shown
-from infra.kafka import SCHEMA, Cluster, bounds, offsets_at, records
-from infra.ranges import Part
+from infra.kafka import SCHEMA, Cluster, bounds, records
+from infra.offsets import offsets_at
+from infra.ranges import Free, Part, Shared
 from infra.reference import Files
 from operators.hold import Holding
 from operators.slice_columns import decode
@@ -27,7 +29,8 @@ from schemas.records import InForce, SliceBars
 from schemas.universe import Universe
 
 SCHEME = "kafka://"
-BATCH = 10_000  # records
+BATCH = 1_000  # records
+PAUSE = 0.0005  # seconds until a part that has nothing is asked again
 ROWS = ("ts", "symbol", "slot", "open", "high", "low", "close", "volume")
 BESIDE = {"bid": np.nan, "ask": np.nan, "earnings_days": np.int32(UNKNOWN_DAYS), "average_volume": np.nan,
           "market": np.nan}  # with what stands where only other frames have them  # fmt: skip
@@ -113,7 +116,7 @@ class LogBars:
         self.upto, self.universe = min(last), Universe(sorted(names))
 
     def _batches(self, number: int, first: int, stop: int) -> Iterator[tuple[list[int], list[bytes]]]:
-        part = Part(self._where, self._topic, number, first, stop, BATCH, headers=False)
+        part = Part(self._where, self._topic, number, (first, stop), first, Shared(BATCH, False, Free()))
         try:
             while True:
                 try:
@@ -122,6 +125,8 @@ class LogBars:
                     return
                 for messages in batch:
                     yield messages.offsets, intake.values(messages)
+                if not batch:
+                    time.sleep(PAUSE)
         finally:
             part.close()
 
@@ -154,7 +159,8 @@ class LogBars:
 
     def frames(self, shards: Iterable[int] = range(SHARDS), first: int = 0) -> Iterator[list[RawFrame]]:
         """From session `first` on, the frames of these shards in ascending order, empty ones too."""
-        readers = [Sessions(self, shard, self._edges[first]) for shard in sorted(set(shards))]
+        shared = Shared(BATCH, False, Free())
+        readers = [Sessions(self, shard, self._edges[first], shared) for shard in sorted(set(shards))]
         try:
             for chunk in range(first, self.chunks):
                 yield [reader.upto(self._edges[chunk + 1]) for reader in readers]
@@ -174,19 +180,22 @@ def _actions(frames: list[RawFrame], begins: list[int]) -> Actions:
 class Sessions:
     """One partition of a range, session by session."""
 
-    def __init__(self, bars: LogBars, shard: int, after: int):
+    def __init__(self, bars: LogBars, shard: int, after: int, shared: Shared):
         where, topic, self._calendar = bars._where, bars._topic, bars.calendar
         begin = bars._starts[shard] if after == bars.after else offsets_at(where, topic, after + 1)[shard]
-        self._part = Part(where, topic, shard, begin, bars._stops[shard], BATCH, headers=False)
+        self._part = Part(where, topic, shard, (begin, bars._stops[shard]), begin, shared)
         self._state, self._frames = intake.start(after), list[RawFrame]()
         self._listed = tuple(bars.listed[shard].values()) if after == bars.after else ()
 
     def upto(self, ts: int) -> RawFrame:
         """The frame that ends with a slice."""
         while not self._frames or self._frames[-1].slices.upto < ts:
-            for messages in self._part.next_batch():
+            batch = self._part.next_batch()
+            for messages in batch:
                 self._state, answer = intake.step(self._calendar, self._state, messages)
                 self._frames += answer.frames
+            if not batch:
+                time.sleep(PAUSE)
         own = [frame for frame in self._frames if frame.slices.upto <= ts]
         self._frames = self._frames[len(own) :]
         if not own or own[-1].slices.upto != ts:

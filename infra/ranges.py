@@ -1,22 +1,23 @@
-"""The log into a dataflow: from offset to offset, or from an offset on for ever.
+"""The log into a dataflow, from offset to offset.
 
-One part per (topic, partition), each with a consumer of its own; the snapshot is the next offset, always
-a number. An item is one `Messages`: parallel lists, for an object per record costs more than
-reading it.
+One part per (topic, partition), all through one consumer; the snapshot is the next offset, always a number.
+An item is one `Messages`: parallel lists, for an object per record costs more than reading it.
 """
 
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from infra.kafka import SCHEMA, Cluster, Headers, bounds, consumer, lost, passing, wait_for
+from infra.kafka import SCHEMA, Cluster, Headers, bounds
+from infra.reader import Place, Reader
 from schemas.errors import UserError
 
 BATCH = 1_000  # records in an item, at most
-AT_ONCE = 10_000  # records that a part asks the client for
-BYTES = 4_000_000  # that a part takes from the client in advance
+AHEAD = 4  # batches
+BYTES = 4_000_000  # in an item, about: no more records are added
 IDLE = timedelta(milliseconds=2)  # before an empty partition is asked again
 
 
@@ -56,7 +57,7 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
         batch: int = BATCH,
         headers: bool = True,
     ):
-        self._where, self._batch, self._headers = where, batch, headers
+        self._where, self._shared = where, Shared(batch, headers, Pace())
         self._ranges = {part_name(*place): (*place, *span) for place, span in ranges.items()}
         for topic, number, start, stop in self._ranges.values():
             if not 0 <= start <= stop:
@@ -69,7 +70,6 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
         """Begin, or go on; a UserError where the log no longer has the range, or not yet."""
         topic, number, start, stop = self._ranges[for_part]
-        wait_for(self._where)
         first = start if resume_state is None else resume_state
         if first < stop:
             end = check_place(self._where, topic, number, first)
@@ -77,7 +77,7 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
                 raise UserError(
                     f"{self._where.topic(topic)} partition {number}: the log ends at {end}, before offset {stop}"
                 )
-        return Part(self._where, topic, number, first, stop, self._batch, self._headers)
+        return Part(self._where, topic, number, (start, stop), first, self._shared)
 
 
 def check_place(where: Cluster, topic: str, number: int, first: int) -> int:
@@ -111,76 +111,97 @@ def messages_of(topic: str, number: int, found: list[Any], headers: bool = True)
     )
 
 
+class Pace:
+    """How far the parts of a source are in this process: none goes AHEAD batches further than its share of the slowest.
+
+    What follows a source waits for the slowest part, and holds in memory what all others give meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[Place, tuple[tuple[int, int], int]] = {}  # span, next
+
+    def note(self, place: Place, span: tuple[int, int], given: int) -> None:
+        """A part is built, or has given out more."""
+        self._parts[place] = span, given
+
+    def leave(self, place: Place) -> None:
+        """A part is closed."""
+        self._parts.pop(place, None)
+
+    def limit(self, span: tuple[int, int], batch: int) -> int:
+        """Offset that a part of this span may not go beyond; the slowest can always go on."""
+        start, stop = span
+        share = min(((given - first) / (last - first) for (first, last), given in list(self._parts.values())
+                     if given < last), default=1.0)  # fmt: skip
+        return start + int(share * (stop - start)) + AHEAD * batch
+
+
+class Free(Pace):
+    """No limit: whoever takes from the parts asks them in turn."""
+
+    def limit(self, span: tuple[int, int], batch: int) -> int:
+        """Beyond the end."""
+        return span[1] + 1
+
+
+class Shared:
+    """What the parts of one source have in common."""
+
+    def __init__(self, batch: int, headers: bool, pace: Pace):
+        self.batch, self.headers, self.pace = batch, headers, pace
+        self.user = uuid.uuid4().hex  # of a reader of their own
+
+
 class Part(StatefulSourcePartition[Messages, int]):
     """One partition, read in order; never waits for the network.
 
-    It gives on whole batches only, except the last one: an item costs as much for few records as for many. And it
-    leaves the broker as soon as it has all: one that answers empty fetches at once would keep the client busy.
+    It gives on whole batches only, except the last one: an item costs as much for few records as for many.
     """
 
-    def __init__(
-        self,
-        where: Cluster,
-        topic: str,
-        number: int,
-        first: int,
-        stop: int,
-        batch: int = BATCH,
-        headers: bool = True,
-    ):
-        from confluent_kafka import TopicPartition
-
-        self._topic, self._number, self._name = topic, number, where.topic(topic)
-        self._next, self._stop, self._batch, self._headers = first, stop, batch, headers
-        self._kept: list[Any] = []  # until they are a batch
-        self._bytes, self._given, self._empty = 0, first, False
-        self._place = TopicPartition(self._name, number, first)
-        self._client = consumer(where, enable_partition_eof=True)
-        if first < stop:
-            self._client.assign([self._place])
+    def __init__(self, where: Cluster, topic: str, number: int, span: tuple[int, int], first: int, shared: "Shared"):
+        self._topic, self._number, self._place = topic, number, (where.topic(topic), number)
+        self._span, self._given, self._empty = span, first, False
+        self._shared = shared
+        shared.pace.note(self._place, span, first)
+        self._kept: list[Any] = []  # taken from the queue and not given on yet
+        self._bytes = 0  # of these
+        self._reader: Reader | None = None
+        if first < span[1]:
+            self._reader, self._queue = Reader.join(where, shared.user, self._place, first, span[1])
 
     def next_batch(self) -> list[Messages]:
         """A batch, or what is left, as one item, once it is there; nothing is waited for."""
-        if self._given >= self._stop:
+        if self._given >= self._span[1]:
             raise StopIteration
-        self._fetch()
-        if len(self._kept) < self._batch and self._bytes < BYTES and self._next < self._stop:
+        complete = self._fetch()
+        whole = complete or len(self._kept) == self._shared.batch or self._bytes >= BYTES
+        self._empty = not whole or self._given >= self._shared.pace.limit(self._span, self._shared.batch)
+        if self._empty:
             return []
-        batch, self._kept = self._kept[: self._batch], self._kept[self._batch :]
-        self._bytes -= sum(len(message) for message in batch)
-        self._given = batch[-1].offset() + 1 if self._kept else self._next
-        return [messages_of(self._topic, self._number, batch, self._headers)] if batch else []
+        batch, self._kept, self._bytes = self._kept, [], 0
+        self._given = self._span[1] if complete else batch[-1].offset() + 1
+        self._shared.pace.note(self._place, self._span, self._given)
+        return [messages_of(self._topic, self._number, batch, self._shared.headers)] if batch else []
 
-    def _fetch(self) -> None:
-        """Take what the client has."""
-        self._empty = False
-        if self._next >= self._stop or self._bytes >= BYTES:
-            return
-        found = list(self._good(self._client.consume(AT_ONCE, 0.0)))
-        self._kept += found
-        self._bytes += sum(len(message) for message in found)
-        self._empty = not found
-        if self._next >= self._stop:
-            self._client.unassign()
+    def _fetch(self) -> bool:
+        """Take what is wanted next; whether the range has no more."""
+        if self._reader is None:
+            return True
+        self._reader.check()
+        complete = self._queue.complete  # asked first: what came before it is in the queue
+        if self._bytes < BYTES:
+            found = self._queue.take(self._shared.batch - len(self._kept))
+            self._kept += [message for message in found if message.offset() < self._span[1]]
+            self._bytes += sum(len(message) for message in found)
+        if not complete or self._queue.messages:
+            return False
+        self._leave()
+        return True
 
-    def _good(self, found: list[Any]) -> Iterator[Any]:
-        """Records within the range; the client mends what can be mended, the rest is an error."""
-        from confluent_kafka import KafkaError
-
-        for message in found:
-            error = message.error()
-            if error is None:
-                if message.offset() >= self._stop:
-                    self._next = self._stop
-                    return
-                self._next = message.offset() + 1
-                yield message
-            elif error.code() == KafkaError._PARTITION_EOF:
-                # Offsets without records (compacted, or marks of transactions) end a range too.
-                if message.offset() >= self._stop:
-                    self._next = self._stop
-            elif not passing(error):
-                raise lost(self._name, self._number, self._next, error)
+    def _leave(self) -> None:
+        if self._reader is not None:
+            self._reader.leave(self._place)
+            self._reader = None
 
     def next_awake(self) -> datetime | None:
         """Soon, while there is nothing."""
@@ -192,7 +213,8 @@ class Part(StatefulSourcePartition[Messages, int]):
 
     def close(self) -> None:
         """Leave the broker."""
-        self._client.close()
+        self._shared.pace.leave(self._place)
+        self._leave()
 
 
 def _schema(messages: list[Any]) -> bytes | None:

@@ -137,6 +137,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"ensemble.weights.{name}: there is no such alpha; did you mean {nearest}?")
         if self.ensemble.require_forecast and self.forecast.model == "none":
             raise ValueError("ensemble.require_forecast = true, forecast.model = none: nothing would trade")
+        if self.forecast.model == "none" and sum(self.ensemble.weights.values()) <= 0.0:
+            raise ValueError(f"ensemble.weights = {self.ensemble.weights}, forecast.model = none: nobody would vote")
         for name in self.ensemble.return_floors:
             if name not in TIMEFRAMES:
                 raise ValueError(f"ensemble.return_floors.{name}: want one of {', '.join(TIMEFRAMES)}")

@@ -40,6 +40,7 @@ TOPICS = (
     Topic("trade.decisions", SHARDS, 30 * DAY_MS),
     Topic("account.commands", 1),
     Topic("execution.reports", 1),
+    Topic("execution.claims", 1, DAY_MS),
     Topic("account.log", 1),
     Topic("account.orders", 1),
     Topic("model.activated", 1),

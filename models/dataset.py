@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.decision import Circumstances, Observer, Policy
 from models.training import Data
 from operators import clean, features, known
 from operators.forecast import LEAST_VOLATILITY
 from schemas.calendar import Calendar
 from schemas.errors import UserError
-from schemas.frames import SHARDS, BarFrame, Bools, FeatureFrame, Floats, Ints, Longs, RawFrame
+from schemas.frames import SHARDS, BarFrame, Bools, Codes, FeatureFrame, Floats, Ints, Longs, RawFrame
 
 Singles = npt.NDArray[np.float32]
-QUALITY = clean.Params()
+QUALITY, POLICY = clean.Params(), Policy()
 _BLOCK = 1 << 14
+_ROWS = ("_matrix", "_grid", "_who", "_nth", "_move", "_jump")  # columns with an entry for every bar
+_KEPT = ("_row", "_regime", "_objection", "_cost")  # for those that may be samples
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,6 +42,7 @@ class Dataset:
     label: Singles  # [samples, horizons] in volatility units
     volatility: Singles  # [samples] of one bar, a fraction
     entry: Singles  # [samples] log of the next bar's open over this close
+    around: Circumstances  # [samples] of a decision, beside the forecast
 
     def __len__(self) -> int:
         return int(self.end.size)
@@ -67,10 +71,15 @@ class Dataset:
         """[n, horizons, known] of these samples."""
         return known.at_slices(self.calendar, self.at[which].astype(np.int64), self.data.horizons).astype(np.float32)
 
+    def scale(self, which: Longs) -> Floats:
+        """[n, horizons] log return per volatility unit of the label."""
+        scale: Floats = self.volatility[which, None].astype(np.float64) * np.sqrt(np.array(self.data.horizons))
+        return scale
+
     def returns(self, which: Longs) -> Floats:
         """Log return from the next open to the close of the decision horizon."""
-        k = self.data.horizons.index(self.data.decision_horizon)
-        whole = self.label[which, k].astype(np.float64) * self.volatility[which] * np.sqrt(self.data.horizons[k])
+        k = self.data.decision
+        whole = self.label[which, k].astype(np.float64) * self.scale(which)[:, k]
         traded: Floats = whole - self.entry[which]
         return traded
 
@@ -91,13 +100,14 @@ def windows(matrix: Singles, lookback: int, ends: Ints | Longs) -> Singles:
 
 
 def build(
-    data: Data, calendar: Calendar, chunks: Iterable[Sequence[RawFrame]], rows: int = 0, quality: clean.Params = QUALITY
-) -> Dataset:
+    data: Data, calendar: Calendar, chunks: Iterable[Sequence[RawFrame]], rows: int = 0,
+    quality: clean.Params = QUALITY, policy: Policy = POLICY,
+) -> Dataset:  # fmt: skip
     """Replay bars through `clean` and `features` and cut samples; `rows`: how many bars to expect.
 
     Beside the matrix it needs about 40 % of its size for a while. Raises UserError where nothing is left.
     """
-    store = _Store(data, calendar, rows)
+    store = _Store(data, calendar, rows, policy)
     for bars, featured in _replayed(chunks, quality):
         store.add(bars, featured)
     store.by_symbol()
@@ -119,8 +129,8 @@ def _replayed(chunks: Iterable[Sequence[RawFrame]], quality: clean.Params) -> It
 class _Store:
     """Rows as they arrive; columns are moved to their places one at a time, so that nothing is there twice."""
 
-    def __init__(self, data: Data, calendar: Calendar, rows: int):
-        self._data, self._calendar = data, calendar
+    def __init__(self, data: Data, calendar: Calendar, rows: int, policy: Policy):
+        self._data, self._calendar, self._observer = data, calendar, Observer(policy)
         self._names: dict[int, str] = {}
         self._take = [features.ORDER.index(name) for name in data.features]
         self._size = 0
@@ -130,6 +140,12 @@ class _Store:
         self._nth: Ints = np.empty(rows, np.int32)  # how many of the symbol's bars came before
         self._move: Singles = np.empty(rows, np.float32)  # log of close over the symbol's last close
         self._jump: Singles = np.empty(rows, np.float32)  # log of open over the symbol's last close
+        self._residues: Ints = np.zeros(0, np.int32)  # modulo `every`, of the slices that may be sampled
+        self._kept = 0  # rows of such slices, and their circumstances
+        self._row: Ints = np.empty(rows // data.every, np.int32)
+        self._regime: Codes = np.empty(rows // data.every, np.int8)
+        self._objection: Codes = np.empty(rows // data.every, np.int8)
+        self._cost: Floats = np.empty(rows // data.every)
         self._seen: Longs = np.zeros(0, np.int64)  # by symbol
         self._close: Floats = np.zeros(0)  # by symbol, the last one
 
@@ -146,11 +162,12 @@ class _Store:
             self._close = np.concatenate([self._close, np.full(fresh, np.nan)])
         begin, self._size = self._size, self._size + size
         if self._size > self._grid.size:
-            self._grow(max(self._size, self._grid.size + (self._grid.size >> 2)))
+            self._resize(_ROWS, max(self._size, self._grid.size + (self._grid.size >> 2)))
         own = slice(begin, self._size)
         self._matrix[own] = featured.values[:, self._take]
         self._grid[own] = self._calendar.index_of(bars.slices.ts)[bars.at]
         self._who[own] = bars.symbol
+        self._keep(bars, own)
         order = np.argsort(bars.symbol, kind="stable")  # each symbol's bars in order of time
         symbol, close = bars.symbol[order], bars.steady[order]  # a split is no return
         opened = (bars.open * bars.scale if bars.scale.size else bars.open)[order]
@@ -163,8 +180,22 @@ class _Store:
         self._seen += np.bincount(symbol, minlength=self._seen.size)
         self._close[symbol] = close  # of equal indices the last one stays
 
-    def _grow(self, rows: int) -> None:
-        for name in ("_matrix", "_grid", "_who", "_nth", "_move", "_jump"):
+    def _keep(self, bars: BarFrame, own: slice) -> None:
+        """The circumstances of those rows that may be samples."""
+        around = self._observer.see(bars)
+        if not self._residues.size:  # the first bar of all is within this frame's slices, in whichever shard
+            years = range(_year(bars.slices.after), _year(bars.slices.upto) + 1)
+            self._residues = np.unique([self._origin(year) % self._data.every for year in years]).astype(np.int32)
+        some = np.flatnonzero(np.isin(self._grid[own] % self._data.every, self._residues))
+        begin, self._kept = self._kept, self._kept + some.size
+        if self._kept > self._row.size:
+            self._resize(_KEPT, max(self._kept, self._row.size + (self._row.size >> 2)))
+        into = slice(begin, self._kept)
+        self._row[into] = own.start + some
+        self._regime[into], self._objection[into], self._cost[into] = around.at(some)
+
+    def _resize(self, names: Sequence[str], rows: int) -> None:
+        for name in names:
             column = getattr(self, name)
             column.resize((rows, *column.shape[1:]), refcheck=False)
 
@@ -175,9 +206,8 @@ class _Store:
         begins[ids] = np.cumsum(self._seen[ids]) - self._seen[ids]
         self._symbols = tuple(self._names[symbol] for symbol in ids)
         self._counts = self._seen[ids]
-        for name in ("_matrix", "_grid", "_who", "_nth", "_move", "_jump"):  # rows that never came
-            column = getattr(self, name)
-            column.resize((self._size, *column.shape[1:]), refcheck=False)
+        self._resize(_ROWS, self._size)  # rows that never came
+        self._resize(_KEPT, self._kept)
         place = self._nth  # becomes the row's place
         for begin in range(0, self._size, _BLOCK):
             own = slice(begin, begin + _BLOCK)
@@ -185,13 +215,16 @@ class _Store:
         self._who = np.zeros(0, np.int32)
         for k in range(self._matrix.shape[1]):
             self._matrix[:, k] = _moved(self._matrix[:, k], place)
-        self._grid, self._move, self._jump = (_moved(column, place) for column in (self._grid, self._move, self._jump))
+        for name in ("_grid", "_move", "_jump"):
+            setattr(self, name, _moved(getattr(self, name), place))
+        self._row = place[self._row]
         self._nth = np.zeros(0, np.int32)
 
     def samples(self) -> Dataset:
         """Cut windows and labels."""
         data, horizons = self._data, np.array(self._data.horizons)
-        whole, origin = self._whole(), self._origin()
+        whole = self._whole()
+        origin = self._origin(_year(self._calendar.ts_at(int(self._grid.min())))) if self._size else 0
         parts: list[tuple[Any, ...]] = []
         column = self._data.features.index("returns_1")
         begin = 0
@@ -216,17 +249,18 @@ class _Store:
                 f"give more bars, or fewer with training.data.lookback and training.data.horizons"
             )
         end, symbol, label, volatility, entry = (np.concatenate(each) for each in zip(*parts, strict=True))
+        parts.clear()
         order = np.lexsort((symbol, self._grid[end]))
+        by_row = np.argsort(self._row)
+        around = Circumstances(self._regime, self._objection, self._cost).at(
+            by_row[np.searchsorted(self._row, end[order], sorter=by_row)]
+        )
         return Dataset(data, self._calendar, self._symbols, self._matrix, self._grid, end[order], symbol[order],
-                       label[order], volatility[order], entry[order])  # fmt: skip
+                       label[order], volatility[order], entry[order], around)  # fmt: skip
 
-    def _origin(self) -> int:
-        """The first slice of the year before the bars: from it `every` counts, wherever their calendar begins."""
-        if not self._size:
-            return 0
-        first = self._calendar.ts_at(int(self._grid.min()))
-        year = np.datetime64(first, "ns").astype("datetime64[Y]") - 1
-        return self._calendar.index_after(int(year.astype("datetime64[ns]").astype(np.int64)))
+    def _origin(self, year: int) -> int:
+        """The first slice of the year before the bars': from it `every` counts, wherever their calendar begins."""
+        return self._calendar.index_after(int(np.datetime64(f"{year - 1}-01-01", "ns").astype(np.int64)))
 
     def _whole(self) -> Bools:
         """Which rows end a window without a hole: same symbol, every slice, short pauses, nothing missing."""
@@ -256,11 +290,16 @@ class _Store:
         """Root mean square of the window's one-bar returns, per bar."""
         answer: Floats = np.empty(ends.size)
         back = np.arange(1 - self._data.lookback, 1)
-        for begin in range(0, ends.size, _BLOCK >> 4):
-            own = slice(begin, begin + (_BLOCK >> 4))
+        for begin in range(0, ends.size, _BLOCK >> 6):
+            own = slice(begin, begin + (_BLOCK >> 6))
             moves = self._matrix[ends[own, None] + back, column].astype(np.float64)
             answer[own] = np.sqrt(np.mean(moves * moves, axis=1))
         return np.maximum(answer, LEAST_VOLATILITY)
+
+
+def _year(ts: int) -> int:
+    """Of an instant, UTC."""
+    return int(str(np.datetime64(ts, "ns"))[:4])
 
 
 def _moved(column: Any, place: Ints) -> Any:

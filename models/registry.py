@@ -58,6 +58,15 @@ class Entry(NamedTuple):
     manifest: Manifest | Refusal  # what its bundle says now
 
 
+class Run(NamedTuple):
+    """What MLflow is told of a training; numbers that are none are left out."""
+
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    folds: Sequence[Mapping[str, float]]  # metrics, one by one
+
+
 class Change(NamedTuple):
     """The green model from this instant on."""
 
@@ -222,15 +231,14 @@ class Registry:
 # MLflow: what was tried, and the same states for those who look there.
 
 
-def record(store: Path, tracking: str, model: str, params: Mapping[str, Any], metrics: Mapping[str, float],
-           folds: Sequence[Mapping[str, float]], bundle: Path, report: Path) -> str:  # fmt: skip
+def record(store: Path, tracking: str, model: str, told: Run, bundle: Path, report: Path) -> str:
     """A parent run with one run per fold, the bundle as artifact and a version of the model; the run's id."""
     client, mlflow = _mlflow(store, tracking)
     mlflow.set_experiment(NAME)
-    with mlflow.start_run(run_name=f"walk_forward_{model}") as parent:
-        mlflow.log_params({key: str(value)[:500] for key, value in params.items()})
-        mlflow.log_metrics(_finite(metrics))
-        for number, fold in enumerate(folds, 1):
+    with mlflow.start_run(run_name=f"walk_forward_{model}", tags=_short(told.tags)) as parent:
+        mlflow.log_params(_short(told.params))
+        mlflow.log_metrics(_finite(told.metrics))
+        for number, fold in enumerate(told.folds, 1):
             with mlflow.start_run(run_name=f"fold_{number}", nested=True):
                 mlflow.log_metrics(_finite(fold))
         mlflow.log_artifacts(str(bundle), "bundle")
@@ -257,6 +265,11 @@ def mirror(registry: Registry, tracking: str) -> None:
             client.set_registered_model_alias(NAME, alias, versions[who.id])
         elif versions:
             client.delete_registered_model_alias(NAME, alias)
+
+
+def _short(values: Mapping[str, str]) -> dict[str, str]:
+    """As much of each as MLflow takes."""
+    return {key: value[:500] for key, value in values.items()}
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -59,6 +59,8 @@ class Findings(NamedTuple):
     horizons: Sequence[int]
     coverage: Sequence[float]  # of the network by horizon, out of sample
     corrected: Sequence[float]
+    ends: Sequence[tuple[str, int]]  # where the network's decisions ended: the reason, and how many
+    shorts: bool
 
 
 def skill_sentence(models: Sequence[Model]) -> str:
@@ -95,8 +97,16 @@ def sections(found: Findings) -> list[Section]:
     )
     booking = (
         "Returns are booked by session at the exit, each symbol with an equal share of the money, one position per "
-        "symbol at a time, in at the next open, out at the close of the decision horizon; no risk-free rate."
+        "symbol at a time, in at the next open, out at the close of the decision horizon; no risk-free rate. What is "
+        f"entered is what the live steps decide with the forecast as the only voter; short forecasts are "
+        f"{'sold' if found.shorts else 'not traded'}."
     )
+    ended = sum(count for _, count in found.ends)
+    ends = Table(
+        ["decisions of the TFT ended at", "rows", "share"],
+        [[reason if reason != "none" else "a candidate for an order", f"{count:,}", f"{count / ended:.1%}"]
+         for reason, count in found.ends],
+    )  # fmt: skip
     measures = (
         "Pinball loss out of sample in volatility units, mean over folds, horizons and quantiles; coverage of "
         "[q10, q90], whose target is 0.80, before and after the conformal correction; Sharpe by the trading rule, "
@@ -121,7 +131,7 @@ def sections(found: Findings) -> list[Section]:
     return [
         Section(f"Training report {found.id}", [*demonstration, f"Bars: {found.data}", *verdict], why),
         Section("Does it forecast?", [skill_sentence(found.models), measures], [_models(found)]),
-        Section("Would it have earned?", [money, booking], [_folds(found)]),
+        Section("Would it have earned?", [money, booking], [_folds(found), ends]),
         Section("What the gates can tell", [gates], [power]),
         Section("Is it calibrated?", [_platt(found.calibration)], [reliability, coverage]),
         Section("Settings", [], [Table(["setting", "value"], [list(pair) for pair in found.settings])]),

@@ -6,7 +6,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from operators import features
-from schemas.calendar import DAY
 
 BASELINE = features.ORDER[:15]  # section 4.1 of the contracts
 QUANTILES = (0.1, 0.5, 0.9)
@@ -42,6 +41,11 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     def embargo(self) -> int:
         """Bars between what a fold learns from and what it is judged on."""
         return self.lookback + max(self.horizons)
+
+    @property
+    def decision(self) -> int:
+        """Place of the horizon that trades."""
+        return self.horizons.index(self.decision_horizon)
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,19 +90,6 @@ class Gates(Struct, frozen=True, forbid_unknown_fields=True):
     trades: Count = 5  # of every fold, the fewest
 
 
-class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a forecast would trade: |q50| at the decision horizon pays for the round trip several times over."""
-
-    cost_multiple: Annotated[float, Meta(ge=0.0, le=1_000.0)] = 2.0  # of the round trip's cost
-    floor: Share = 0.0  # the least |q50|, a fraction
-    floor_daily: Share = 0.005  # the same for daily bars
-    shorts: bool = False  # the book is long-only
-
-    def least(self, timeframe: int, cost: float) -> float:
-        """The least |q50| that trades, by the bars' minutes and a round trip's cost as a fraction."""
-        return max(self.cost_multiple * cost, self.floor_daily if timeframe == DAY else self.floor)
-
-
 class Params(Struct, frozen=True, forbid_unknown_fields=True):
     """How models are trained and judged."""
 
@@ -106,7 +97,6 @@ class Params(Struct, frozen=True, forbid_unknown_fields=True):
     network: Network = Network()
     folds: Folds = Folds()
     gates: Gates = Gates()
-    rule: Rule = Rule()
     baselines: tuple[str, ...] = ("empirical", "linear", "lightgbm")  # beside the network; lightgbm where installed
     calibration_least: Count = 200  # decisions before a calibrator is fitted
     tracking: str = ""  # MLflow's address; none: SQLite in the store
@@ -119,6 +109,6 @@ class Params(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("baselines: empirical is missing; the skill is measured against it")
 
 
-def describe(params: Params) -> str:
-    """The parameters as canonical JSON, for hashes and records."""
+def describe(*params: object) -> str:
+    """Parameters as canonical JSON, for hashes and records."""
     return msgspec.json.encode(params, order="sorted").decode()

@@ -3,15 +3,17 @@
 A fold learns from `train` sessions, chooses its epoch on `validation` sessions and is judged on the `test`
 sessions after them. Between each two lie `embargo` bars, and a sample whose label reaches into them is
 left out. Borders are slices of the calendar; `overlap` checks the result by time, whoever made it.
+What is traded out of sample is what the live steps decide (`models.decision`), with nothing that was not known then.
 """
 
 import io
 import multiprocessing
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
@@ -20,10 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from models import baselines, calibration
+from models.bundle import Calibration
 from models.dataset import Dataset
-from models.training import QUANTILES, Folds, Gates, Params, Rule
+from models.decision import Decisions, Policy, decide
+from models.training import QUANTILES, Folds, Gates, Params
 from schemas.errors import UserError
-from schemas.frames import Bools, Floats, Ints, Longs
+from schemas.events import Absence, Direction, Reason, word
+from schemas.frames import Bools, Codes, Floats, Ints, Longs
 
 MODEL = "tft"
 IMPLAUSIBLE_SKILL, IMPLAUSIBLE_WINS = 0.5, 0.95  # nobody forecasts prices so well: look for a leak
@@ -116,16 +121,16 @@ class Trades(NamedTuple):
     result: Floats  # net, a fraction of what was put in
 
 
-def decide(median: Floats, least: float, shorts: bool) -> Ints:
-    """Direction of each decision: the median log return must reach `least`; shorts only where they are let."""
-    long, short = (median >= least) & (median > 0.0), (median <= -least) & (median < 0.0)
-    return long.astype(np.int32) - (short & shorts).astype(np.int32)
+def entries(decisions: Decisions, shorts: bool) -> Codes:
+    """Which way each row is traded; a book of longs alone lets shorts be (they would end what it held)."""
+    way: Codes = np.where(decisions.reason == Reason.NONE, decisions.direction, Direction.FLAT)
+    return way if shorts else np.maximum(way, 0)
 
 
-def trade(ds: Dataset, which: Longs, direction: Ints, cost: float, upto: int) -> Trades:
+def trade(ds: Dataset, which: Longs, direction: Ints | Codes, cost: Floats, upto: int) -> Trades:
     """In at the next open, out at the close of the decision horizon; none that would end at `upto` or later.
 
-    While a position is held nothing is added to it, so results of a symbol never overlap.
+    While a position is held nothing is added to it, so results of a symbol never overlap. `cost` is each round trip's.
     """
     horizon = ds.data.decision_horizon
     at, symbol = ds.at[which], ds.symbol[which]
@@ -136,8 +141,8 @@ def trade(ds: Dataset, which: Longs, direction: Ints, cost: float, upto: int) ->
             free[int(symbol[k])] = int(at[k]) + horizon
             taken.append(k)
     chosen = np.array(taken, np.int64)
-    way = direction[chosen]
-    result = np.asarray(way * np.expm1(ds.returns(which[chosen])) - cost, np.float64)
+    way = direction[chosen].astype(np.int32)
+    result = np.asarray(way * np.expm1(ds.returns(which[chosen])) - cost[chosen], np.float64)
     session = ds.calendar.session_at(at[chosen].astype(np.int64) + horizon)
     return Trades(session, symbol[chosen], way, result)
 
@@ -156,6 +161,23 @@ def daily(ds: Dataset, fold: Fold, trades: Trades) -> Floats:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Learned:
+    """What came of fitting the network and the baselines on one fold, by their names."""
+
+    fold: Fold
+    samples: tuple[int, int, int]  # train, validation, test
+    quantiles: dict[str, Floats]  # of the test samples, [samples, horizons, quantiles] in volatility units
+    offsets: dict[str, Floats]  # conformal, from validation
+    edges: dict[str, float]  # median of 2 certainty - 1 on validation, corrected
+    train_loss: float
+    validation_loss: float
+    epochs: int
+    best: int
+    seconds: float  # of the fitting, by the clock
+    weights: bytes  # of the network, where they were asked for
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Outcome:
     """One model on one fold, out of sample."""
 
@@ -164,33 +186,32 @@ class Outcome:
     corrected: Floats  # the same after the conformal correction
     trades: Trades
     daily: Floats
+    ends: dict[str, int]  # where the decisions ended: how many rows for each reason
+    score: Floats  # the certainty of its direction at the decision horizon
+    correct: Bools
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tried:
     """All of one fold."""
 
-    fold: Fold
-    samples: tuple[int, int, int]  # train, validation, test
+    learned: Learned
     outcomes: dict[str, Outcome]  # the network's and the baselines'
     held: Floats  # returns by session of being long in everything all the time, without costs
-    score: Floats  # the network's certainty of its direction at the decision horizon
-    correct: Bools
-    offsets: Floats  # conformal, from validation
-    train_loss: float
-    validation_loss: float
-    epochs: int
-    best: int
-    edge: float  # median of 2 certainty - 1 on validation
-    weights: bytes  # of the network, where they were asked for
+
+    @property
+    def fold(self) -> Fold:
+        """Its borders."""
+        return self.learned.fold
 
 
-def attempt(params: Params, cost: float, keep: int, ds: Dataset, fold: Fold) -> Tried:
-    """Fit the network and the baselines on one fold and judge them; `keep` is the fold whose weights are wanted."""
+def attempt(params: Params, keep: int, ds: Dataset, fold: Fold) -> Learned:
+    """Fit the network and the baselines on one fold; `keep` is the fold whose weights are wanted."""
     import torch
 
     from models import tft
 
+    begun = time.perf_counter()
     torch.set_num_threads(1)  # so that a fold has the same bits wherever it runs
     train, validation, test = split(ds, fold)
     overlap(ds, train, validation, test)
@@ -199,34 +220,48 @@ def attempt(params: Params, cost: float, keep: int, ds: Dataset, fold: Fold) -> 
     for name in baselines.installed(params.baselines):
         both = baselines.BASELINES[name](ds, train, np.concatenate([validation, test]))
         found[name] = (both[: validation.size], both[validation.size :])
-    outcomes, offsets = {}, {}
-    for name, (own, q) in found.items():
+    offsets, edges, k = {}, {}, ds.data.decision
+    for name, (own, _) in found.items():
         offsets[name] = calibration.conformal(own, ds.label[validation].astype(np.float64))
-        outcomes[name] = judge(ds, fold, test, q, offsets[name], params.rule, cost)
-    k = ds.data.horizons.index(ds.data.decision_horizon)
-    own, q = (calibration.widened(each, offsets[MODEL])[:, k] for each in found[MODEL])
-    moved = ds.label[test, k] != 0.0
+        sure = calibration.certainty(calibration.widened(own, offsets[name])[:, k])
+        edges[name] = float(np.median(2.0 * sure - 1.0))
     weights = io.BytesIO()
     if fold.number == keep:
         torch.save(fitted.model.state_dict(), weights)
-    always = trade(ds, test, np.ones(test.size, np.int32), 0.0, fold.test_upto)
-    return Tried(
-        fold, (train.size, validation.size, test.size), outcomes, daily(ds, fold, always),
-        calibration.certainty(q)[moved], ((q[:, 1] > 0.0) == (ds.label[test, k] > 0.0))[moved], offsets[MODEL],
-        fitted.train_loss, fitted.validation_loss, fitted.epochs, fitted.best,
-        float(np.median(2.0 * calibration.certainty(own) - 1.0)), weights.getvalue(),
+    return Learned(
+        fold, (train.size, validation.size, test.size), {name: q for name, (_, q) in found.items()}, offsets, edges,
+        fitted.train_loss, fitted.validation_loss, fitted.epochs, fitted.best, time.perf_counter() - begun,
+        weights.getvalue(),
     )  # fmt: skip
 
 
-def judge(ds: Dataset, fold: Fold, test: Longs, q: Floats, offsets: Floats, rule: Rule, cost: float) -> Outcome:
-    """Loss, coverage and trades of quantiles in volatility units."""
-    y = ds.label[test].astype(np.float64)
-    k = ds.data.horizons.index(ds.data.decision_horizon)
-    median = q[:, k, 1] * ds.volatility[test] * np.sqrt(ds.data.decision_horizon)
-    way = decide(median, rule.least(ds.calendar.timeframe, cost), rule.shorts)
-    trades = trade(ds, test, way, cost, fold.test_upto)
-    return Outcome(pinball(y, q), calibration.coverage(q, y), calibration.coverage(calibration.widened(q, offsets), y),
-                   trades, daily(ds, fold, trades))  # fmt: skip
+def judge(ds: Dataset, learned: Learned, params: Params, policy: Policy, before: Sequence[Tried] = ()) -> Tried:
+    """What all models would have done out of sample; calibrators are those that the folds before had taught."""
+    test = split(ds, learned.fold)[2]
+    outcomes = {}
+    for name in learned.quantiles:
+        past = [one.outcomes[name] for one in before]
+        rolled = calibration.rolled([o.score for o in past], [o.correct for o in past], params.calibration_least)
+        outcomes[name] = _outcome(ds, learned, name, test, rolled.calibration, params, policy)
+    always = trade(ds, test, np.ones(test.size, np.int8), np.zeros(test.size), learned.fold.test_upto)
+    return Tried(learned, outcomes, daily(ds, learned.fold, always))
+
+
+def _outcome(
+    ds: Dataset, learned: Learned, name: str, test: Longs, known: Calibration, params: Params, policy: Policy
+) -> Outcome:
+    y, k, around = ds.label[test].astype(np.float64), ds.data.decision, ds.around.at(test)
+    q = learned.quantiles[name]
+    corrected = calibration.widened(q, learned.offsets[name])
+    decisions = decide(policy, ds.symbols, ds.symbol[test], ds.at[test], around, corrected * ds.scale(test)[..., None],
+                       k, known, learned.edges[name])  # fmt: skip
+    trades = trade(ds, test, entries(decisions, policy.shorts), around.cost, learned.fold.test_upto)
+    moved = ds.label[test, k] != 0.0
+    return Outcome(
+        pinball(y, q), calibration.coverage(q, y), calibration.coverage(corrected, y), trades,
+        daily(ds, learned.fold, trades), decisions.tally(), calibration.certainty(corrected[:, k])[moved],
+        ((q[:, k, 1] > 0.0) == (y[:, k] > 0.0))[moved],
+    )  # fmt: skip
 
 
 def pinball(y: Floats, q: Floats) -> Floats:
@@ -241,21 +276,23 @@ def pinball(y: Floats, q: Floats) -> Floats:
 Progress = Callable[[Tried, int], None]  # a fold that is done, and how many there are
 
 
-def run(ds: Dataset, params: Params, cost: float, progress: Progress | None = None) -> list[Tried]:
+def run(ds: Dataset, params: Params, policy: Policy, progress: Progress | None = None) -> list[Tried]:
     """Try every fold, several at a time where cores allow; the results do not depend on how many."""
     folds = plan(ds, params.folds)
     for fold in folds:
         overlap(ds, *split(ds, fold))  # before the first is fitted
     processes = min(params.folds.processes or os.cpu_count() or 1, len(folds))
-    done = []
-    for tried in _each(ds, partial(attempt, params, cost, folds[-1].number), folds, processes):
-        done.append(tried)
+    done: list[Tried] = []
+    for learned in _each(ds, partial(attempt, params, folds[-1].number), folds, processes):
+        done.append(judge(ds, learned, params, policy, done))
         if progress is not None:
-            progress(tried, len(folds))
+            progress(done[-1], len(folds))
     return done
 
 
-def _each(ds: Dataset, one: Callable[[Dataset, Fold], Tried], folds: Sequence[Fold], processes: int) -> Iterator[Tried]:
+def _each(
+    ds: Dataset, one: Callable[[Dataset, Fold], Learned], folds: Sequence[Fold], processes: int
+) -> Iterator[Learned]:
     if processes == 1:
         yield from (one(ds, fold) for fold in folds)
         return
@@ -291,7 +328,7 @@ def _open(folder: str) -> None:
     _opened[:] = [Dataset(**{**rest, **arrays})]
 
 
-def _in_process(one: Callable[[Dataset, Fold], Tried], fold: Fold) -> Tried:
+def _in_process(one: Callable[[Dataset, Fold], Learned], fold: Fold) -> Learned:
     return one(_opened[0], fold)
 
 
@@ -329,6 +366,7 @@ def row(one: Tried, name: str, measure: Judge) -> dict[str, float]:
         "coverage": float(outcome.coverage.mean()),
         "coverage_corrected": float(outcome.corrected.mean()),
         "skill": 1.0 - float(outcome.loss.mean() / one.outcomes["empirical"].loss.mean()),
+        "drifted": outcome.ends.get(word(Absence.DRIFTED), 0) / max(sum(outcome.ends.values()), 1),
     }
 
 
@@ -384,8 +422,3 @@ def expected_best(trials: int, samples: int) -> float:
         return 0.0
     high = (1.0 - _EULER) * _NORMAL.inv_cdf(1.0 - 1.0 / trials) + _EULER * _NORMAL.inv_cdf(1.0 - 1.0 / (trials * np.e))
     return float(high / np.sqrt(samples - 1))
-
-
-def without_weights(one: Tried) -> Tried:
-    """The same, small."""
-    return replace(one, weights=b"")

@@ -26,7 +26,7 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights by alpha; gates; how far a regime trusts a direction."""
 
     weights: dict[str, Weight] = msgspec.field(default_factory=lambda: {"rsi": 0.2, "ema_cross": 0.2, "macd": 0.1})
-    forecast_weight: Weight = 0.5  # counts where a model is configured
+    forecast_weight: Weight = 0.5  # counts where a model is configured; with all others 0 it is the only voter
     require_forecast: bool = False  # without one in force nothing is entered
     threshold: Scale = 0.15
     publish_gate: Scale = 0.55
@@ -48,8 +48,8 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         best = 0.5 + 0.5 * max(self.with_trend, self.against_trend, self.sideways)
         if self.decision_gate > best:
             raise ValueError(f"decision_gate = {self.decision_gate}: no confidence here exceeds {best}")
-        if sum(self.weights.values()) <= 0.0:
-            raise ValueError(f"weights = {self.weights}: want at least one above 0")
+        if sum(self.weights.values()) + self.forecast_weight <= 0.0:
+            raise ValueError(f"weights = {self.weights}, forecast_weight = 0: want at least one above 0")
 
     def __hash__(self) -> int:
         """Equal ones have equal hashes, though tables of weights have none."""
@@ -153,13 +153,13 @@ def _weigh(
     if told.score.size:
         advance_forecasts(weights, gates, frame.votes, frame.regime, forecast.absence, forecast.direction,
                           forecast.strength, quantiles[:, 1], forecast.probability, forecast.is_calibrated,
-                          _costs(toll, frame.features.bars), *told)  # fmt: skip
+                          costs(toll, frame.features.bars), *told)  # fmt: skip
     low, middle, high = np.ascontiguousarray(quantiles.T)
     return (low, middle, high, forecast.probability, forecast.age, forecast.model, forecast.is_calibrated,
             forecast.absence, forecast.alarms, frame.outcomes)  # fmt: skip
 
 
-def _costs(toll: Toll, bars: BarFrame) -> Floats:
+def costs(toll: Toll, bars: BarFrame) -> Floats:
     """Of each row's round trip, a fraction of the price; the spread is paid half on each side."""
     costs = np.full(bars.at.size, toll.cost)
     if bars.bid.size:

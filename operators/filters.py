@@ -93,14 +93,19 @@ def start() -> State:
 
 def step(params: Params, end_of_day: bool, state: State, frame: SignalFrame) -> tuple[State, SignalFrame]:
     """Give each candidate that a filter stops its reason; `end_of_day`: all lots are sold by the close."""
-    reason, bars = frame.reason.copy(), frame.bars
+    state, reason = judge(params, end_of_day, state, frame.bars, frame.reason)
+    return state, replace(frame, reason=reason)
+
+
+def judge(params: Params, end_of_day: bool, state: State, bars: BarFrame, reason: Codes) -> tuple[State, Codes]:
+    """Move the volumes on by these bars; the reasons after the filters, which look at those rows that have none."""
     if not reason.size:
-        return state, frame
-    rows, slices = grown(state.rows, bars.slots), bars.slices
+        return state, reason
+    reason, rows, slices = reason.copy(), grown(state.rows, bars.slots), bars.slices
     advance(bounds_of(params, end_of_day), rows, bars.at, bars.slot, slices.to_close, slices.phase, slices.session,
             bars.marks, bars.volume, bars.scale, bars.average_volume, bars.bid, bars.ask, bars.earnings_days,
             reason)  # fmt: skip
-    return State(state.version, rows), replace(frame, reason=reason)
+    return State(state.version, rows), reason
 
 
 @lru_cache(maxsize=8)

@@ -189,9 +189,7 @@ def step(params: Params, forecaster: Forecaster, state: State, frame: FeatureFra
     model = forecaster.model(state.models[state.active - 1].decode()) if state.active else None
     coming = [forecaster.model(event.model) if event.model else None for event in bars.models]
     horizons = forecaster.horizons
-    out = Columns(np.full((size, len(horizons), 3), np.nan), np.full(size, -1, np.int32), np.zeros(size, np.int8),
-                  np.zeros(size), np.full(size, np.nan), np.full(size, Absence.NO_MODEL, np.int8),
-                  np.full(size, np.nan))  # fmt: skip
+    out = columns(size, len(horizons))
     number, is_calibrated = np.zeros(size, np.int8), np.zeros(size, np.bool_)
     alarms: list[Alarm] = []
     first = 0
@@ -210,6 +208,35 @@ def step(params: Params, forecaster: Forecaster, state: State, frame: FeatureFra
         number, is_calibrated, out.absence, tuple(alarms), out.volatility,
         tuple(forecaster.model(one.decode()).usual for one in state.models.tolist()),
     )  # fmt: skip
+
+
+def columns(rows: int, horizons: int) -> Columns:
+    """Of rows for which there is no model."""
+    return Columns(np.full((rows, horizons, 3), np.nan), np.full(rows, -1, np.int32), np.zeros(rows, np.int8),
+                   np.zeros(rows), np.full(rows, np.nan), np.full(rows, Absence.NO_MODEL, np.int8),
+                   np.full(rows, np.nan))  # fmt: skip
+
+
+def answered(params: Params, model: Model, decision: int, at: Ints, slot: Ints, quantiles: Floats) -> Columns:
+    """What is in force at a shard's rows when a model that has just come answers every one of them.
+
+    `quantiles` [rows, horizons, 3] are its answers, `at` the rows' slices, `decision` the place of the horizon that
+    trades.
+    """
+    rows, horizons = quantiles.shape[:2]
+    out, slots = columns(rows, horizons), int(slot.max()) + 1 if rows else 0
+    watch = drift.opened(drift.start(), params.drift.window)
+    given = Given(0, at, slot, np.zeros(0, np.int32), np.zeros((0, 0)))
+    advance_answers(_rule(params, model, decision), table(Row, slots), np.zeros((slots, horizons, 3)), watch.rows,
+                    watch.edges, given, 0, rows, np.arange(rows), np.sort(quantiles, axis=-1), out)  # fmt: skip
+    return out
+
+
+def _rule(params: Params, model: Model, decision: int) -> Rule:
+    """As the kernels read them."""
+    bound = params.drift.share * model.edge if model.edge > 0.0 else -1.0
+    return Rule(model.lookback, model.gap_days, params.forecast_every, params.max_age_bars, decision,
+                params.min_return, model.a, model.b, model.is_calibrated, params.drift.least, bound)  # fmt: skip
 
 
 def _widened(params: Params, state: State, bars: BarFrame) -> State:
@@ -275,9 +302,7 @@ def _advance(
 ) -> list[Alarm]:  # fmt: skip
     """The rows `first <= i < last` under one model; writes into the state's own arrays."""
     bars, watch = frame.bars, state.drift.rows[0]
-    bound = params.drift.share * model.edge if model.edge > 0.0 else -1.0
-    rule = Rule(model.lookback, model.gap_days, params.forecast_every, params.max_age_bars, forecaster.decision,
-                params.min_return, model.a, model.b, model.is_calibrated, params.drift.least, bound)  # fmt: skip
+    rule = _rule(params, model, forecaster.decision)
     take = np.array([frame.names.index(name) for name in model.features], np.int64)
     returns = model.features.index(RETURNS) if RETURNS in model.features else -1
     given = Given(state.slices, bars.at, bars.slot, bars.slices.session, frame.values)

@@ -5,7 +5,7 @@ the reference decoder. Nothing in the bytes is trusted: a record that does not f
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ SHARD, TIMEFRAME, TS, AFTER, UPTO, ROWS, LISTS, FLAW, FIELDS = 0, 1, 2, 3, 4, 5,
 WIDTHS = (4, 4, 8, 8, 8, 8, 8, 8, 8, 8, 4, 8, 8)
 BID = 8  # this column and those after it may be empty
 EARNINGS, MARKET = 10, 12  # the last one has a value by slice, not by row
-UNKNOWN = tuple(np.int32(UNKNOWN_DAYS) if k == EARNINGS else np.float64(np.nan) for k in range(len(WIDTHS)))
+INTS = (np.int32(0), np.int32(0), np.int64(0))
+BLANKS = (*INTS, *(np.int32(UNKNOWN_DAYS) if k == EARNINGS else np.float64(np.nan) for k in range(3, len(WIDTHS))))
 
 
 class Columns(NamedTuple):
@@ -64,24 +65,16 @@ def decode(values: Sequence[bytes]) -> Columns:
     heads[heads[:, FLAW] != 0, ROWS] = 0
     starts = np.zeros(len(values) + 1, np.int64)
     np.cumsum(heads[:, ROWS], out=starts[1:])
-    columns = []
-    for k, width in enumerate(WIDTHS):
-        if k >= BID and not (places[:, k] >= 0).any():
-            columns.append(np.zeros(0, np.uint8))
-            continue
-        edges = np.arange(len(values) + 1) if k == MARKET else starts
-        column = np.empty(edges[-1] * width, np.uint8)
-        if k >= BID:
-            column.view(UNKNOWN[k].dtype)[:] = UNKNOWN[k]
-        gather(data, edges, places[:, k].copy(), width, column)
-        columns.append(column)
-    symbol, slot, bar_ts, *prices = columns
-    days = prices.pop(EARNINGS - 3)
+    count = int(starts[-1])
+    has: Bools = np.any(places >= 0, axis=0)
+    sizes = [len(values) if k == MARKET else count if has[k] or k < BID else 0 for k in range(len(WIDTHS))]
+    columns: list[Any] = [np.full(size, blank) for size, blank in zip(sizes, BLANKS, strict=True)]
+    gather(data, starts, places, *(column.view(np.uint8) for column in columns))
+    if not has[MARKET]:
+        columns[MARKET] = columns[MARKET][:0]
     shard, timeframe, ts, after, upto = (heads[:, field].copy() for field in (SHARD, TIMEFRAME, TS, AFTER, UPTO))
-    opens, high, low, close, volume, bid, ask, average, market = (price.view("<f8") for price in prices)
-    return Columns(shard, timeframe, ts, after, upto, heads[:, LISTS] != 0, heads[:, FLAW].astype(np.int8), starts,
-                   symbol.view("<i4"), slot.view("<i4"), bar_ts.view("<i8"), opens, high, low, close, volume, bid, ask,
-                   days.view("<i4"), average, market)  # fmt: skip
+    lists, flaw = heads[:, LISTS] != 0, heads[:, FLAW].astype(np.int8)
+    return Columns(shard, timeframe, ts, after, upto, lists, flaw, starts, *columns)
 
 
 @kernel
@@ -188,11 +181,20 @@ def possible(data: Bytes, at: int) -> bool:
 
 
 @kernel
-def gather(data: Bytes, starts: Longs, place: Longs, width: int, out: Bytes) -> None:
-    """Copy one column of all records that have it."""
-    for i in range(place.size):
-        if place[i] >= 0:
-            to = np.uint64(starts[i] * width)  # unsigned: an index that may be negative costs more than the copy
-            at = np.uint64(place[i])
-            for j in range(np.uint64((starts[i + 1] - starts[i]) * width)):
-                out[to + j] = data[at + j]
+def gather(
+    data: Bytes, starts: Longs, places: Grid, symbol: Bytes, slot: Bytes, bar_ts: Bytes, opens: Bytes, high: Bytes,
+    low: Bytes, close: Bytes, volume: Bytes, bid: Bytes, ask: Bytes, days: Bytes, average: Bytes, market: Bytes,
+) -> None:  # fmt: skip
+    """Copy the columns of all records that have them."""
+    columns = (symbol, slot, bar_ts, opens, high, low, close, volume, bid, ask, days, average, market)
+    for i in range(starts.size - 1):
+        for k in range(len(columns)):
+            if places[i, k] < 0:
+                continue
+            width = 4 if k < 2 or k == EARNINGS else 8
+            row, rows = (i, 1) if k == MARKET else (starts[i], starts[i + 1] - starts[i])
+            to = np.uint64(row * width)  # unsigned: an index that may be negative costs more than the copy
+            at = np.uint64(places[i, k])
+            column = columns[k]
+            for j in range(np.uint64(rows * width)):
+                column[to + j] = data[at + j]

@@ -3,15 +3,18 @@
 import re
 import uuid
 from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha1
 from typing import Any
 
 from schemas.units import NS_PER_SECOND
 
 SCHEMA_VERSION = 1
-_SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "unified-trading-platform")
+_SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "unified-trading-platform").bytes
 _ISO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 
 
+@lru_cache(maxsize=1024)
 def iso(ts: int) -> str:
     """UTC ns -> 2024-01-02T14:31:00Z, with as many digits after the second as are needed."""
     seconds, rest = divmod(ts, NS_PER_SECOND)
@@ -29,14 +32,20 @@ def nanos(text: str) -> int:
 
 
 def event_id(topic: str, key: str) -> str:
-    """UUIDv5 of topic and idempotency key."""
-    return str(uuid.uuid5(_SPACE, f"{topic}\n{key}"))
+    """UUIDv5 of topic and idempotency key; `uuid.uuid5` takes three times as long."""
+    digest = sha1(_SPACE + f"{topic}\n{key}".encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def bar_key(symbol: str, ts: int, timeframe: str, revision: int = 0) -> str:
     """Idempotency key of a bar: the same whether it came live or by backfill; `ts` is its end, UTC ns."""
-    stamp = datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).strftime("%Y%m%d%H%M%S")
-    return f"{symbol}:{stamp}:{timeframe}:{revision}"
+    return f"{symbol}:{_digits(ts)}:{timeframe}:{revision}"
+
+
+@lru_cache(maxsize=1024)
+def _digits(ts: int) -> str:
+    return datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).strftime("%Y%m%d%H%M%S")
 
 
 def slice_key(shard: int, ts: int, timeframe: str) -> str:

@@ -435,6 +435,18 @@ class ExecutionReport(Envelope, frozen=True, kw_only=True):
     cost: Ticks = 0  # what the shares of this fill cost, or brought: they may have had several prices
 
 
+@record("utp.ExecutionClaim", "execution_claim", "execution.claims")
+class ExecutionClaim(Envelope, frozen=True, kw_only=True):
+    """A process says that it executes an account's orders, again and again while it does; see dataflows/lease.py."""
+
+    account: str
+    holder: str  # host and folder
+    process: str  # of this start
+    epoch: Long  # one more than the one before, at each start
+    number: Long  # of the process's claims
+    released: bool = False  # the last one: the next process need not wait
+
+
 @record("utp.Order", "order", "account.orders")
 class Order(Envelope, frozen=True, kw_only=True):
     """The account asks the venue for something; `order_id` is a function of account, symbol, slice and leg."""

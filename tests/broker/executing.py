@@ -27,7 +27,8 @@ from tests.broker.rooms import ACCOUNT, KEYS, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = [
-    f"run.account={ACCOUNT}", "broker.kind=exchange", "broker.dry_run=false", "broker.timeout_seconds=1",
+    f"run.account={ACCOUNT}", "venue.kind=broker", "broker.kind=exchange", "broker.dry_run=false",
+    "broker.timeout_seconds=1",
     "broker.entry_seconds=4", "broker.exit_seconds=4", "guard.cooldown_seconds=0", "guard.max_orders_per_minute=100000",
     "guard.max_orders_per_symbol_per_day=100000", "guard.breaker_failures=100000", "guard.max_notional_usd=100000",
     "guard.slippage_times=1000", "execution.retry_seconds=0.05", "execution.legs_seconds=1.5",

@@ -2,11 +2,14 @@
 
 After one slice the rest of the entry is cancelled, and what was filled gets a stop and a take profit of its
 own (an OCO) with the entry's two prices. A pure rule: it looks at the broker's orders and says what to do next.
+And a watch over the exchange's own ledger: whether shares lie there without a stop for longer than a slice.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from broker.exchange import Exchange
 from broker.port import OrderRequest, OrderState, leg_id
 from schemas.events import Kind, Leg, Side
 
@@ -57,3 +60,37 @@ def wanted(
                 )
             )
     return actions
+
+
+def stops(exchange: Exchange, symbol: str) -> int:
+    """Shares that a live stop or an exit on its way takes care of."""
+    return sum(
+        order.left for order in exchange.orders.values()
+        if order.symbol == symbol and order.side == "sell" and order.open and order.kind in ("stop", "market")
+        and not exchange._asleep(order)
+    )  # fmt: skip
+
+
+class Watch:
+    """Looks at the ledger at the end of each slice; an AssertionError for shares that were bare at two in a row."""
+
+    def __init__(self, exchange: Exchange):
+        self.exchange = exchange
+        self.naked: Counter[str] = Counter()  # slices in a row, by symbol
+        self.reached: Counter[str] = Counter()
+
+    def close(self, slice_: object, symbols: Iterable[str], excused: Collection[str] = ()) -> None:
+        """A slice ends; `excused`: the broker did not let us, or the slice was too short to do anything in it."""
+        for symbol in symbols:
+            held = self.exchange.held.get(symbol, 0)
+            assert held >= 0, f"slice {slice_}: {symbol}: sold more than was held"
+            bare = held > stops(self.exchange, symbol)
+            self.naked[symbol] = self.naked[symbol] + (symbol not in excused) if bare else 0
+            self.reached["bare for a slice"] += bare and symbol not in excused
+            self.reached["watched"] += held > 0 and symbol not in excused
+            assert self.naked[symbol] <= 1, f"slice {slice_}: {symbol}: {held} shares, {self.said(symbol)}"
+
+    def said(self, symbol: str) -> list[str]:
+        """The symbol's orders, for whoever reads a failure."""
+        return [f"{order.client_id} {order.side} {order.kind} {order.shape} {order.filled}/{order.qty} {order.status}"
+                for order in self.exchange.orders.values() if order.symbol == symbol]  # fmt: skip

@@ -21,7 +21,7 @@ from broker.reconcile import OpenOrder, reconcile
 from broker.safety import endpoint
 from broker.updates import TradeUpdates
 from schemas.events import Leg, Reason
-from tests.broker.protection import Cancel, Entry, wanted
+from tests.broker.protection import Cancel, Entry, Watch, wanted
 from tests.broker.rooms import ACCOUNT, KEYS, LIMITS, Quick, entry, exit_, quick
 
 SESSIONS = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 30
@@ -232,15 +232,6 @@ class Trader:
             self.send(entry(dice.randint(1, 9), price, self.slice, symbol))
 
 
-def stops(exchange, symbol):
-    """Shares that a live stop or an exit on its way takes care of."""
-    return sum(
-        order.left for order in exchange.orders.values()
-        if order.symbol == symbol and order.side == "sell" and order.open and order.kind in ("stop", "market")
-        and not exchange._asleep(order)
-    )  # fmt: skip
-
-
 def trade(seed):
     """One session; the trader, and the exchange it traded at."""
     chaos = Chaos(seed)
@@ -250,7 +241,7 @@ def trade(seed):
     prices = dict.fromkeys(SYMBOLS, 1_900_000)
     for symbol, price in prices.items():
         exchange.quote(symbol, price)
-    naked = Counter()
+    watch = Watch(exchange)
     with ExchangeServer(exchange, KEYS, rate=10**9) as server:
         server.faults, server.scramble = chaos, chaos.scramble
         trader = Trader(server, chaos)
@@ -268,15 +259,7 @@ def trade(seed):
                 trader.act()
                 with server.control():
                     exchange.settle()
-                    lagging = exchange.cancel_lag
-                    for symbol in SYMBOLS:
-                        assert exchange.held.get(symbol, 0) >= 0, "sold more than was held"
-                        bare = exchange.held.get(symbol, 0) > stops(exchange, symbol)
-                        trouble = lagging or symbol in trader.troubled
-                        naked[symbol] = 0 if not bare or trouble else naked[symbol] + 1
-                        REACHED["bare for a slice"] += naked[symbol] == 1
-                        REACHED["watched"] += not trouble and symbol in exchange.held
-                        assert naked[symbol] <= 1, f"slice {trader.slice}: {symbol} without a stop"
+                    watch.close(trader.slice, SYMBOLS, SYMBOLS if exchange.cancel_lag else trader.troubled)
                 if dice.random() < 0.08:
                     trader.restart()
             chaos.calm = True
@@ -287,6 +270,7 @@ def trade(seed):
         finally:
             chaos.calm = True
             trader.process.die()
+            REACHED.update(watch.reached)
     return trader, exchange, findings
 
 

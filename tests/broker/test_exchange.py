@@ -229,6 +229,15 @@ def test_the_ledger_adds_up_whatever_happens(data):
         assert order.filled <= order.qty
         assert (order.status == "filled") == (order.left == 0)
     assert min(exchange.held.values(), default=0) >= 0
+    assert min((fill.qty for fill in exchange.fills), default=1) > 0
+
+
+@pytest.mark.parametrize(("room", "fills"), [(0, []), (1, [1]), (2, [1, 1]), (5, [2, 3]), (None, [4, 4])])
+def test_an_order_in_two_parts_has_no_empty_one(room, fills):
+    exchange = Exchange(partial_one_in=1)
+    exchange.quote("AAPL", 1_900_000, room)
+    exchange.place({"symbol": "AAPL", "qty": 8, "side": "buy", "type": "market"})
+    assert [fill.qty for fill in exchange.fills] == fills
 
 
 @given(st.data())

@@ -1,6 +1,8 @@
 """Chaos through the log: kills of the service, answers lost after acceptance, streams cut and scrambled.
 
-Then the topic of reports is the exchange's ledger, to the share and the tick, and no order was placed twice.
+Then the topic of reports is the exchange's ledger, to the share and the tick, no order was placed twice, and by that
+ledger no shares lay without a stop for longer than a slice. Some slices are so short that the next one comes in the
+middle of things; the others last until all is done that can be done in them, and those are watched.
 
 An account of a few lines follows `execution.reports` and writes `account.orders`; the service is the real one.
 `HYPOTHESIS_PROFILE=long` runs 500 sessions.
@@ -22,6 +24,7 @@ from dataflows.execution import Room, Service
 from dataflows.execution_reports import Undelivered
 from schemas.events import Leg
 from tests.broker.executing import cancels, floor, until
+from tests.broker.protection import Watch
 from tests.broker.rooms import ACCOUNT, entry, exit_, oco
 from tests.broker.test_chaos import Chaos, Killed
 
@@ -82,50 +85,75 @@ class Mortal:
 
 
 class Account:
-    """One lot and one entry or exit on its way per symbol, decided from the reports alone."""
+    """One lot and one entry or exit on its way per symbol, decided from the reports alone; protected by ruling 26."""
 
     def __init__(self, place, dice):
         self.place, self.dice, self.slice = place, dice, 0
         self.sent = {symbol: [] for symbol in SYMBOLS}  # requests, in order
-        self.since = {}
+        self.written = 0  # requests and cancels
+        self.first = {}  # by entry: the slice in which it was first heard of, or had its first shares
+        self.cancelled = {}  # by entry: the slice in which its end was last asked for
 
-    def act(self):
+    def act(self, *, opens=True):
+        """What the reports up to here ask for; `opens`: a new slice, in which something may be begun, too."""
         reports = self.place.reports()
         last = {one.order_id: one for one in reports}
         book = Book.of(reports)
         for symbol in SYMBOLS:
-            self.decide(symbol, last, book.qty.get(symbol, 0))
+            self.decide(symbol, last, book.qty.get(symbol, 0), opens)
 
-    def decide(self, symbol, last, held):
+    def decide(self, symbol, last, held, opens):
         sent = self.sent[symbol]
         flying = [one for one in sent if one.id not in last or last[one.id].status not in FINAL]
         moving = [one for one in flying if one.leg in (Leg.ENTRY, Leg.EXIT)]
         price = self.place.exchange.quotes[symbol]
         if moving:
-            one = moving[0]
-            waited = self.since.setdefault(one.id, self.slice)
-            if one.leg is Leg.ENTRY and self.slice > waited and self.dice.random() < 0.6:
-                REACHED["rests cancelled"] += 1
-                self.place.write(cancels(one.id))
+            if moving[0].leg is Leg.ENTRY:
+                self.wait(moving[0], last, opens)
             return
         if held < 1:
-            if not flying and self.dice.random() < 0.8:
+            if opens and not flying and self.dice.random() < 0.8:
                 self.send(entry(self.dice.randint(1, 9), price, self.slice, symbol))
             return
         lot = next(one for one in reversed(sent) if one.leg is Leg.ENTRY)
-        left = any(one.leg is Leg.EXIT and one.id > lot.id for one in sent)
-        pair = oco(held, price, self.slice, symbol)
-        needs = last[lot.id].filled_qty < lot.qty and not any(one.leg is Leg.OCO_TAKE_PROFIT and one.id > lot.id
-                                                              for one in sent)  # fmt: skip
-        if needs and not left and self.dice.random() < 0.7:
+        later = [one for one in sent if one.id > lot.id]
+        left = any(one.leg is Leg.EXIT for one in later)
+        pair = next((one for one in later if one.leg is Leg.OCO_TAKE_PROFIT), None)
+        partial = last[lot.id].filled_qty < lot.qty
+        if partial and not left and pair is None:
             REACHED["pairs"] += 1
-            self.send(pair)
-        elif left or self.dice.random() < 0.4:
-            REACHED["exits"] += 1
-            self.send(exit_(held, self.slice, symbol, price))
+            self.send(oco(held, price, self.slice, symbol))
+        elif (opens and self.dice.random() < 0.4) or left or (partial and pair not in flying):
+            way_out = exit_(held, self.slice, symbol, price)
+            if way_out.id not in {one.id for one in sent}:  # one a slice
+                REACHED["exits"] += 1
+                self.send(way_out)
+
+    def wait(self, one, last, opens):
+        """For an entry: a rest of what is filled in part is cancelled after a slice, others at will."""
+        part = one.id in last and last[one.id].filled_qty > 0
+        waited = self.first.setdefault((one.id, part), self.slice)
+        if (
+            self.slice > waited
+            and self.cancelled.get(one.id) != self.slice
+            and (part or (opens and self.dice.random() < 0.6))
+        ):
+            REACHED["rests cancelled"] += 1
+            self.cancelled[one.id] = self.slice
+            self.written += 1
+            self.place.write(cancels(one.id))
+
+    def is_done(self):
+        """Whether nothing of what was asked for is still under way; an order may rest at the exchange."""
+        last = {one.order_id: one for one in self.place.reports()}
+        sent = [one.id for orders in self.sent.values() for one in orders]
+        ends = [name for name, asked in self.cancelled.items() if asked == self.slice]
+        return (all(name in last for name in sent) and all(last[name].status in FINAL for name in ends)
+                and self.place.agrees())  # fmt: skip
 
     def send(self, order):
         self.sent[order.symbol].append(order)
+        self.written += 1
         self.place.write(order)
         if self.dice.random() < 0.1:
             self.place.write(order)  # delivered twice: still one order
@@ -138,6 +166,7 @@ def trade(seed, kafka, folder):
         os.environ.update(place.environ)
         place.exchange.judges_id_last = dice.random() < 0.5
         account, service = Account(place, random.Random(f"account {seed}")), Mortal(place, chaos)
+        watch = Watch(place.exchange)
         place.server.faults, place.server.scramble = chaos, chaos.scramble
         service.start()
         try:
@@ -151,21 +180,46 @@ def trade(seed, kafka, folder):
                 if dice.random() < 0.15:
                     place.server.close_streams()
                 account.act()
-                time.sleep(dice.choice([0.0, 0.05, 0.3]))
-                assert all(qty >= 0 for qty in place.exchange.held.values()), "sold more than was held"
+                whole = not exchange.cancel_lag and dice.random() < 0.5
+                if whole:
+                    finish(place, account, service, seed)
+                else:
+                    time.sleep(dice.choice([0.0, 0.05, 0.3]))
+                with place.server.control():
+                    watch.close(account.slice, SYMBOLS, () if whole else SYMBOLS)
                 service.tend()
             chaos.calm = True
             with place.server.control() as exchange:
                 exchange.cancel_lag = False
+                exchange.settle()
+            for account.slice in range(SLICES, SLICES + 2):
+                account.act(opens=False)
+                finish(place, account, service, seed)
+                with place.server.control():
+                    watch.close(account.slice, SYMBOLS)
+            assert not any(watch.naked.values()), f"seed {seed}: {watch.naked}"
+            with place.server.control() as exchange:
                 for symbol in SYMBOLS:
                     exchange.quote(symbol, exchange.quotes[symbol])
-                exchange.settle()
             settled = until(lambda: (service.tend(), answered(place, account) and place.agrees())[1], 90.0)
             assert settled, f"seed {seed}: {place.said()} {[o.id for s in account.sent.values() for o in s]}"
         finally:
             chaos.calm = True
             service.stop()
+            REACHED.update(watch.reached)
         verify(place, account, seed)
+
+
+def finish(place, account, service, seed):
+    """The slice lasts until all is done that can be done in it, whatever dies meanwhile."""
+
+    def done():
+        service.tend()
+        settled, sent = account.is_done(), account.written
+        account.act(opens=False)  # by reports that are no older than those it is settled by
+        return settled and account.written == sent
+
+    assert until(done, 60.0), f"seed {seed}, slice {account.slice}: {place.said()} {account.cancelled}"
 
 
 def answered(place, account):
@@ -205,7 +259,8 @@ def test_reports_are_the_ledger_after_anything(block, kafka, tmp_path, monkeypat
         folder.mkdir()
         trade(seed, where, folder)
     print(dict(REACHED))
-    assert all(REACHED[kind] for kind in ("fills", "restarts", "exits")), REACHED
+    kinds = ("fills", "restarts", "exits", "pairs", "bare for a slice", "watched")
+    assert all(REACHED[kind] for kind in kinds), REACHED
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from broker.port import Leg
 from infra.kafka import Cluster
 from schemas.records import CommandKind
 from tests.broker.executing import ROOT, floor, until
-from tests.broker.rooms import KEYS, Fault, entry, once, order_id
+from tests.broker.rooms import KEYS, Fault, entry, exit_, once, order_id
 
 PLANTED = (KEYS.secret, KEYS.key_id)
 
@@ -53,6 +53,53 @@ def test_it_ends_when_told_to_and_its_place_is_free_again(running):
     assert running.end(signal.SIGINT) == 0
 
 
+def elsewhere(place, folder):
+    """The settings of the same account on another host: another folder, so no lock file is shared."""
+    return [*place.sets, f"live.folder={folder}", "execution.lease_seconds=3"]
+
+
+def test_on_another_host_it_is_refused_while_the_first_is_alive(place, tmp_path):
+    place.sets.append("execution.lease_seconds=3")
+    place.start()
+    assert until(lambda: "orders to settle" in place.printed(), 60.0), place.printed()
+    place.sets, own = elsewhere(place, tmp_path / "elsewhere"), place.sets
+    for command in ("execute", "reconcile"):
+        second = utp(place, command)
+        assert second.returncode == 2
+        assert "account paper is executed already, by" in second.stderr.splitlines()[-1]
+    place.sets = own
+    place.write(entry())
+    assert until(lambda: place.exchange.held == {"AAPL": 5} and place.agrees())  # the first goes on
+    assert place.end(signal.SIGTERM) == 0
+    place.sets = elsewhere(place, tmp_path / "elsewhere")
+    assert utp(place, "reconcile").returncode == 0  # it has let go
+
+
+def test_one_that_hung_is_replaced_from_another_host_and_stops_when_it_wakes(place, tmp_path):
+    """No order is sent twice, and the one that comes to again does nothing more."""
+    place.sets.append("execution.lease_seconds=3")
+    place.start()
+    assert until(lambda: "orders to settle" in place.printed(), 60.0), place.printed()
+    hung = place.process
+    hung.send_signal(signal.SIGSTOP)
+    place.sets = elsewhere(place, tmp_path / "elsewhere")
+    place.start()
+    try:
+        assert until(lambda: place.printed().count("orders to settle") == 2, 60.0), place.printed()
+        place.write(entry())
+        assert until(lambda: place.exchange.held == {"AAPL": 5} and place.agrees())
+    finally:
+        hung.send_signal(signal.SIGCONT)
+    assert hung.wait(40.0) == 2
+    assert "account paper is executed by" in place.printed()
+    assert "Traceback" not in place.printed()
+    place.write(exit_(minute=1))
+    assert until(lambda: not place.exchange.held and place.agrees())
+    ours = [order.client_id for order in place.exchange.orders.values() if order.client_id.startswith("paper|")]
+    assert sorted(ours) == [order_id(), exit_(minute=1).id]
+    assert len(place.ids()) == len(set(place.ids()))
+
+
 def test_it_ends_while_the_broker_does_not_answer(running):
     running.server.faults = lambda method, path: Fault("slow", after=False, value=25.0)
     running.write(entry())
@@ -83,6 +130,22 @@ def test_being_shut_out_is_one_line_and_no_secret_is_printed(running):
 def test_an_unsafe_broker_is_one_line(place, environ, says):
     done = utp(place, "execute", **environ)
     assert (done.returncode, done.stderr.count("\n"), says in done.stderr) == (2, 1, True), done.stderr
+
+
+def test_orders_of_an_account_that_is_filled_in_simulation_are_not_sent(place):
+    place.write(entry())
+    place.sets.append("venue.kind=simulated")
+    done = utp(place, "execute")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "venue.kind is simulated" in done.stderr
+    assert place.server.requests == []
+
+
+def test_a_port_for_metrics_that_is_taken_is_one_line(place):
+    port = place.server.url.rpartition(":")[2]
+    place.sets.append(f"execution.metrics_port={port}")
+    done = utp(place, "execute")
+    assert (done.returncode, f"execution.metrics_port {port} at 127.0.0.1" in done.stderr.splitlines()[-1]) == (2, True)
 
 
 def test_reconcile_reads_the_log_and_repairs(place, monkeypatch):

@@ -202,6 +202,32 @@ def test_fills_at_a_broker_are_no_dry_run_and_each_part_has_its_event(live):
     assert len({fill.idempotency_key for fill in fills}) == len(fills)
 
 
+GATES = ("trading_disabled", "dry_run", "not_approved", "revoked", "circuit_open", "queue_full", "too_late")
+LIMITS = ("state_unknown", "slippage_guard", "orders_per_minute", "orders_per_symbol", "open_orders", "cooldown",
+          "position_capacity", "total_exposure", "symbol_exposure")  # fmt: skip
+ANSWERS = ("insufficient_cash", "stale_base", "not_tradable", "not_shortable", "pattern_day_trader", "refused")
+
+
+@pytest.mark.parametrize("reason", [*GATES, *LIMITS, *ANSWERS])
+def test_every_block_is_an_event_with_the_name_of_what_blocked(frames, reason):
+    """From the report of an entry that was not placed to `execution.blocked` and the account's update."""
+    one = Live()
+    for frame in frames:
+        one.append(account_log.records("backtest", (frame,))[1][0])
+        entries = [key for key in one.broker.orders if key[2] == Leg.ENTRY]
+        if entries:
+            break
+    symbol, order_ts, leg = entries[0]
+    one.hear([Report(0, symbol, order_ts, Leg(leg), "rejected", reason=Reason[reason.upper()])])
+    (record,) = one.writer.unfilled(one.ledgers[-1])
+    event = codec.decode(Execution, record.value)
+    assert (event.status, event.error_message, event.symbol, event.filled_qty) == ("rejected", reason, symbol, 0)
+    (update,) = one.ledgers[-1].updates
+    assert Reason(update.reason) is Reason[reason.upper()]
+    row = one.state.book.rows[one.state.names.tolist().index(symbol.encode())]
+    assert (row.entry_shares, row.shares) == (0, 0)  # nothing is kept back for it any more
+
+
 def report(number=1, **more):
     fields = {"symbol": "AAA", "order_ts": MARKET.upto, "leg": Leg.ENTRY, "status": "filled", "qty": 2, "cost": 7,
               "filled": 2}  # fmt: skip

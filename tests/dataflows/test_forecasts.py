@@ -195,6 +195,7 @@ def test_a_model_by_its_path_and_a_history_by_its_file(store, tmp_path, capsys):
         (["forecast.model=tft_x"], "forecast.model = tft_x: no such bundle; the nearest in"),
         (["forecast.model=champion", "forecast.store=nowhere"], "history of models nowhere/history.jsonl"),
         (["ensemble.require_forecast=true"], "forecast.model = none: nothing would trade"),
+        ([f"ensemble.weights.{name}=0" for name in ("rsi", "ema_cross", "macd")], "nobody would vote"),
         (["ensemble.return_floors.7m=0.1"], "ensemble.return_floors.7m: want one of 1m"),
         (["forecast.forecast_every=20"], "forecast_every = 20, max_age_bars = 10"),
     ],

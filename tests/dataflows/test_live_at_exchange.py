@@ -4,6 +4,7 @@ The account hears an exchange through the desk, in lockstep with the slices of a
 legs wait for, orders are filled at the next slice's open as in the simulation, and nothing slips: then nothing differs.
 """
 
+import random
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -33,8 +34,10 @@ from risk import account
 from schemas import codec
 from schemas.events import Leg, Phase
 from schemas.frames import NO_FLOATS
+from schemas.identity import iso
 from schemas.records import Order
 from schemas.units import NS_PER_MINUTE, to_ticks
+from tests.broker.protection import Watch
 from tests.broker.rooms import Quick
 
 SOURCE = "synthetic:symbols=20,days=3,seed=11,timeframe=5m"
@@ -47,10 +50,10 @@ OPEN = guard.Params(cooldown_seconds=0, max_orders_per_minute=1_000_000, max_ord
 class Venue:
     """The exchange and the desk, in this thread."""
 
-    def __init__(self, settings, folder, calendar, start):
+    def __init__(self, settings, folder, calendar, start, slip=0, room=lambda: None):
         params = safety.Params(kind="exchange", dry_run=False, approval_file=str(folder / "a"),
                                approval_key_file=str(folder / "k"))  # fmt: skip
-        name = settings.run.account
+        name, self.slip, self.room = settings.run.account, slip, room
         safety.approve(params, issuer="ann", account=name, scope="entries", minutes=60, now=time.time_ns())
         self.exchange, clock = Exchange(round(settings.cash.initial_cash_usd), now=start), Quick()
         self.broker, self.journal, self.told = SimulatedBroker(self.exchange), Journal(), []
@@ -76,15 +79,18 @@ class Venue:
         assert self.desk.is_idle
 
     def trade(self, symbol, prices):
-        """A bar: its open, what legs wait for below and above it, its close."""
+        """A bar: its open (or `slip` ticks above), what legs wait for below and above it, its close.
+
+        At each price `room()` of our shares may be filled, None: any number.
+        """
         opened, high, low, close = prices
         stops, targets = [], []
         for order in self.exchange.orders.values():
             if order.symbol == symbol and order.open:
                 stops += [order.stop] if low <= order.stop < opened else []
                 targets += [order.limit] if opened < order.limit <= high else []
-        for price in (opened, *sorted(stops, reverse=True), low, *sorted(targets), high, close):
-            self.exchange.quote(symbol, price)
+        for price in (opened + self.slip, *sorted(stops, reverse=True), low, *sorted(targets), high, close):
+            self.exchange.quote(symbol, price, self.room())
         self.exchange.quote(symbol, close, 0)  # orders wait for the next bar
 
 
@@ -105,11 +111,12 @@ class Account:
 
     def __init__(self, settings):
         self.settings, self.calendar, self.writer = settings, grid(settings), writer_of(settings)
-        self.state, self.sent, self.fills = account.start(settings.account), [], []
+        self.state, self.sent, self.fills, self.ledgers = account.start(settings.account), [], [], []
 
     def act(self, one):
         """One record of the log; the orders that it caused."""
         self.state, ledger = account_log.step(self.calendar, self.settings.account, self.state, one)
+        self.ledgers.append(ledger)
         orders = [codec.decode(Order, record.value) for record in self.writer.orders(ledger)]
         self.sent += [order.order_id for order in orders if order.action == "submit"]
         self.fills += [(ledger.names[row.symbol].decode(), int(row.ts), int(row.side), int(row.qty), int(row.price),
@@ -121,9 +128,9 @@ class Account:
         return int(self.state.book.funds[0].cash)
 
 
-def at_the_exchange(settings, slices, folder):
-    """The account whose orders go to the exchange."""
-    one, venue, offset = Account(settings), None, 0
+def at_the_exchange(settings, slices, folder, **how):
+    """The account whose orders go to the exchange; no shares lie there without a stop for longer than a slice."""
+    one, venue, watch, offset = Account(settings), None, None, 0
 
     def hear(orders, now):
         nonlocal offset
@@ -141,7 +148,8 @@ def at_the_exchange(settings, slices, folder):
 
     for frame in slices:
         if venue is None:
-            venue = Venue(settings, folder, one.calendar, frame.slices.upto)
+            venue = Venue(settings, folder, one.calendar, frame.slices.upto, **how)
+            watch = Watch(venue.exchange)
         venue.exchange.now = max(venue.exchange.now, frame.slices.after)
         for row in frame.order:
             name = frame.names[frame.symbol[row]].decode()
@@ -152,6 +160,8 @@ def at_the_exchange(settings, slices, folder):
         hear([], frame.slices.upto)
         venue.exchange.is_open = True
         hear(one.act(frame), frame.slices.upto)
+        watch.close(iso(frame.slices.upto), venue.exchange.quotes)
+    venue.watched = watch.reached
     return one, venue
 
 
@@ -176,6 +186,22 @@ def test_days_at_the_exchange_are_the_backtest_of_these_days(tmp_path, slices, e
     assert sorted(real.fills) == sorted(simulated.fills)
     assert real.cash == simulated.cash == venue.exchange.cash
     assert venue.exchange.held == {}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_filled_in_parts_is_protected_within_a_slice(tmp_path, slices, seed):
+    """By the exchange's ledger, slice by slice; then the account's fills are that ledger."""
+    dice = random.Random(seed)
+    sets = [*SETS, "exits.take_profit_pct=0.004", "exits.stop_loss_pct=0.003", "venue.kind=broker"]
+    real, venue = at_the_exchange(load(None, sets, {}), slices, tmp_path,
+                                  room=lambda: dice.choice([None, None, 0, 0, 1, 3, 8]))  # fmt: skip
+    assert venue.watched["watched"] > 20
+    partial = [order for order in venue.exchange.orders.values()
+               if order.shape == "bracket" and order.side == "buy" and 0 < order.filled < order.qty]  # fmt: skip
+    assert partial
+    assert real.cash == venue.exchange.cash
+    assert sum(fill[3] for fill in real.fills) == sum(fill.qty for fill in venue.exchange.fills)
+    assert any("oco_take_profit" in name for name in real.sent)
 
 
 def test_a_spread_changes_prices_and_nothing_else(tmp_path):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from broker import safety
 from infra.kafka import _SECURITY
+from infra.settings import load
 from infra.topics import TOPICS
 from tests.simulation.log_flow import INPUTS, OUTPUTS
 
@@ -18,12 +20,12 @@ yaml = pytest.importorskip("yaml", reason="pip install '.[dev]'")
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "infra/k8s"
 KUBECTL = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
-OVERLAYS = pytest.mark.parametrize("overlay", ["dev", "prod"])
+OVERLAYS = pytest.mark.parametrize("overlay", ["dev", "prod", "paper"])
 # flows that other parts of the platform bring: their module must be there before they are deployed
 FLOWS = {"dataflows.ingest", "dataflows.live", "dataflows.signals", "dataflows.trading"}
 
 
-@pytest.fixture(scope="module", params=["dev", "prod"])
+@pytest.fixture(scope="module", params=["dev", "prod", "paper"])
 def objects(request):
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl here")
@@ -74,7 +76,9 @@ def test_everything_that_is_named_exists(objects):
                 assert mount["name"] in claims | set(volumes)
             for source in container.get("envFrom", ()):
                 assert source.get("configMapRef", {"name": "utp"})["name"] in maps
-                assert "secretRef" not in source or source["secretRef"]["optional"]
+                wanted = [{"name": "utp-kafka", "optional": True}]
+                wanted += [{"name": "utp-alpaca"}] if container["name"] == "execute" else []
+                assert source.get("secretRef", wanted[0]) in wanted
     for service in of(objects, "Service").values():
         flow = of(objects, "StatefulSet")[service["metadata"]["name"]]
         named = {port["name"] for container in containers(flow) for port in container.get("ports", ())}
@@ -84,6 +88,8 @@ def test_everything_that_is_named_exists(objects):
 
 def test_each_pod_has_its_line_and_its_number(objects):
     for name, flow in of(objects, "StatefulSet").items():
+        if name == "execute":  # no dataflow: one process
+            continue
         lines = of(objects, "ConfigMap")[f"{name}-hosts"]["data"]["hostfile.txt"].split()
         replicas = flow["spec"]["replicas"]
         assert lines[:replicas] == [f"{name}-{k}.{name}:9999" for k in range(replicas)]
@@ -97,8 +103,36 @@ def test_each_pod_has_its_line_and_its_number(objects):
 
 def test_one_writer_stays_one(objects):
     flows = of(objects, "StatefulSet")
-    for name in ("ingest", "trading", "live"):
+    for name in ("ingest", "trading", "live", "execute"):
         assert name not in flows or flows[name]["spec"]["replicas"] <= 1
+
+
+def test_orders_go_to_a_broker_only_where_that_is_wanted(objects, request):
+    """And then the account hears it, and every gate but the human's is open."""
+    given = of(objects, "ConfigMap")["utp"]["data"]
+    replicas = of(objects, "StatefulSet")["execute"]["spec"]["replicas"]
+    if request.node.callspec.params["objects"] != "paper":
+        assert replicas == 0
+        assert not {"VENUE__KIND", "BROKER__DRY_RUN", "TRADING_ENABLED"} & set(given)
+        return
+    assert replicas == 1
+    settings = load(None, (), given)
+    assert (settings.venue.kind, settings.broker.kind, settings.broker.dry_run) == ("broker", "paper", False)
+    assert safety.trading_enabled(given)
+    assert settings.run.account == "paper"
+
+
+def test_what_is_approved_stays_on_the_volume_and_is_its_owners_alone(objects):
+    spec = of(objects, "StatefulSet")["execute"]["spec"]["template"]["spec"]
+    assert spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+    (container,) = spec["containers"]
+    given = {one["name"]: one["value"] for one in container["env"]}
+    settings = load(None, (), given)
+    for path in (settings.broker.approval_file, settings.broker.approval_key_file):
+        assert path.startswith("/app/var/")
+    assert {"name": "var", "mountPath": "/app/var"} in container["volumeMounts"]
+    assert {"name": "metrics", "containerPort": settings.execution.metrics_port} in container["ports"]
+    assert settings.execution.metrics_host == "0.0.0.0"  # noqa: S104  (the probes come from outside)
 
 
 def test_nothing_runs_as_root_or_without_bounds(objects):
@@ -115,16 +149,20 @@ def test_nothing_runs_as_root_or_without_bounds(objects):
 
 def test_the_commands_and_variables_are_the_codes_own(objects):
     """Settings in the ConfigMap are read by the code, and commands are commands of it."""
-    known = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPIC_PREFIX", "KAFKA_REPLICATION", *_SECURITY}
-    assert set(of(objects, "ConfigMap")["utp"]["data"]) <= known
+    known = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPIC_PREFIX", "KAFKA_REPLICATION", "TRADING_ENABLED", *_SECURITY}
+    given = of(objects, "ConfigMap")["utp"]["data"]
+    assert {name for name in given if "__" not in name} <= known
+    load(None, (), given)  # refuses a name that is no setting's
     script = (ROOT / "infra/run_flow.sh").read_text()
     for flow in of(objects, "StatefulSet").values():
         for container in containers(flow):
             command = container["command"]
-            assert command == ["utp", "topics", "create"] or (command[:2] == ["sh", "infra/run_flow.sh"]
-                                                              and command[2] in FLOWS)  # fmt: skip
+            flows = [["sh", "infra/run_flow.sh", flow] for flow in FLOWS]
+            assert command in [["utp", "topics", "create"], ["utp", "execute"], *flows]
             for variable in container.get("env", ()):
-                assert variable["name"] in script or variable["name"].startswith("BYTEWAX_")
+                name = variable["name"]
+                assert name in script or name.startswith("BYTEWAX_") or "__" in name
+                load(None, (), {name: variable["value"]} if "__" in name else {})
 
 
 def test_no_secret_is_written_down():
@@ -156,6 +194,14 @@ def test_compose_names_what_is_there():
     for name in ("ingest", "live"):
         assert services[name]["command"] == ["sh", "infra/run_flow.sh", f"dataflows.{name}"]
         assert f"dataflows.{name}" in FLOWS
+    execute = services["execute"]
+    assert (execute["command"], execute["profiles"]) == (["utp", "execute"], ["paper"])
+    given = {name: str(value).partition(":-")[2].rstrip("}") if str(value).startswith("${") else value
+             for name, value in execute["environment"].items()}  # fmt: skip
+    settings = load(None, (), given)
+    assert (settings.venue.kind, settings.broker.dry_run, safety.trading_enabled(given)) == ("simulated", True, False)
+    assert given["ALPACA_API_KEY"] == given["ALPACA_SECRET_KEY"] == ""
+    assert execute["environment"]["VENUE__KIND"] == services["live"]["environment"]["VENUE__KIND"]
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
         assert {volume.split(":")[0] for volume in service.get("volumes", ())} <= set(compose["volumes"])

@@ -4,11 +4,10 @@ import sys
 import pytest
 
 from infra.embedded import free_port
-from infra.kafka import Cluster, bounds, cluster, offsets_at, wait_for
+from infra.kafka import Cluster, bounds, cluster, wait_for
 from infra.topics import BY_NAME, TOPICS, Topic, create_topics
 from schemas.errors import UserError
 from schemas.frames import SHARDS
-from tests.infra.logkit import fill
 
 
 def test_the_environment_names_the_cluster_and_no_secret_is_printed():
@@ -66,16 +65,6 @@ def test_a_topic_that_forgets_is_refused_where_history_must_stay(kafka):
 def test_a_topic_that_does_not_exist_is_a_mistake(kafka):
     with pytest.raises(UserError, match="there is no topic"):
         bounds(kafka, "nowhere")
-
-
-def test_offsets_by_event_time(kafka):
-    create_topics(kafka, [Topic("a", 3)])
-    times = [10, 20, 20, 20, 30, 45]
-    fill(kafka, "a", 0, [b"x"] * 6, times)
-    fill(kafka, "a", 1, [b"x"] * 2, [25, 26])
-    for ts in (0, 10, 11, 20, 21, 29, 30, 44, 45, 46):
-        first = sum(time < ts for time in times)
-        assert offsets_at(kafka, "a", ts) == {0: first, 1: sum(time < ts for time in (25, 26)), 2: 0}
 
 
 def test_the_embedded_broker_ends_with_its_command(tmp_path):

@@ -2,9 +2,8 @@ import pickle
 import time
 
 import pytest
-from confluent_kafka import TopicPartition
 
-from infra.ranges import Messages, RangeSource, part_name
+from infra.ranges import AHEAD, Messages, RangeSource, part_name
 from infra.tail import TailSource, reading
 from infra.topics import Topic, create_topics
 from schemas.errors import UserError
@@ -35,7 +34,7 @@ def test_a_range_is_read_to_its_end_and_no_further(log, start, stop):
 
 
 def test_a_range_comes_in_whole_batches_and_its_snapshot_is_the_first_record_that_was_not_given(log, monkeypatch):
-    monkeypatch.setattr("infra.ranges.AT_ONCE", 2)  # as if it came slowly
+    monkeypatch.setattr("infra.reader.AT_ONCE", 2)  # as if it came slowly
     part = RangeSource(log, {("a", 0): (0, 10)}, batch=4).build_part("step", "a:000", None)
     seen = []
     for item in drain(part):
@@ -114,9 +113,10 @@ def test_what_retention_has_eaten_is_an_error_and_no_silent_step(log):
     assert read(TailSource(log, "a"), "a:000")[0] == list(range(4, 10))
 
 
-def test_retention_that_overtakes_a_reader_is_an_error(log):
-    part = RangeSource(log, {("a", 0): (0, 10)}).build_part("step", "a:000", None)
-    part._client.assign([TopicPartition(log.topic("a"), 0, 10_000)])  # as if the place had gone meanwhile
+def test_retention_that_overtakes_a_reader_is_an_error(log, monkeypatch):
+    trim(log, "a", 0, 4)
+    monkeypatch.setattr("infra.ranges.check_place", lambda *place: 10)  # as if the place had gone after it
+    part = RangeSource(log, {("a", 0): (3, 10)}).build_part("step", "a:000", None)
     with pytest.raises(UserError, match="no longer in the log"):
         drain(part)
     part.close()
@@ -127,6 +127,30 @@ def test_another_log_than_the_stores_is_refused(log):
         TailSource(log, "a").build_part("step", "a:000", 11)
     with pytest.raises(UserError, match=r"the log ends at 10, before offset 11"):
         RangeSource(log, {("a", 0): (2, 11)}).build_part("step", "a:000", None)
+
+
+def test_no_part_of_a_range_runs_away_from_one_that_nobody_asks(kafka):
+    create_topics(kafka, [Topic("a", 2)])
+    for number, count in enumerate((60, 120)):
+        fill(kafka, "a", number, [b"v"] * count)
+    source = RangeSource(kafka, {("a", 0): (0, 60), ("a", 1): (0, 120)}, batch=5)
+    slow, fast = (source.build_part("step", part_name("a", number), None) for number in (0, 1))
+    assert (len(drain(fast)), fast.snapshot()) == (AHEAD, AHEAD * 5)
+    while not slow.next_batch():
+        time.sleep(0.01)
+    assert (len(drain(fast)), fast.snapshot()) == (2, AHEAD * 5 + 10)  # 5 of 60 are as 10 of 120
+    assert (len(drain(slow)), slow.snapshot()) == (AHEAD + 2, 5 + (AHEAD + 2) * 5)  # now it waits for the other
+    slow.close()
+    assert len(drain(fast)) == 18  # nobody else is left
+    fast.close()
+
+
+def test_two_sources_read_the_same_place_each_for_itself(log):
+    one, two = (RangeSource(log, {("a", 0): (0, 10)}, batch=4).build_part("step", "a:000", None) for _ in range(2))
+    assert [item.offsets for item in drain(one)] == [item.offsets for item in drain(two)] == [
+        [0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]  # fmt: skip
+    one.close()
+    two.close()
 
 
 @pytest.mark.parametrize("span", [(-1, 3), (4, 3)])

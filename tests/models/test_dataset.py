@@ -112,6 +112,8 @@ def test_the_size_of_a_frame_changes_nothing(market, where):
         return
     for name in ("matrix", "grid", "end", "symbol", "label", "volatility", "entry"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+    for column, same in zip(one.around, other.around, strict=True):
+        assert column.tobytes() == same.tobytes()
 
 
 @pytest.mark.parametrize("every", [4, 5])
@@ -157,6 +159,8 @@ def test_the_future_changes_no_window_and_no_label_that_was_known(seed, slot):
     assert [len(part) for part in known_by_then] == [int((ds.label_end <= border).sum()) for ds in (one, other)]
     assert np.array_equal(one.windows(seen[0]), other.windows(seen[1]))
     assert np.array_equal(one.future(seen[0]), other.future(seen[1]))
+    for column, same in zip(one.around.at(seen[0]), other.around.at(seen[1]), strict=True):
+        assert np.array_equal(column, same)
 
 
 def test_what_is_known_of_the_future_is_what_comes():

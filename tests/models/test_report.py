@@ -29,6 +29,7 @@ def findings(**changes):
         "medians": {"sharpe": 0.1, "win_rate": 0.5}, "held": 0.7, "probabilistic": 0.6, "deflated": 0.4, "trials": 3,
         "power": [(0.0, 0.0), (3.0, 0.3)], "calibration": Rolled(Calibration(), float("nan"), float("nan"), 0),
         "bins": [], "horizons": (30,), "coverage": [0.79], "corrected": [0.8],
+        "ends": [("expected_return", 30), ("none", 10)], "shorts": False,
     }  # fmt: skip
     return report.Findings(**{**given, **changes})
 
@@ -41,7 +42,9 @@ def test_a_refusal_and_a_demonstration_stand_at_the_top():
         assert "Refused. A refused model is a valid result." in found
         assert "uncalibrated" in found
         assert "deflated for 3 configurations tried" in found
+        assert "short forecasts are not traded" in found
     assert "want 5 or more <b>" in text
+    assert "| expected_return | 30 | 75.0% |\n| a candidate for an order | 10 | 25.0% |" in text
     assert "<b>" not in page
     assert "| 1 2020-01-02 to 2020-04-30 | - |" in text  # what is no number is no zero
     passed = report.markdown(report.sections(findings(reasons=[], synthetic=False)))

@@ -8,18 +8,23 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from dataflows import train as command  # noqa: E402  (the libraries that train must be there)
+from dataflows import backtest  # noqa: E402  (the libraries that train must be there)
+from dataflows import train as command  # noqa: E402
 from infra.bars import open_bars  # noqa: E402
-from infra.settings import Settings  # noqa: E402
-from models import baselines, dataset, export, inputs, tft, walk_forward  # noqa: E402
+from infra.settings import load  # noqa: E402
+from models import baselines, calibration, dataset, export, inputs, tft, walk_forward  # noqa: E402
+from models.decision import decide  # noqa: E402
 from models.engine import Engine, opened  # noqa: E402
 from models.registry import NAME, Registry  # noqa: E402
-from models.training import Data, Folds, Gates, Network, Params, Rule  # noqa: E402
+from models.training import Data, Folds, Gates, Network, Params  # noqa: E402
 from operators import features  # noqa: E402
+from schemas.events import Direction, Reason, word  # noqa: E402
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore:::(torch|mlflow|lightning|sklearn|alembic).*")]
 
@@ -29,11 +34,12 @@ PARAMS = Params(
     network=Network(hidden=12, epochs=3, batch=64, learning_rate=0.006),
     folds=Folds(count=3, train=60, validation=20, test=20, processes=1),
     gates=Gates(folds=3),
-    rule=Rule(shorts=True),  # trends go both ways; a book of longs alone may find none in a short block
     baselines=("empirical", "linear"),
     calibration_least=100,
 )
-COST = 0.001
+# trends go both ways; a book of longs alone may find none in a short block
+SETTINGS = msgspec.structs.replace(load(None, ["rules.allow_short=true"]), training=PARAMS)
+POLICY = command.policy_of(SETTINGS, 30)
 NAMES = ("a", "b", "c")
 
 
@@ -43,7 +49,7 @@ def bars(signal):
 
 def built(signal, params=PARAMS):
     market = bars(signal)
-    return dataset.build(params.data, market.calendar, market.frames(), market.rows)
+    return dataset.build(params.data, market.calendar, market.frames(), market.rows, policy=POLICY)
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +172,9 @@ def test_a_graph_that_is_another_is_refused(planted, small, exported, monkeypatc
 def trained(tmp_path_factory):
     """The command, on bars with a planted signal."""
     store = tmp_path_factory.mktemp("store")
-    settings = msgspec.structs.replace(Settings(), training=PARAMS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return store, command.run(MARKET.format(70), settings, store, promote=True)
+        return store, command.run(MARKET.format(70), SETTINGS, store, promote=True)
 
 
 def test_a_planted_signal_passes_the_gates(trained):
@@ -200,6 +205,37 @@ def test_its_bundle_is_served_and_its_report_says_what_it_is(trained):
     assert "Promotable" in text
 
 
+def test_a_backtest_with_its_bundle_decides_as_the_walk_forward_did(trained, tmp_path):
+    """Candidates, refusals and directions out of sample; the forecast is the only voter, asked at every bar."""
+    _, summary = trained
+    live = load(None, [f"forecast.model={summary['bundle']}", "forecast.forecast_every=1", "forecast.drift.share=0"])
+    live = msgspec.structs.replace(live, ensemble=msgspec.structs.replace(live.ensemble, weights={}))
+    backtest.run(backtest.plan(MARKET.format(70), live, tmp_path / "run", forecasts=tmp_path / "kept"), loop=True)
+    signals = pq.read_table(tmp_path / "run" / "signals.parquet")
+    stamps = signals["ts"].cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_pylist()
+    columns = (signals[name].to_pylist() for name in ("symbol", "direction", "reason"))
+    published = {(ts, symbol): told for ts, symbol, *told in zip(stamps, *columns, strict=True)}
+
+    ds = built(70)
+    learned = walk_forward.attempt(PARAMS, 3, ds, walk_forward.plan(ds, PARAMS.folds)[-1])  # the same bits once more
+    manifest = Engine.open(summary["bundle"]).manifest
+    assert manifest.conformal == tuple(learned.offsets["tft"].tolist())
+    test = walk_forward.split(ds, learned.fold)[2]
+    quantiles = calibration.widened(learned.quantiles["tft"], learned.offsets["tft"]) * ds.scale(test)[..., None]
+    told = decide(command.policy_of(live, 30), ds.symbols, ds.symbol[test], ds.at[test], ds.around.at(test), quantiles,
+                  ds.data.decision, manifest.calibration, 0.0)  # fmt: skip
+    silent = {Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_PUBLISH_GATE}
+    ends = set()
+    for k, ts in enumerate(ds.ts(test).tolist()):
+        found = published.get((ts, ds.symbols[ds.symbol[test[k]] - 1]))
+        if told.reason[k] in silent:
+            assert found is None
+        else:
+            assert found == [word(Direction(told.direction[k])), word(Reason(told.reason[k]))]
+            ends.add(tuple(found))
+    assert {("long", "none"), ("short", "none"), ("long", "below_decision_gate")} <= ends
+
+
 def test_the_registry_and_mlflow_agree(trained):
     from mlflow import MlflowClient
 
@@ -212,14 +248,23 @@ def test_the_registry_and_mlflow_agree(trained):
     runs = client.search_runs([experiment])
     folds = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == version.run_id]
     assert sorted(run.info.run_name for run in folds) == ["fold_1", "fold_2", "fold_3"]
-    assert all("sharpe" in run.data.metrics for run in folds)
+    fitted = {"sharpe", "win_rate", "trades", "train_loss", "validation_loss", "epochs", "train_samples", "oos_samples"}
+    assert all(fitted <= set(run.data.metrics) for run in folds)
+    parent = client.get_run(version.run_id).data
+    durations = [run.data.metrics["duration_seconds"] for run in folds]
+    assert 0.0 < sum(durations) < parent.metrics["duration_seconds"]  # one at a time here
+    assert parent.tags["data_fingerprint"] == bars(70).fingerprint
+    assert parent.tags["model_id"] == summary["id"]
+    assert parent.metrics["samples"] == len(built(70))
+    assert parent.params["training.folds.count"] == "3"
+    assert (parent.params["ensemble.decision_gate"], parent.params["rules.allow_short"]) == ("0.65", "True")
     assert {file.path for file in client.list_artifacts(version.run_id, "bundle")} == {
         "bundle/manifest.json", "bundle/model.onnx", "bundle/sample.npz",
     }  # fmt: skip
 
 
 def test_pure_noise_is_refused():
-    tried = walk_forward.run(built(0), PARAMS, COST)
+    tried = walk_forward.run(built(0), PARAMS, POLICY)
     verdict = walk_forward.verdict(tried, PARAMS.gates, command.measure)
     assert verdict.reasons
     assert verdict.skill[walk_forward.MODEL][0] < 0.02
@@ -236,7 +281,7 @@ def test_a_label_that_leaks_into_a_feature_is_caught(planted):
         PARAMS, network=Network(hidden=12, epochs=6, batch=64, learning_rate=0.01), baselines=("empirical",),
         folds=msgspec.structs.replace(PARAMS.folds, count=1),
     )  # fmt: skip
-    tried = walk_forward.run(leaky, one, COST)
+    tried = walk_forward.run(leaky, one, POLICY)
     verdict = walk_forward.verdict(tried, Gates(folds=1), command.measure)
     assert any("look for a leak" in why for why in verdict.reasons), verdict
 
@@ -247,9 +292,11 @@ def test_folds_do_not_depend_on_how_many_run_at_a_time(planted):
         folds=msgspec.structs.replace(PARAMS.folds, count=2),
     )  # fmt: skip
     two = msgspec.structs.replace(quick, folds=msgspec.structs.replace(quick.folds, processes=2))
-    for one, other in zip(walk_forward.run(planted, quick, COST), walk_forward.run(planted, two, COST), strict=True):
-        assert np.array_equal(one.score, other.score)
-        assert one.validation_loss == other.validation_loss
+    for one, other in zip(
+        walk_forward.run(planted, quick, POLICY), walk_forward.run(planted, two, POLICY), strict=True
+    ):
+        assert np.array_equal(one.outcomes["tft"].score, other.outcomes["tft"].score)
+        assert one.learned.validation_loss == other.learned.validation_loss
         assert one.outcomes["tft"].daily.tobytes() == other.outcomes["tft"].daily.tobytes()
 
 

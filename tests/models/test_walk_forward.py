@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import dataset, walk_forward
-from models.training import Data, Folds, Gates, Rule
+from models import calibration, dataset, walk_forward
+from models.bundle import Calibration
+from models.decision import Policy, decide
+from models.training import Data, Folds, Gates, Params
+from operators.ensemble import Params as Ensemble
+from operators.ensemble import Toll
+from operators.filters import Params as Filters
 from schemas.errors import UserError
+from schemas.events import Direction, Reason
 from tests.markets import altered_after, make
 
 DATA = Data(
@@ -18,12 +24,13 @@ DATA = Data(
     lookback=4, horizons=(2, 3), decision_horizon=2, every=1,
 )  # fmt: skip
 FOLDS = Folds(count=3, train=8, validation=3, test=3)
+POLICY = Policy(filters=Filters(liquidity=False), toll=Toll(0.0004))
 
 
 @pytest.fixture(scope="module")
 def ds():
     market = make(5, sessions=24, dirt=0.0)
-    return dataset.build(DATA, market.calendar, market.chunks())
+    return dataset.build(DATA, market.calendar, market.chunks(), policy=POLICY)
 
 
 def times(ds, which):
@@ -91,13 +98,14 @@ def test_trades_of_a_symbol_never_overlap_and_pay_their_costs(ds, seed):
     fold = walk_forward.plan(ds, FOLDS)[-1]
     test = walk_forward.split(ds, fold)[2]
     way = np.random.default_rng(seed).choice([-1, 0, 1], test.size).astype(np.int32)
-    trades = walk_forward.trade(ds, test, way, 0.001, fold.test_upto)
+    cost = np.random.default_rng(seed + 1).uniform(0.0, 0.002, test.size)
+    trades = walk_forward.trade(ds, test, way, cost, fold.test_upto)
     free, expected = {}, []
     for k, which in enumerate(test.tolist()):
         who, at = int(ds.symbol[which]), int(ds.at[which])
         if way[k] and at >= free.get(who, 0) and at + 2 < fold.test_upto:
             free[who] = at + 2
-            expected.append((who, way[k], way[k] * np.expm1(ds.returns(np.array([which]))[0]) - 0.001))
+            expected.append((who, way[k], way[k] * np.expm1(ds.returns(np.array([which]))[0]) - cost[k]))
     assert [(int(s), int(d)) for s, d in zip(trades.symbol, trades.direction, strict=True)] == [e[:2] for e in expected]
     np.testing.assert_allclose(trades.result, [e[2] for e in expected])
     booked = walk_forward.daily(ds, fold, trades)
@@ -105,16 +113,53 @@ def test_trades_of_a_symbol_never_overlap_and_pay_their_costs(ds, seed):
     assert booked.sum() == pytest.approx(trades.result.sum() / np.unique(ds.symbol[test]).size)
 
 
-def test_a_decision_must_pay_for_the_round_trip():
-    rule = Rule(cost_multiple=2.0)
-    least = rule.least(60, 0.001)
-    median = np.array([0.0019, 0.002, -0.003, 0.0])
-    assert least == 0.002
-    assert walk_forward.decide(median, least, False).tolist() == [0, 1, 0, 0]
-    assert walk_forward.decide(median, least, True).tolist() == [0, 1, -1, 0]
-    assert walk_forward.decide(median, 0.0, True).tolist() == [1, 1, -1, 0]
-    assert rule.least(1440, 0.001) == 0.005  # daily bars
-    assert Rule(floor_daily=0.0).least(1440, 0.001) == 0.002
+def learned(ds, fold, seed=0):
+    """A fold of two models that guess, the second without any width."""
+    size = walk_forward.split(ds, fold)[2].size
+    draws = np.random.default_rng(seed).normal(size=(size, 2, 1)) * 0.6 + [-1.0, 0.0, 1.0]
+    quantiles = {"tft": draws, "empirical": np.zeros((size, 2, 3))}
+    return walk_forward.Learned(fold, (1, 2, size), quantiles, dict.fromkeys(quantiles, np.array([0.1, -0.05])),
+                                dict.fromkeys(quantiles, 0.0), 0.3, 0.3, 1, 1, 0.5, b"")  # fmt: skip
+
+
+def test_what_is_traded_is_what_is_decided(ds):
+    """Corrected quantiles in log returns go into the decision; its candidates are traded, each at its own cost."""
+    policy, params = POLICY, Params(data=DATA, folds=FOLDS, calibration_least=20)
+    fold = walk_forward.plan(ds, FOLDS)[-1]
+    one = learned(ds, fold)
+    tried = walk_forward.judge(ds, one, params, policy)
+    test = walk_forward.split(ds, fold)[2]
+    corrected = calibration.widened(one.quantiles["tft"], one.offsets["tft"]) * ds.scale(test)[..., None]
+    told = decide(policy, ds.symbols, ds.symbol[test], ds.at[test], ds.around.at(test), corrected, DATA.decision,
+                  Calibration(), 0.0)  # fmt: skip
+    long = np.where((told.reason == Reason.NONE) & (told.direction == Direction.LONG), 1, 0)
+    expected = walk_forward.trade(ds, test, long, ds.around.cost[test], fold.test_upto)
+    outcome = tried.outcomes["tft"]
+    assert 0 < expected.result.size == outcome.trades.result.size
+    assert outcome.trades.result.tobytes() == expected.result.tobytes()
+    assert sum(outcome.ends.values()) == test.size
+    assert outcome.ends["none"] == (told.reason == Reason.NONE).sum() > 0
+    assert tried.outcomes["empirical"].ends.keys() <= {"no_insight", "not_warm"}  # who has no width has no strength
+    short = policy._replace(shorts=True)
+    assert -1 in walk_forward.judge(ds, one, params, short).outcomes["tft"].trades.direction
+
+
+def test_a_fold_is_decided_with_the_calibrator_of_the_folds_before_it(ds):
+    """Whatever comes later changes nothing; what came before does, once it is kept."""
+    params = Params(data=DATA, folds=FOLDS, calibration_least=20)
+    policy = POLICY._replace(ensemble=Ensemble(min_probability=0.9))
+    folds = walk_forward.plan(ds, FOLDS)
+    first, second = (walk_forward.judge(ds, learned(ds, fold, k), params, policy) for k, fold in enumerate(folds[:2]))
+    sure = np.linspace(0.5, 1.0, 400)  # right as often as it says, doubled: worth a calibrator
+    right = np.random.default_rng(0).random(400) < 0.5 + (sure - 0.5) * 0.2
+    told = {name: replace(outcome, score=sure, correct=right) for name, outcome in first.outcomes.items()}
+    past = [replace(each, outcomes=told) for each in (first, second)]
+    last = learned(ds, folds[2], 2)
+    alone, after = (walk_forward.judge(ds, last, params, policy, before).outcomes["tft"] for before in ([], past))
+    assert "low_probability" not in alone.ends
+    assert after.ends["low_probability"] >= alone.ends["none"] > 0  # before the filters
+    assert "none" not in after.ends
+    assert np.array_equal(alone.loss, after.loss)
 
 
 def fold(**changes):

@@ -21,6 +21,9 @@ _ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
 _MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
 _EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, limits.returns_window + 1)))"
 _START = "return State(2, empty_book(convert(params)), np.zeros(0, f'S{MAX_NAME}'))"
+_HEARD = "book = Book(grown(book.funds, 1), grown(book.rows, 0), book.busy.copy(), book.closes)"
+_PAPER = "funds, tape = (book.funds[0], blank(0, 2 * PER_SYMBOL))"
+_FULL = "funds.overflow = funds.overflow or funds.cash > MAX_MONEY or funds.cash < -MAX_MONEY"
 _WIDER = "return Book(grown(book.funds, {}), rows, busy, closes)"
 
 EQUIVALENT: tuple[Same, ...] = (
@@ -257,6 +260,34 @@ EQUIVALENT: tuple[Same, ...] = (
         "if not funds.killed and day_loss(funds) >= portion_up(funds.day_equity, limits.kill_loss_bps):",
         ("if day_loss(funds) >= portion_up(funds.day_equity, limits.kill_loss_bps):",),
         "once killed there are no entries to cancel, and the exits were sent a moment before",
+    ),
+    # what a broker reports
+    Same(
+        "risk.reports.hear",
+        _HEARD,
+        (
+            _HEARD.replace("funds, 1", "funds, 2"),
+            _HEARD.replace("funds, 1", "funds, 0"),
+            _HEARD.replace("rows, 0", "rows, 1"),
+            _HEARD.replace("rows, 0", "rows, -1"),
+        ),
+        "`grown` copies and never shortens; further rows are not read",
+    ),
+    Same(
+        "risk.reports.hear",
+        _PAPER,
+        (
+            _PAPER.replace("funds[0]", "funds[-1]"),
+            _PAPER.replace("blank(0", "blank(1"),
+            _PAPER.replace("2 * PER_SYMBOL", "PER_SYMBOL"),
+        ),
+        "one row: first is last; a report writes fewer rows than there is room for",
+    ),
+    Same(
+        "risk.reports.fill_entry",
+        _FULL,
+        (_FULL.replace("funds.overflow or ", ""),),
+        "an overflow raises at the end of its report, and no state of it is kept",
     ),
     # rules
     Same(

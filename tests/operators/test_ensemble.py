@@ -160,8 +160,8 @@ def test_an_empty_frame_has_an_empty_answer():
     [
         ({"publish_gate": 0.7}, "publish_gate = 0.7, decision_gate = 0.65"),
         ({"with_trend": 0.2, "against_trend": 0.2, "sideways": 0.2}, "no confidence here exceeds 0.6"),
-        ({"weights": {"rsi": 0.0}}, "want at least one above 0"),
-        ({"weights": {}}, "want at least one above 0"),
+        ({"weights": {"rsi": 0.0}, "forecast_weight": 0.0}, "want at least one above 0"),
+        ({"weights": {}, "forecast_weight": 0.0}, "want at least one above 0"),
     ],
 )
 def test_settings_under_which_nothing_could_trade_are_refused(params, message):

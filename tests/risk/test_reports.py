@@ -393,6 +393,87 @@ def test_an_entry_that_should_be_gone_tonight_is_closed_when_it_is_filled_after_
     assert sent(one.says(Leg.ENTRY, "canceled", 0, 4)) == [(Leg.EXIT, 4, Reason.END_OF_DAY)]
 
 
+@pytest.mark.parametrize("leg", [Leg.OCO_TAKE_PROFIT, Leg.OCO_STOP_LOSS])
+def test_the_legs_of_a_lot_begin_at_nothing_whatever_those_of_the_last_one_had_come_to(leg: Leg) -> None:
+    for first, price in ((Leg.TAKE_PROFIT, 103.0), (Leg.STOP_LOSS, 98.0)):
+        one = Story()
+        one.says(Leg.ENTRY, "filled", 10, 10)
+        one.says(first, "filled", 10, 10, price=price)
+        one.slice(candidate=True)
+        one.says(Leg.ENTRY, "partially_filled", 4, 4)
+        one.slice()
+        assert sent(one.says(Leg.ENTRY, "canceled", 0, 4)) == OCO
+        one.says(leg, "filled", 4, 4)
+        assert one.row.shares == 0
+
+
+def test_a_stop_that_is_filled_at_once_ends_the_target() -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "filled", 10, 10)
+    assert updates(one.says(Leg.STOP_LOSS, "filled", 10, 10, price=98.0)) == [
+        (Leg.STOP_LOSS, Status.FILLED, 10, Reason.STOP_LOSS), (Leg.TAKE_PROFIT, Status.CANCELED, 10, Reason.SIBLING),
+    ]  # fmt: skip
+
+
+def test_an_end_bears_the_slice_under_way_and_after_a_close_the_one_that_closed() -> None:
+    one = Story()
+    assert one.says(Leg.ENTRY, "rejected").updates.ts.tolist() == [one.ts + MINUTE]
+    one = Story()
+    one.slice()
+    assert one.says(Leg.ENTRY, "expired", session=101).updates.ts.tolist() == [one.ts]
+    one = Story()  # sent in the session's last slice: for the next one
+    assert one.says(Leg.ENTRY, "expired", session=101).updates.ts.tolist() == [one.ts + MINUTE]
+
+
+def test_a_target_that_fills_after_its_end_was_heard_ends_the_stop_that_was_left() -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "filled", 10, 10)
+    one.says(Leg.TAKE_PROFIT, "canceled")
+    assert updates(one.says(Leg.TAKE_PROFIT, "filled", 10, 10, price=103.0)) == [
+        (Leg.TAKE_PROFIT, Status.FILLED, 10, Reason.TAKE_PROFIT), (Leg.STOP_LOSS, Status.CANCELED, 10, Reason.SIBLING),
+    ]  # fmt: skip
+
+
+def test_a_stop_that_fills_after_its_end_was_heard_ends_the_target_once() -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "filled", 10, 10)
+    one.says(Leg.STOP_LOSS, "canceled")
+    told = updates(one.says(Leg.STOP_LOSS, "partially_filled", 4, 4, price=98.0))
+    assert told.count((Leg.TAKE_PROFIT, Status.CANCELED, 10, Reason.SIBLING)) == 1
+    assert updates(one.says(Leg.TAKE_PROFIT, "canceled")) == []
+    assert one.row.shares == 6
+
+
+def test_a_fill_of_an_exit_that_is_over_was_not_sent() -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "filled", 10, 10)
+    one.command("kill")
+    one.says(Leg.EXIT, "rejected", reason=Reason.BROKER_DOWN)
+    with pytest.raises(ValueError, match="it fills an order that was not sent, or is no more"):
+        one.says(Leg.EXIT, "filled", 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("leg", "status", "reason", "said"),
+    [
+        (Leg.ENTRY, "expired", Reason.NONE, Reason.DAY_ORDER), (Leg.ENTRY, "rejected", Reason.NONE, Reason.REFUSED),
+        (Leg.ENTRY, "rejected", Reason.DRY_RUN, Reason.DRY_RUN), (Leg.ENTRY, "expired", Reason.SPLIT, Reason.SPLIT),
+        (Leg.STOP_LOSS, "expired", Reason.NONE, Reason.DAY_ORDER),
+        (Leg.STOP_LOSS, "canceled", Reason.NONE, Reason.SIBLING),
+        (Leg.STOP_LOSS, "rejected", Reason.NONE, Reason.REFUSED), (Leg.EXIT, "canceled", Reason.NONE, Reason.REFUSED),
+        (Leg.EXIT, "rejected", Reason.NONE, Reason.REFUSED), (Leg.EXIT, "expired", Reason.NONE, Reason.DAY_ORDER),
+    ],
+)  # fmt: skip
+def test_why_an_order_has_ended(leg: Leg, status: str, reason: Reason, said: Reason) -> None:
+    """What the report says, else what its state means."""
+    one = Story()
+    if leg is not Leg.ENTRY:
+        one.says(Leg.ENTRY, "filled", 10, 10)
+    if leg is Leg.EXIT:
+        one.command("kill")
+    assert updates(one.says(leg, status, reason=reason)) == [(leg, Status[status.upper()], 10, said)]
+
+
 @pytest.mark.parametrize("status", ["canceled", "expired", "rejected"])
 def test_a_lot_without_a_leg_is_watched_at_closes(status: str) -> None:
     one = Story()

@@ -1,0 +1,215 @@
+"""One consumer for all partitions that a source reads in a process; its thread puts what comes into a queue each.
+
+A consumer has threads, buffers and a request of its own under way to each broker, so seventeen of them cost
+seventeen times that for the same records. A part of the dataflow takes from its queue and never waits.
+
+A broker should hold an empty fetch until something comes. One that answers at once (the embedded one does) would
+keep the client and itself busy all the time; when that is seen, the reader rests between two looks.
+"""
+
+import contextlib
+import json
+import threading
+from collections import deque
+from collections.abc import Hashable
+from queue import SimpleQueue
+from typing import Any, ClassVar
+
+from infra.kafka import Cluster, at_end, consumer, lost, passing
+
+AT_ONCE = 5_000  # records that the client is asked for
+LOOK = 0.05  # seconds that the reader waits for a record, or to hear that there is none
+REST = 0.006  # seconds that it rests, where empty fetches come back at once
+BUSY = 500  # answers of the broker a second, without records, that tell such a broker
+FULL, DRAINED = 16_000_000, 4_000_000  # bytes in a queue: no more are fetched; fetched again
+ENVELOPE = 100  # bytes that a record takes beside its value, about
+
+Place = tuple[str, int]  # topic as the cluster knows it, partition
+
+
+class Queue:
+    """What came of one partition and was not taken yet; no field is written by both the reader and the taker."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop  # offset from which on nothing is wanted
+        self.messages: deque[Any] = deque()
+        self.end = 0  # of the log, as last heard
+        self.reached = -1  # nothing before this offset is still to come; written after what came before it
+        self._put = self._taken = 0  # bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait, about."""
+        return self._put - self._taken
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is wanted has come."""
+        return self.stop is not None and self.reached >= self.stop
+
+    def put(self, message: Any) -> None:
+        """By the reader: a record."""
+        self._put += len(message) + ENVELOPE
+        self.messages.append(message)
+        if self.stop is not None:
+            self.reached = message.offset() + 1
+
+    def take(self, most: int) -> list[Any]:
+        """By whoever reads this partition: up to so many records, in order."""
+        found = [self.messages.popleft() for _ in range(min(len(self.messages), most))]
+        self._taken += sum(len(message) for message in found) + ENVELOPE * len(found)
+        return found
+
+
+class Reader:
+    """The consumer of a process, its thread and its queues."""
+
+    _open: ClassVar[dict[tuple[Cluster, Hashable], "Reader"]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, where: Cluster, user: Hashable):
+        self._where, self._user = where, user
+        self._users: set[Place] = set()
+        self._asked: SimpleQueue[tuple[Place, int, Queue | None]] = SimpleQueue()  # from where on; None: leave
+        self._queues: dict[Place, Queue] = {}  # the thread's: a place that is joined again gets nothing of before
+        self._assigned: set[Place] = set()  # the client fetches these, unless they are full
+        self._full: set[Place] = set()
+        self._error: Exception | None = None
+        self._stop, self._rests, self._seen = threading.Event(), False, 0
+        self._answers, self._records = 0, 0
+        self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def join(
+        cls, where: Cluster, user: Hashable, place: Place, first: int, stop: int | None = None
+    ) -> tuple["Reader", Queue]:
+        """Read a partition from an offset on; the first to join starts the reader of this user."""
+        with cls._lock:
+            reader = cls._open.get((where, user))
+            if reader is None:
+                reader = cls._open[where, user] = cls(where, user)
+            if place in reader._users:
+                raise RuntimeError(f"{place[0]} partition {place[1]} is read twice in this process")
+            reader._users.add(place)
+        queue = Queue(stop)
+        reader._asked.put((place, first, queue))
+        return reader, queue
+
+    def leave(self, place: Place) -> None:
+        """Read it no more; the last to leave ends the reader."""
+        with self._lock:
+            self._users.discard(place)
+            self._asked.put((place, 0, None))
+            if self._users:
+                return
+            del self._open[self._where, self._user]
+        self._stop.set()
+        self._thread.join(10.0)
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        client = consumer(self._where, stats_cb=self._listen, statistics_interval_ms=1_000, enable_partition_eof=True)
+        try:
+            while not self._stop.is_set():
+                self._assign(client)
+                self._look(client)
+        except Exception as error:  # raised again by the parts
+            self._error = error
+        finally:
+            client.close()
+
+    def _assign(self, client: Any) -> None:
+        from confluent_kafka import TopicPartition
+
+        while not self._asked.empty():
+            place, first, queue = self._asked.get()
+            if queue is None:
+                self._unassign(client, place)
+                del self._queues[place]
+            else:
+                client.incremental_assign([TopicPartition(*place, first)])
+                self._assigned.add(place)
+                self._queues[place] = queue
+
+    def _unassign(self, client: Any, place: Place) -> None:
+        from confluent_kafka import TopicPartition
+
+        if place in self._assigned:
+            client.incremental_unassign([TopicPartition(*place)])
+            self._assigned.discard(place)
+            self._full.discard(place)
+
+    def _look(self, client: Any) -> None:
+        first = client.poll(LOOK)
+        found = [first, *client.consume(AT_ONCE, 0.001 if self._rests else 0.0)] if first is not None else []
+        taken = sum(self._take(message) for message in found)
+        for place in [place for place in self._assigned if self._queues[place].complete]:
+            self._unassign(client, place)  # at once: a broker that answers empty fetches would keep it busy
+        self._throttle(client)
+        if self._rests and not taken and self._assigned:
+            self._rest(client)
+
+    def _take(self, message: Any) -> bool:
+        """Put a record into its queue; whether it was one."""
+        place = message.topic(), message.partition()
+        error, queue = message.error(), self._queues.get(place)
+        if error is None:
+            if queue is not None:
+                queue.put(message)
+                self._records += 1
+            return queue is not None
+        if at_end(error):
+            if queue is not None:
+                queue.reached = message.offset()
+        elif not passing(error):
+            raise lost(*place, message.offset(), error)
+        return False
+
+    def _throttle(self, client: Any) -> None:
+        """Fetch nothing for a queue that is full, until it is drained."""
+        from confluent_kafka import TopicPartition
+
+        for place in self._assigned:
+            size = self._queues[place].size
+            if size > FULL and place not in self._full:
+                client.pause([TopicPartition(*place)])
+                self._full.add(place)
+            elif size < DRAINED and place in self._full:
+                client.resume([TopicPartition(*place)])
+                self._full.discard(place)
+
+    def _rest(self, client: Any) -> None:
+        """Ask for nothing for a while.
+
+        A client that had nothing to fetch may sleep for a second before it looks whether it has now; any request to
+        the broker wakes it.
+        """
+        from confluent_kafka import KafkaException, TopicPartition
+
+        idle = [TopicPartition(*place) for place in self._assigned if place not in self._full]
+        if not idle:
+            return
+        client.pause(idle)
+        self._stop.wait(REST)
+        client.resume(idle)
+        with contextlib.suppress(KafkaException):  # the broker is away: the client goes on by itself
+            client.get_watermark_offsets(idle[0], timeout=1.0)
+
+    def _listen(self, text: str) -> None:
+        """Statistics, once a second: how busy the broker keeps us, and where the logs end."""
+        told = json.loads(text)
+        answers = sum(broker["rx"] for broker in told["brokers"].values())
+        quiet = self._records == self._seen
+        if not self._rests and quiet and answers - self._answers > BUSY:
+            self._rests = True
+        self._answers, self._seen = answers, self._records
+        for topic, one in told["topics"].items():
+            for number, state in one["partitions"].items():
+                queue = self._queues.get((topic, int(number)))
+                if queue is not None:
+                    queue.end = max(queue.end, int(state["hi_offset"]))
