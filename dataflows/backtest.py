@@ -25,7 +25,8 @@ from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
 from infra.reference import Files
-from infra.results import Header, Recorder, check_out, header, write_timing
+from infra.result_header import Header, header
+from infra.results import Recorder, check_out, write_timing
 from infra.settings import Settings, load, of_log
 from operators.filters import Params as Filters
 from operators.kernel import cache_root

@@ -28,7 +28,7 @@ from infra.forecaster import NONE, Event, Forecaster, described, live_forecaster
 from infra.gated_sink import GatedSink, Record
 from infra.kafka import Cluster
 from infra.ranges import Messages
-from infra.results import Header, header
+from infra.result_header import Header, header
 from infra.settings import Settings
 from infra.slice_log import models_upto
 from infra.snapshots import Snapshot, write

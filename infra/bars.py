@@ -1,7 +1,7 @@
 """Bars from a file, a folder or the generator, cut into frames along the exchange's calendar."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from infra.reference import MARKETS, Files, open_reference
 from infra.settings import Reference as ReferenceParams
 from infra.sorting import Survey, arranged
 from infra.synthetic import Market, parse
+from operators.hold import Holding
 from operators.split import Columns, places, split
 from operators.tally import LONG
 from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
@@ -82,6 +83,8 @@ class Bars:
         self.slices_per_chunk = frame_slices or automatic
         self.chunks = max(-(-(self._end - self._begin) // self.slices_per_chunk), 1)
         self._feed = feed
+        self._fresh: Callable[[], Holding] | None = None
+        self._watched: Holding | None = None
 
     @property
     def slices(self) -> int:
@@ -98,6 +101,8 @@ class Bars:
         where = places(self.universe)
         ahead: list[Columns] = []  # the market's bars, of the tables read so far
         columns = self._columns(self._edge(first), ahead)
+        if not first and self._fresh is not None:
+            columns = self._shown(columns, self._fresh())
         rest = next(columns, None)
         for chunk in range(first, self.chunks):
             slices = self._slices(chunk)
@@ -145,10 +150,25 @@ class Bars:
     def instants(self, most: int) -> Longs:
         """UTC ns: about `most` ends of slices, evenly, the ends of all sessions, and the last bar's."""
         step = max(-(-self.slices // most), 1)
-        evenly = [self.calendar.ts_at(index) for index in range(self._begin, self._end, step)]
+        evenly = self.calendar.ends_at(np.arange(self._begin, self._end, step))
         closes = self.calendar.closes
         ends = closes[(closes > self.after) & (closes <= self.upto)]
-        return np.unique(np.concatenate([np.array(evenly, np.int64), ends, [self.upto]]))
+        return np.unique(np.concatenate([evenly, ends, [self.upto]]))
+
+    def watch(self, fresh: Callable[[], Holding]) -> Callable[[], Holding]:
+        """Ask afterwards for one of these that has seen all bars.
+
+        One watches whatever pass over the frames begins at the start; where none came to the end, the closes are read.
+        """
+        self._fresh = fresh
+        return lambda: shown(self, fresh()) if self._watched is None else self._watched
+
+    def _shown(self, columns: Iterator[Columns], held: Holding) -> Iterator[Columns]:
+        """The same bars, all of them seen by one."""
+        for one in columns:
+            held.see(one.ts, one.symbol, one.close)
+            yield one
+        self._watched = held
 
     def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
         """Times, symbols and closes of all bars in order of time, as they are; symbols not asked for are -1."""
@@ -174,6 +194,20 @@ class Bars:
                 if rows.size:
                     market.append(Columns._make(column[rows] if column.size else column for column in own))
             yield own._replace(symbol=ids.take(own.symbol))
+
+
+class Closing(Protocol):
+    """What has closes."""
+
+    def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
+        """Times, symbols and closes of all bars, in order of time."""
+
+
+def shown(bars: Closing, held: Holding) -> Holding:
+    """One that has seen all closes, in a pass of its own."""
+    for ts, symbol, close in bars.closes():
+        held.see(ts, symbol, close)
+    return held
 
 
 def open_bars(

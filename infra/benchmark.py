@@ -1,13 +1,13 @@
 """What the money would have done otherwise: the benchmark of a run, from its own bars or another curve."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
 from operators.hold import Holding
-from schemas.frames import Floats, Ints, Longs
+from schemas.frames import Floats, Longs
 from schemas.universe import Universe
 
 INDEXES = ("SPY", "QQQ")  # the first of these among a run's own symbols is its benchmark
@@ -25,8 +25,8 @@ class Bars(Protocol):
     def instants(self, most: int) -> Longs:
         """Where the curve has its points, UTC ns."""
 
-    def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
-        """Times, symbols and closes of all bars, in order of time."""
+    def watch(self, fresh: Callable[[], Holding]) -> Callable[[], Holding]:
+        """Ask afterwards for one of these that has seen the times, symbols and closes of all bars, in order of time."""
 
 
 class About(TypedDict):
@@ -39,7 +39,7 @@ class About(TypedDict):
 
 
 class Benchmark(NamedTuple):
-    """A curve that is made when the run is over, so that no bar waits for it."""
+    """A curve that is complete when the run is over."""
 
     about: About
     points: Points
@@ -51,14 +51,14 @@ def of_bars(bars: Bars) -> Benchmark:
     if index:
         about = About(name=index, meaning=f"{index} of the run's own bars, bought at its first close and held",
                       source="bars", fingerprint=bars.fingerprint)  # fmt: skip
-        return Benchmark(about, lambda: _held(bars, [bars.universe.ids[index]]))
+        return Benchmark(about, _held(bars, [bars.universe.ids[index]]))
     number = len(bars.universe)
     about = About(
         name=f"equal weight of {number:,} symbols" if number > 1 else bars.universe.names[0],
         meaning="every symbol of the run bought at its first close for the same amount, and held",
         source="bars", fingerprint=bars.fingerprint,
     )  # fmt: skip
-    return Benchmark(about, lambda: _held(bars, list(range(number))))
+    return Benchmark(about, _held(bars, list(range(number))))
 
 
 def of_curve(name: str, source: str, ts: Longs, values: Floats, after: int, upto: int) -> Benchmark:
@@ -71,15 +71,17 @@ def of_curve(name: str, source: str, ts: Longs, values: Floats, after: int, upto
     return Benchmark(about, lambda: (ts, values))
 
 
-def _held(bars: Bars, members: list[int]) -> tuple[Longs, Floats]:
+def _held(bars: Bars, members: list[int]) -> Points:
     """The mean of last / first close over the members; one that has not come yet is still cash."""
-    instants = bars.instants(POINTS)
     wanted = np.zeros(len(bars.universe), np.bool_)
     wanted[members] = True
-    held = Holding(instants, wanted)
-    for ts, symbol, close in bars.closes():
-        held.see(ts, symbol, close)
-    values = held.values()
-    begun = np.flatnonzero(values != 1.0)  # before anything was bought there is nothing to compare with
-    start = max(int(begun[0]) - 1, 0) if begun.size else 0
-    return instants[start:], values[start:]
+    watched = bars.watch(lambda: Holding(bars.instants(POINTS), wanted))
+
+    def points() -> tuple[Longs, Floats]:
+        held = watched()
+        values = held.values()
+        begun = np.flatnonzero(values != 1.0)  # before anything was bought there is nothing to compare with
+        start = max(int(begun[0]) - 1, 0) if begun.size else 0
+        return held.instants[start:], values[start:]
+
+    return points

@@ -10,7 +10,8 @@ from typing import Any
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from infra.results import Header, LedgerError, Recorder
+from infra.result_header import Header, LedgerError
+from infra.results import Recorder
 from infra.snapshots import session_name
 from risk.ledger import LedgerFrame
 from schemas.calendar import Calendar

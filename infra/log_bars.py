@@ -7,16 +7,18 @@ A chunk is a session; its frames are made of the very records that the live flow
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from infra import intake
+from infra.bars import shown
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from infra.offsets import offsets_at
 from infra.ranges import Free, Part, Shared
 from infra.reference import Files
+from operators.hold import Holding
 from operators.slice_columns import decode
 from schemas import codec
 from schemas.calendar import Calendar
@@ -136,8 +138,12 @@ class LogBars:
     def instants(self, most: int) -> Longs:
         """UTC ns: about `most` ends of slices, evenly, the ends of all sessions, and the last slice's."""
         step = max(-(-self.slices // most), 1)
-        evenly = [self.calendar.ts_at(index) for index in range(self._begin, self._end, step)]
-        return np.unique(np.array([*evenly, *self._edges[1:]], np.int64))
+        evenly = self.calendar.ends_at(np.arange(self._begin, self._end, step))
+        return np.unique(np.concatenate([evenly, self._edges[1:]]))
+
+    def watch(self, fresh: Callable[[], Holding]) -> Callable[[], Holding]:
+        """Ask afterwards for one of these that has seen all closes, which are then read once more."""
+        return lambda: shown(self, fresh())
 
     def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
         """Times, symbols (as `universe` numbers them) and closes of all bars, in order of time."""

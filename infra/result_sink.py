@@ -21,7 +21,8 @@ from typing import Any
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from infra.benchmark import Points
-from infra.results import Header, LedgerError, Recorder, State, check_out
+from infra.result_header import Header, LedgerError
+from infra.results import Recorder, State, check_out
 from risk.ledger import LedgerFrame
 
 PART = "results"

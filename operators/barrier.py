@@ -186,8 +186,9 @@ def merge(frames: list[SignalFrame], names: Names, rank: Ints) -> SliceFrame:
     symbol = _joined([frame.bars.symbol for frame in some])
     reason = _joined([frame.reason for frame in some])
     starts, order = np.zeros(slices.size + 1, np.int64), np.empty(place.size, np.int32)
-    stopped = np.zeros(REASONS, np.int64)
-    arrange(place, symbol, rank, reason, starts, order, stopped)
+    stopped, by_rank = np.zeros(REASONS, np.int64), np.zeros(rank.size + 1, np.int64)
+    spare, free = np.empty(place.size, np.int32), np.empty(slices.size, np.int64)
+    arrange(place, symbol, rank, reason, starts, order, stopped, by_rank, spare, free)
     return SliceFrame(
         slices=slices, starts=starts, order=order, names=names, rank=rank,
         refused=_refused([frame.bars.refused for frame in frames], rank),
@@ -327,9 +328,14 @@ def _refused(parts: list[Refused], rank: Ints) -> Refused:
 
 
 @kernel
-def arrange(at: Ints, symbol: Ints, rank: Ints, reason: Codes, starts: Longs, order: Ints, stopped: Longs) -> None:
-    """Order rows by slice, then by the symbol's rank: two counting sorts, the second one stable. Counts reasons."""
-    by_rank = np.zeros(rank.size + 1, np.int64)
+def arrange(
+    at: Ints, symbol: Ints, rank: Ints, reason: Codes, starts: Longs, order: Ints, stopped: Longs,
+    by_rank: Longs, sorted_by_rank: Ints, free: Longs,
+) -> None:  # fmt: skip
+    """Order rows by slice, then by the symbol's rank: two counting sorts, the second one stable. Counts reasons.
+
+    What is counted begins with zeros; `sorted_by_rank` and `free` are room to work in, for each row and for each slice.
+    """
     for i in range(at.size):
         stopped[reason[i]] += 1
         by_rank[rank[symbol[i]] + 1] += 1
@@ -338,12 +344,12 @@ def arrange(at: Ints, symbol: Ints, rank: Ints, reason: Codes, starts: Longs, or
         by_rank[k + 1] += by_rank[k]
     for k in range(starts.size - 1):
         starts[k + 1] += starts[k]
-    sorted_by_rank = np.empty(at.size, np.int32)
     for i in range(at.size):
         k = rank[symbol[i]]
         sorted_by_rank[by_rank[k]] = i
         by_rank[k] += 1
-    free = starts[:-1].copy()
+    for k in range(free.size):
+        free[k] = starts[k]
     for j in range(at.size):
         i = sorted_by_rank[j]
         order[free[at[i]]] = i

@@ -408,8 +408,16 @@ def advance_answers(
             out.absence[i], out.age[i] = Absence.NONE, place - row.made
             out.direction[i], out.strength[i] = row.direction, row.strength
             out.probability[i] = row.probability
-            out.quantiles[i] = answers[slot]
+            copy(answers[slot], out.quantiles[i])
     return stopped
+
+
+@kernel
+def copy(quantiles: Floats, to: Floats) -> None:
+    """Of each horizon, three."""
+    for h in range(quantiles.shape[0]):
+        for q in range(3):
+            to[h, q] = quantiles[h, q]
 
 
 @kernel
@@ -421,7 +429,7 @@ def hold(rule: Rule, row: Row, answer: Floats, fresh: Floats) -> int:
             if not np.isfinite(fresh[h, q]):
                 return FAILED
         centre += fresh[h, 1]
-    answer[:] = fresh
+    copy(fresh, answer)
     p = chance(fresh[rule.decision])
     row.strength = min((2.0 * p - 1.0) / SURE, 1.0)
     row.direction = points(centre / fresh.shape[0], rule.min_return)

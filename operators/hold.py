@@ -7,10 +7,13 @@ from schemas.frames import Bools, Floats, Ints, Longs
 
 
 class Holding:
-    """Takes in closes in order of time; symbols are places in `wanted`, negative ones are none."""
+    """Takes in closes in order of time; symbols are places in `wanted`, negative ones are none.
+
+    Instants, UTC ns, rise.
+    """
 
     def __init__(self, instants: Longs, wanted: Bools):
-        self._instants, self._wanted = instants, wanted
+        self.instants, self._wanted = instants, wanted
         self._members = np.flatnonzero(wanted)
         self._first, self._last = np.full((2, wanted.size), np.nan)
         self._at = 0  # instants that have passed
@@ -20,10 +23,10 @@ class Holding:
         """Some bars; an instant is over when a later bar comes."""
         if not ts.size:
             return
-        end = int(np.searchsorted(self._instants, ts[-1], side="left"))
+        end = int(np.searchsorted(self.instants, ts[-1], side="left"))
         passed = max(end - self._at, 0)
         ratios = np.ones((passed, self._members.size))
-        follow(ts, symbol, close, self._wanted, self._members, self._instants[self._at : end], self._first, self._last,
+        follow(ts, symbol, close, self._wanted, self._members, self.instants[self._at : end], self._first, self._last,
                ratios)  # fmt: skip
         self._values[self._at : self._at + passed] = ratios.mean(axis=1)
         self._at += passed

@@ -66,15 +66,24 @@ _CACHED = "NUMBA_CACHE_DIR" in os.environ  # else numba would cache beside the s
 
 from numba import njit  # noqa: E402  (numba reads the variable when it is imported)
 
+_OPTIONS: dict[str, Any] = {
+    "cache": _CACHED,
+    "nogil": True,
+    "error_model": "numpy",
+    "forceinline": True,
+    "_nrt": False,  # no memory, so no references to count
+}
+
 
 def kernel(function: F) -> F:
     """Compile a function without the GIL, keeping IEEE order: the same bits as plain Python.
 
-    Callees are inlined: passing arrays on costs a reference count each, which in a loop over rows is
-    more than the work. An index out of range is not caught (run the tests with `NUMBA_BOUNDSCHECK=1`) and a division
-    by zero gives inf or nan, as numpy does.
+    Callees are inlined, and no references to arrays are counted: in a loop over rows that costs more than the work, and
+    whoever calls holds the arrays anyway. So a kernel has no memory of its own; what it needs beside its arguments, its
+    caller lends it, and Numba refuses to compile one that makes an array. An index out of range is not caught (run the
+    tests with `NUMBA_BOUNDSCHECK=1`) and a division by zero gives inf or nan, as numpy does.
     """
-    return cast(F, njit(cache=_CACHED, nogil=True, error_model="numpy", forceinline=True)(function))
+    return cast(F, njit(**_OPTIONS)(function))
 
 
 @cache

@@ -1,58 +1,82 @@
 """Events in order of `(ts, symbol name)`: they come slice by slice, so only those of one slice change places."""
 
+from typing import Any
+
 import numpy as np
 
 from operators.kernel import kernel
 from schemas.frames import Ints, Longs
 
-FEW = 64  # rows of a slice that an insertion sort puts in order faster than a merge sort
+FEW = 32  # rows that an insertion sort puts in order faster than merging does
 
 
 def order_of(ts: Longs, symbol: Ints, rank: Ints) -> Longs | None:
     """The stable order by (ts, rank of the symbol); None where it is that already."""
-    order = np.empty(ts.size, np.int64)
-    moved = arrange(ts, symbol, rank, order)
+    order, spare, place = np.empty(ts.size, np.int64), np.empty(ts.size, np.int64), np.empty(ts.size, np.int32)
+    moved = arrange(ts, symbol, rank, place, order, spare)
     if moved < 0:
         return np.lexsort((rank[symbol], ts))
     return order if moved else None
 
 
 @kernel
-def arrange(ts: Longs, symbol: Ints, rank: Ints, order: Longs) -> int:
-    """Fill in the order; returns 1 if any row changes its place, 0 if none, -1 where time runs backwards."""
-    begin, moved = 0, 0
-    for i in range(ts.size + 1):
-        if i < ts.size:
-            order[i] = i
-            if i == 0 or ts[i] == ts[i - 1]:
-                continue
-            if ts[i] < ts[i - 1]:
-                return -1
-        if i - begin > 1 and not is_ranked(symbol[begin:i], rank):
+def arrange(ts: Longs, symbol: Ints, rank: Ints, place: Ints, order: Longs, spare: Longs) -> int:
+    """Fill in the order; returns 1 if any row changes its place, 0 if none, -1 where time runs backwards.
+
+    `place` and `spare` are room to work in.
+    """
+    begin, falls, moved = 0, False, 0
+    for i in range(ts.size):
+        order[i], place[i] = i, rank[symbol[i]]
+        if i == 0 or ts[i] == ts[i - 1]:
+            falls = falls or (i > 0 and place[i] < place[i - 1])
+            continue
+        if ts[i] < ts[i - 1]:
+            return -1
+        if falls:
+            sort(place, order[begin:i], spare)
             moved = 1
-            if i - begin > FEW:
-                order[begin:i] = begin + np.argsort(rank[symbol[begin:i]], kind="mergesort")
-            else:
-                insert(symbol, rank, order[begin:i])
-        begin = i
+        begin, falls = i, False
+    if falls:
+        sort(place, order[begin:], spare)
+        moved = 1
     return moved
 
 
 @kernel
-def is_ranked(symbol: Ints, rank: Ints) -> bool:
-    """Whether these are in order of their names."""
-    falls = 0
-    for i in range(1, symbol.size):
-        falls += rank[symbol[i]] < rank[symbol[i - 1]]
-    return falls == 0
+def sort(keys: Any, rows: Longs, spare: Longs) -> None:
+    """Put rows in rising order of their keys, in place; equal ones keep their order. `spare` has room for as many."""
+    for begin in range(0, rows.size, FEW):
+        insert(keys, rows, begin, min(begin + FEW, rows.size))
+    width = FEW
+    while width < rows.size:
+        for begin in range(0, rows.size - width, 2 * width):
+            merge(keys, rows, begin, begin + width, min(begin + 2 * width, rows.size), spare)
+        width *= 2
 
 
 @kernel
-def insert(symbol: Ints, rank: Ints, order: Longs) -> None:
-    """Put a few rows in order of their names, in place; those of one symbol stay as they were."""
-    for k in range(1, order.size):
-        row, place = order[k], k
-        while place > 0 and rank[symbol[order[place - 1]]] > rank[symbol[row]]:
-            order[place] = order[place - 1]
+def insert(keys: Any, rows: Longs, begin: int, end: int) -> None:
+    """Sort a few rows by insertion."""
+    for k in range(begin + 1, end):
+        row, place = rows[k], k
+        while place > begin and keys[rows[place - 1]] > keys[row]:
+            rows[place] = rows[place - 1]
             place -= 1
-        order[place] = row
+        rows[place] = row
+
+
+@kernel
+def merge(keys: Any, rows: Longs, begin: int, middle: int, end: int, spare: Longs) -> None:
+    """Two sorted parts become one; of equal rows those of the first part come first."""
+    for k in range(begin, middle):
+        spare[k - begin] = rows[k]
+    left, right, place = 0, middle, begin
+    while left < middle - begin:
+        if right < end and keys[rows[right]] < keys[spare[left]]:
+            rows[place] = rows[right]
+            right += 1
+        else:
+            rows[place] = spare[left]
+            left += 1
+        place += 1

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from operators.forecast import copy
 from operators.kernel import kernel
 from schemas.events import Absence
 from schemas.frames import NO_OUTCOMES, Bools, Codes, Floats, ForecastFrame, Ints, Longs, Outcomes
@@ -119,10 +120,10 @@ def advance(state: State, given: Given, horizons: Longs, decision: int, usual: F
             out.inside[count] = own[0] <= moved <= own[2]
             out.loss[count] = out.usual[count] = -1
             if unit > 0.0:  # false of a model whose windows hold no returns
-                out.loss[count] = billionths(pinball(moved / unit, own / unit))
+                out.loss[count] = billionths(pinball(moved / unit, own, unit))
                 plain = usual[state.model[slot, j], h]
                 if np.isfinite(plain[0]):
-                    out.usual[count] = billionths(pinball(moved / unit, plain))
+                    out.usual[count] = billionths(pinball(moved / unit, plain, 1.0))
             out.said[count], out.right[count] = -1, False
             if h == decision and moved != 0.0:
                 out.said[count] = billionths(state.probability[slot, j])
@@ -133,14 +134,14 @@ def advance(state: State, given: Given, horizons: Longs, decision: int, usual: F
             state.made[slot, j], state.model[slot, j] = place + 1, given.model[i]
             state.close[slot, j], state.volatility[slot, j] = given.close[i], given.volatility[i]
             state.probability[slot, j] = given.probability[i]
-            state.quantiles[slot, j] = given.quantiles[i]
+            copy(given.quantiles[i], state.quantiles[slot, j])
     return count
 
 
 @kernel
-def pinball(moved: float, quantiles: Floats) -> float:
-    """Mean over the quantiles 0.1, 0.5 and 0.9 of max(q e, (q - 1) e)."""
-    low, middle, high = moved - quantiles[0], moved - quantiles[1], moved - quantiles[2]
+def pinball(moved: float, quantiles: Floats, unit: float) -> float:
+    """Mean over the quantiles 0.1, 0.5 and 0.9 of max(q e, (q - 1) e); the quantiles in terms of a unit."""
+    low, middle, high = moved - quantiles[0] / unit, moved - quantiles[1] / unit, moved - quantiles[2] / unit
     loss: float = max(0.1 * low, -0.9 * low) + max(0.5 * middle, -0.5 * middle) + max(0.9 * high, -0.1 * high)
     return loss / 3.0
 

@@ -91,18 +91,18 @@ def step(rule: Rule, names: Sequence[str], state: State, bars: BarFrame) -> tupl
     voters = [grown(one.rows, slots) for one in state.alphas]
     own = dict(zip(names, voters, strict=True))
     cross, convergence, strength = (own.get(name, NOBODY[name]) for name in ALPHAS)
-    volatility, (score, confidence, direction, views, reason) = np.empty(size), ensemble.blank(size)
-    trends = np.empty(size, np.int8)
+    told, votes, trends = np.full((size, 2), np.nan), np.zeros((len(voters), size)), np.zeros(size, np.int8)
+    score, confidence, direction, views, reason = ensemble.blank(size)
     advance(rule.periods, rule.gates, rule.bounds, rule.weights, risk, cross, convergence, strength, trend, kept,
             slices.to_close, slices.phase, slices.session, bars.at, bars.slot, bars.steady, bars.marks, bars.volume,
             bars.scale, bars.average_volume, bars.bid, bars.ask, bars.earnings_days,
-            volatility, trends, score, confidence, direction, views, reason)  # fmt: skip
+            told, votes, trends, score, confidence, direction, views, reason)  # fmt: skip
     after = State(
         state.features._replace(risk=risk),
         tuple(one._replace(rows=rows) for one, rows in zip(state.alphas, voters, strict=True)),
         state.regime._replace(rows=trend), state.filters._replace(rows=kept),
     )  # fmt: skip
-    return after, SignalFrame(bars, volatility, direction, score, confidence, trends, views, reason)
+    return after, SignalFrame(bars, told[:, 1].copy(), direction, score, confidence, trends, views, reason)
 
 
 NOBODY = {name: module.start().rows for name, module in ALPHAS.items()}
@@ -114,13 +114,15 @@ def advance(
     risk: Table, cross: Table, convergence: Table, strength: Table, trend: Table, kept: Table,
     to_close: Ints, phase: Codes, session: Ints, at: Ints, slot: Ints, close: Floats, marks: Codes, volume: Floats,
     scale: Floats, average_volume: Floats, bid: Floats, ask: Floats, earnings_days: Ints,
-    volatility: Floats, trends: Codes, score: Floats, confidence: Floats, direction: Codes, views: Ints, reason: Codes,
+    told: Floats, votes: Floats, trends: Codes, score: Floats, confidence: Floats, direction: Codes, views: Ints,
+    reason: Codes,
 ) -> None:  # fmt: skip
-    """Each operator's loop over rows, one after the other; the rows of one frame stay in the cache."""
-    told = np.full((close.size, 2), np.nan)
+    """Each operator's loop over rows, one after the other; the rows of one frame stay in the cache.
+
+    The features, votes and trends begin as those of a row of which nothing is known.
+    """
     features.advance_risk(risk, slot, close, told)
-    volatility[:] = told[:, 1]
-    votes, k = np.zeros((weights.size, close.size)), 0
+    k = 0
     if periods.cross:
         ema_cross.advance(periods.cross_fast, periods.cross_slow, periods.cross_life, cross, slot, close, votes[k])
         k += 1
@@ -130,7 +132,6 @@ def advance(
         k += 1
     if periods.rsi:
         rsi.advance(periods.rsi_period, periods.rsi_life, strength, slot, close, votes[k])
-    trends[:] = 0
     regime.advance(periods.regime_fast, periods.regime_slow, periods.regime_bars, trend, slot, close, trends)
     ensemble.advance(weights, gates, votes, trends, score, confidence, direction, views, reason)
     filters.advance(bounds, kept, at, slot, to_close, phase, session, marks, volume, scale, average_volume, bid, ask,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from operators.kernel import grown, kernel, table
-from operators.ordering import order_of
+from operators.ordering import order_of, sort
 from risk.actions import MAX_RATIO, act
 from risk.exits import cancel_entries, cancel_rests, send_exits
 from risk.fills import expire, fill, quote, see, ticks
@@ -23,13 +23,13 @@ from risk.portfolio import start as empty_book
 from risk.published import published
 from risk.returns import NORMAL_TAIL, own_shortfall
 from risk.rules import Candidate, notional, object_to, score, size, stop_for, target_for, usd
+from risk.scratch import Scratch, scratch
 from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
 from schemas.events import Kind, Leg, Phase, Reason
 from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
 from schemas.universe import MAX_NAME
 
-FEW = 32  # candidates that an insertion sort puts in order faster than a merge sort
 EVENTS = 4_096  # rows of each table that a call starts with
 
 convert = lru_cache(maxsize=8)(limits)
@@ -79,7 +79,7 @@ class Market(NamedTuple):
 
 def start(params: Params) -> State:
     """Cash, no positions. Raises ValueError for settings that do not fit whole ticks or basis points."""
-    return State(3, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
+    return State(4, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
 
 
 def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, LedgerFrame]:
@@ -92,14 +92,15 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
                     frame.volatility, frame.direction, frame.confidence, frame.reason, frame.q10,
                     *_actions(frame))  # fmt: skip
 
-    tape = blank(slices.size, EVENTS + frame.rows // 8)
+    tape, widest = blank(slices.size, EVENTS + frame.rows // 8), int(np.diff(frame.starts).max(initial=0))
+    room = scratch(book.rows.size, frame.rows, widest, limits.returns_window)
     done = 0
     while done < slices.size:
-        done = advance(limits, sheet, market, book, tape, done)
+        done = advance(limits, sheet, market, book, tape, room, done)
         if book.funds[0].overflow:
             raise OverflowError("the account's money no longer fits int64; lower the caps or the cash")
         if done < slices.size:
-            tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))
+            tape = longer(tape, widest + int(book.funds[0].busy))
     head = (slices, frame.names, frame.rows, frame.stopped, frame.refused, published(frame))
     beside = (frame.quality, frame.absent, frame.made, frame.alarms, frame.outcomes)
     return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, beside)
@@ -111,11 +112,9 @@ def widened(book: Book, symbols: int) -> Book:
     rows["last_ts"][book.rows.size :] = LONG_AGO
     busy = np.zeros(rows.size, np.int32)
     busy[: book.busy.size] = book.busy
-    is_busy = np.zeros(rows.size, np.int8)
-    is_busy[: book.is_busy.size] = book.is_busy
-    closes = np.full((book.closes.shape[0], rows.size), np.nan)
-    closes[:, : book.closes.shape[1]] = book.closes
-    return Book(grown(book.funds, 1), rows, busy, is_busy, closes)
+    closes = np.full((rows.size, book.closes.shape[1]), np.nan)
+    closes[: book.rows.size] = book.closes
+    return Book(grown(book.funds, 1), rows, busy, closes)
 
 
 def _actions(frame: SliceFrame) -> tuple[Ints, Ints, Longs, Longs, Longs]:
@@ -133,11 +132,9 @@ def _actions(frame: SliceFrame) -> tuple[Ints, Ints, Longs, Longs, Longs]:
 
 
 @kernel
-def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, first: int) -> int:
+def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, room: Scratch, first: int) -> int:
     """The loop over slices; returns the first slice for which the tables have no room."""
-    bar_of = np.full(book.rows.size, -1, np.int32)
-    candidates = np.empty(np.max(np.diff(market.starts)), np.int64)  # rows of one slice
-    funds = book.funds[0]
+    funds, bar_of = book.funds[0], room.bar_of
     action = 0
     for i in range(first, market.ts.size):
         begin, end = market.starts[i], market.starts[i + 1]
@@ -148,16 +145,16 @@ def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape
         funds.ts = ts
         open_session(limits, funds, market.session[i])
         action = run_actions(limits, market, book, tape, ts, i, action)
-        found = look(market, book, begin, end, bar_of, candidates)
+        found = look(market, book, begin, end, bar_of, room.candidates)
         if limits.at_broker:
             run_marks(limits, market, book, tape, ts, bar_of)
         else:
             run_fills(limits, market, book, tape, ts, phase, bar_of)
         run_exits(limits, market, book, tape, ts, phase, bar_of)
         run_halts(limits, market, book, tape, ts, phase, bar_of)
-        forget(book, bar_of)
+        dismiss_idle(book)  # before new ones come
         if found > 0:
-            decide(limits, sheet, market, book, tape, ts, candidates[:found])
+            decide(limits, sheet, market, book, tape, room, ts, room.candidates[:found])
     return market.ts.size
 
 
@@ -174,21 +171,19 @@ def run_actions(limits: Limits, market: Market, book: Book, tape: Tape, ts: int,
 
 @kernel
 def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candidates: Longs) -> int:
-    """Note all closes, the rows of busy symbols and of candidates; returns how many these are.
+    """Note all closes, where each symbol's bar is, and the rows of candidates; returns how many these are.
 
-    Idle rows cost no more than that one store.
+    Idle rows cost no more than these three stores, none of which depends on a guess.
     """
-    closes = book.closes[book.funds[0].slices % book.closes.shape[0]]
+    closes = book.closes[:, book.funds[0].slices % book.closes.shape[1]]
     closes[:] = np.nan
+    bar_of[:] = -1
     found = 0
     for j in range(begin, end):
         r = market.order[j]
-        closes[market.symbol[r]] = market.close[r]
-        if book.is_busy[market.symbol[r]]:
-            bar_of[market.symbol[r]] = r
-        if market.reason[r] == Reason.NONE:
-            candidates[found] = r
-            found += 1
+        symbol = market.symbol[r]
+        closes[symbol], bar_of[symbol], candidates[found] = market.close[r], r, r
+        found += market.reason[r] == Reason.NONE
     return found
 
 
@@ -247,45 +242,26 @@ def run_halts(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, p
 
 
 @kernel
-def forget(book: Book, bar_of: Ints) -> None:
-    """No row is noted any more; symbols without lot or order leave the busy list before new ones come."""
-    funds = book.funds[0]
-    for k in range(funds.busy):
-        bar_of[book.busy[k]] = -1
-    dismiss_idle(book)
-
-
-@kernel
-def decide(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, ts: int, rows: Longs) -> None:
+def decide(
+    limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, room: Scratch, ts: int, rows: Longs
+) -> None:
     """Judge the candidates by falling confidence, ties by name (the order they come in)."""
-    if rows.size <= FEW:
-        rank_few(market.confidence, rows)
-    else:
-        rows = rows[np.argsort(-market.confidence[rows], kind="mergesort")]
+    for r in rows:
+        room.urgency[r] = -market.confidence[r]
+    sort(room.urgency, rows, room.spare)
     for r in rows:
         row = book.rows[market.symbol[r]]
         if not (row.shares > 0 and market.direction[r] == -row.side):  # that one was an exit
-            judge(limits, sheet, market, book, tape, ts, r)
+            judge(limits, sheet, market, book, tape, room, ts, r)
 
 
 @kernel
-def rank_few(confidence: Floats, rows: Longs) -> None:
-    """Put a few rows in order of falling confidence, in place; equal ones keep their order."""
-    for k in range(1, rows.size):
-        r, place = rows[k], k
-        while place > 0 and confidence[rows[place - 1]] < confidence[r]:
-            rows[place] = rows[place - 1]
-            place -= 1
-        rows[place] = r
-
-
-@kernel
-def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, ts: int, r: int) -> None:
+def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, room: Scratch, ts: int, r: int) -> None:
     """One verdict, and the order if there is no objection."""
     funds, symbol = book.funds[0], market.symbol[r]
     row, price = book.rows[symbol], ticks(market.close[r])
     one = Candidate(symbol, int(market.direction[r]), market.confidence[r], market.volatility[r], price)
-    found = object_to(limits, sheet, book, ts, one)
+    found = object_to(limits, sheet, book, room.returns, ts, one)
     verdict = tape.verdicts[tape.written[VERDICTS]]
     tape.written[VERDICTS] += 1
     verdict.ts, verdict.symbol, verdict.direction = ts, symbol, market.direction[r]
@@ -294,7 +270,7 @@ def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, 
     verdict.approved = found.reason == Reason.NONE
     verdict.cvar_95, verdict.max_loss = NORMAL_TAIL * one.volatility, 0
     if verdict.approved:
-        verdict.cvar_95 = own_shortfall(book, limits.min_returns, symbol, one.direction, one.volatility)
+        verdict.cvar_95 = own_shortfall(book, room.returns, limits.min_returns, symbol, one.direction, one.volatility)
     verdict.risk_score = score(limits, sheet, funds, one, verdict.cvar_95)
     if not verdict.approved:
         return

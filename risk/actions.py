@@ -18,8 +18,9 @@ def act(limits: Limits, book: Book, tape: Tape, ts: int, symbol: int, new: int, 
     """Apply one action to its symbol, the split before the dividend."""
     funds, row = book.funds[0], book.rows[symbol]
     if new != old:
-        for k in range(book.closes.shape[0]):
-            book.closes[k, symbol] = book.closes[k, symbol] * old / new
+        closes = book.closes[symbol]
+        for k in range(closes.size):
+            closes[k] = closes[k] * old / new
         if row.entry_shares > 0:  # decided on a price that is no more
             cancel_entry(limits, funds, row, tape, ts, symbol, Reason.SPLIT)
         if row.shares > 0:

@@ -25,7 +25,7 @@ def order_ids(heads: Sequence[str], tails: Sequence[str], symbol: Ints, sent: Lo
     text = np.empty(int(starts[-1]) + head.shape[1] + STAMP + tail.shape[1], np.uint8)  # padding runs over
     # writable, so that there is one compiled form
     symbol, sent, leg = np.require(symbol, None, "W"), np.require(sent, None, "W"), np.require(leg, None, "W")
-    write(head, head_size, tail, symbol, sent, leg, starts, text)
+    write(head, head_size, tail, symbol, sent, leg, starts, np.empty(STAMP, np.uint8), text)
     return starts, text
 
 
@@ -38,10 +38,11 @@ def _padded(words: Sequence[str]) -> tuple[Bytes, Ints]:
 
 @kernel
 def write(
-    head: Bytes, head_size: Ints, tail: Bytes, symbol: Ints, sent: Longs, leg: Codes, starts: Ints, text: Bytes
-) -> None:
-    """Head, second, tail; each in full width, the next one covers what was too much."""
-    stamp, known = np.empty(STAMP, np.uint8), -1
+    head: Bytes, head_size: Ints, tail: Bytes, symbol: Ints, sent: Longs, leg: Codes, starts: Ints, stamp: Bytes,
+    text: Bytes,
+) -> None:  # fmt: skip
+    """Head, second, tail; each in full width, the next one covers what was too much. `stamp` is room for a second."""
+    known = -1
     for i in range(symbol.size):
         second = sent[i] // NS_PER_SECOND
         if second != known:

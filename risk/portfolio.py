@@ -7,7 +7,7 @@ import numpy as np
 from operators.kernel import kernel, table
 from risk.limits import Limits
 from schemas.events import Side
-from schemas.frames import Codes, Floats, Ints, Table
+from schemas.frames import Floats, Ints, Table
 
 MAX_MONEY = 4_000_000_000_000_000_000  # beyond it the next addition might overflow int64
 
@@ -107,8 +107,7 @@ class Book(NamedTuple):
     funds: Table  # one row
     rows: Table  # by symbol id
     busy: Ints  # ids of busy symbols, in alphabetical order; the first `funds.busy` count
-    is_busy: Codes  # by symbol id
-    closes: Floats  # [slices counted, symbol id]: a ring of the last closes, NaN without a bar
+    closes: Floats  # [symbol id, slices counted]: a ring of the last closes, NaN without a bar
 
 
 def start(limits: Limits) -> Book:
@@ -119,8 +118,7 @@ def start(limits: Limits) -> Book:
     funds["session"] = funds["command"] = funds["report"] = -1
     funds["slipped_ts"] = LONG_AGO
     funds["allowed_until"] = LONG_AGO if limits.needs_approval else FOREVER
-    closes = np.full((limits.returns_window + 1, 0), np.nan)
-    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8), closes)
+    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, limits.returns_window + 1)))
 
 
 @kernel
@@ -132,7 +130,6 @@ def attend(book: Book, rank: Ints, symbol: int) -> None:
         book.busy[k] = book.busy[k - 1]
         k -= 1
     book.busy[k] = symbol
-    book.is_busy[symbol] = 1
     funds.busy += 1
 
 
@@ -147,8 +144,6 @@ def dismiss_idle(book: Book) -> None:
         if row.shares > 0 or row.entry_shares > 0:
             book.busy[kept] = symbol
             kept += 1
-        else:
-            book.is_busy[symbol] = 0
     funds.busy = kept
 
 

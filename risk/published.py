@@ -7,7 +7,7 @@ import numpy as np
 from operators.kernel import kernel
 from risk.ledger import SignalColumns
 from schemas.events import Reason
-from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame
+from schemas.frames import Codes, Ints, Longs, SliceFrame
 
 UNPUBLISHED = (Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_PUBLISH_GATE)
 LAST_UNPUBLISHED = int(max(UNPUBLISHED))  # any other reason than NONE comes behind it
@@ -16,17 +16,15 @@ LAST_UNPUBLISHED = int(max(UNPUBLISHED))  # any other reason than NONE comes beh
 def published(frame: SliceFrame) -> SignalColumns:
     """Those rows as columns."""
     size = count(frame.reason)
-    rows, ts = np.empty(size, np.int32), np.empty(size, np.int64)
-    columns = [np.empty(size, column.dtype) for column in
-               (frame.symbol, frame.direction, frame.confidence, frame.score, frame.regime, frame.views,
-                frame.reason)]  # fmt: skip
-    if size:
-        publish(frame.slices.ts, frame.starts, frame.order, frame.symbol, frame.direction, frame.confidence,
-                frame.score, frame.regime, frame.views, frame.reason, rows, ts, *columns)  # fmt: skip
-    return SignalColumns(ts, *columns, **_of_forecasts(frame, rows))
+    rows, ts = np.empty(size + 1, np.int64), np.empty(size + 1, np.int64)
+    pick(frame.slices.ts, frame.starts, frame.order, frame.reason, rows, ts)
+    rows, ts = rows[:size], ts[:size]
+    return SignalColumns(ts, frame.symbol[rows], frame.direction[rows], frame.confidence[rows], frame.score[rows],
+                         frame.regime[rows], frame.views[rows], frame.reason[rows],
+                         **_of_forecasts(frame, rows))  # fmt: skip
 
 
-def _of_forecasts(frame: SliceFrame, rows: Ints) -> dict[str, Any]:
+def _of_forecasts(frame: SliceFrame, rows: Longs) -> dict[str, Any]:
     """The forecasts' columns; none where no model is configured."""
     names = ("q10", "q50", "q90", "probability", "age", "model", "is_calibrated") if frame.absent.size else ()
     return {name: getattr(frame, name)[rows] for name in names}
@@ -48,20 +46,10 @@ def is_published(reason: int) -> bool:
 
 
 @kernel
-def publish(
-    slices: Longs, starts: Longs, order: Ints, symbol: Ints, direction: Codes, confidence: Floats, score: Floats,
-    regime: Codes, views: Ints, reason: Codes,
-    rows: Ints, to_ts: Longs, to_symbol: Ints, to_direction: Codes, to_confidence: Floats, to_score: Floats,
-    to_regime: Codes, to_views: Ints, to_reason: Codes,
-) -> None:  # fmt: skip
-    """Copy them in order of `(ts, symbol name)`; `rows` says where they stood."""
+def pick(slices: Longs, starts: Longs, order: Ints, reason: Codes, rows: Longs, ts: Longs) -> None:
+    """Where they stand, in order of `(ts, symbol name)`, and when; there is room for one more, which means nothing."""
     k = 0
     for s in range(slices.size):
         for j in range(starts[s], starts[s + 1]):
-            r = order[j]
-            if not is_published(reason[r]):
-                continue
-            rows[k], to_ts[k], to_symbol[k], to_direction[k] = r, slices[s], symbol[r], direction[r]
-            to_confidence[k], to_score[k], to_regime[k] = confidence[r], score[r], regime[r]
-            to_views[k], to_reason[k] = views[r], reason[r]
-            k += 1
+            rows[k], ts[k] = order[j], slices[s]
+            k += is_published(reason[order[j]])

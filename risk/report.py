@@ -5,11 +5,11 @@ from a finished run, byte for byte.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from risk import performance as perf
 from risk.curve import Curve
 from risk.report_figures import extremes
 from risk.report_forecasts import forecasts
+from risk.report_run import Columns, Run, read
+from risk.report_statistics import statistics
 from risk.report_style import PAGE, SCRIPT, STYLE
 from risk.report_words import (
     BLUE,
@@ -45,9 +47,7 @@ from risk.report_words import (
     tone,
     words,
 )  # fmt: skip
-from schemas.calendar import exchange_dates
-from schemas.errors import UserError
-from schemas.frames import Bools, Codes, Floats, Longs
+from schemas.frames import Floats, Longs
 
 SECTIONS = (
     "equity", "drawdowns", "months", "sharpe", "capital", "funnel", "rejections", "trades", "excursions", "symbols",
@@ -56,38 +56,14 @@ SECTIONS = (
 _LISTED = 8  # trades in each table
 _NO_TRADES = "No trade was closed in this run."
 _TRADE = ("closed", "symbol", "profit", "exit", "shares", "in", "out")
-_EQUITY = ["ts", "equity", "exposure", "drawdown"]
-_TRADES = ["symbol", "decided_ts", "entry_ts", "exit_ts", "entry_price", "exit_price", "qty", "pnl", "fees",
-           "exit_reason", "mae", "mfe"]  # fmt: skip
-_FILLS = ["ts", "side", "qty", "price", "expected_price", "reason"]
-_SIGNALS = ["ts", "symbol", "direction", "regime", "votes"]
-
-Columns = Mapping[str, Any]
 
 
-class Entries(NamedTuple):
-    """What was said of each trade when its entry was decided."""
+def write(folder: Path, run: Run | None = None) -> Path:
+    """Make report.html of summary.json and the tables of `folder`; it is whole or not there.
 
-    known: Bools  # the signal is there
-    direction: Codes
-    regime: Labels
-    views: Codes  # [trades, alphas]
-
-
-class Run(NamedTuple):
-    """All that the page is made of; columns are arrays by name, times UTC ns, words Labels."""
-
-    summary: Mapping[str, Any]
-    equity: Columns
-    trades: Columns
-    fills: Columns
-    entries: Entries
-    benchmark: Columns | None
-
-
-def write(folder: Path) -> Path:
-    """Read summary.json and the tables of `folder`, write report.html into it; it is whole or not there."""
-    before, mark, after = page(read(folder)).partition(_MARK)
+    `run`: what lies in the folder, where that is at hand.
+    """
+    before, mark, after = page(read(folder) if run is None else run).partition(_MARK)
     path, partial = folder / "report.html", folder / "report.html.partial"
     try:
         with partial.open("wb") as file:
@@ -99,21 +75,6 @@ def write(folder: Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def read(folder: Path) -> Run:
-    """A finished run's tables. Raises UserError where one is not what it was."""
-    summary = json.loads((folder / "summary.json").read_bytes())
-    trades = _read(folder / "trades.parquet", _TRADES)
-    benchmark = _read(folder / "benchmark.parquet", ["ts", "value"]) if summary.get("benchmark") else None
-    return Run(
-        summary,
-        _read(folder / "equity.parquet", _EQUITY),
-        trades,
-        _read(folder / "fills.parquet", _FILLS),
-        _entries(folder / "signals.parquet", trades, summary["alphas"]),
-        benchmark if benchmark is not None and benchmark["ts"].size else None,
-    )
 
 
 def page(run: Run) -> str:
@@ -140,7 +101,7 @@ def page(run: Run) -> str:
         _exits(run.trades),
         _slippage(run),
         _listed(run.trades),
-        _statistics(run, of),
+        statistics(run, of),
         _data(run.summary),
         _settings(run.summary),
     ]
@@ -152,91 +113,6 @@ def page(run: Run) -> str:
         figures=json.dumps(figures).replace("</", "<\\/"),
         script=SCRIPT if figures else "",
     )
-
-
-# Reading.
-
-
-def _read(path: Path, names: list[str]) -> dict[str, Any]:
-    """Columns by name; times as integers."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            missing = [name for name in names if name not in file.schema_arrow.names]
-            if missing:
-                raise UserError(f"{path}: no column {missing[0]}: another version's run; run the backtest again")
-            read = file.read(names, use_threads=False).unify_dictionaries().combine_chunks()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
-    return {name: _plain(column.combine_chunks()) for name, column in zip(names, read.columns, strict=True)}
-
-
-def _plain(column: Any) -> Any:
-    """An array, or Labels."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(column.type):
-        return Labels(column.dictionary.to_pylist(), column.indices.to_numpy())
-    if pa.types.is_timestamp(column.type):
-        column = column.view(pa.int64())
-    return column.to_numpy(zero_copy_only=False)
-
-
-def _entries(path: Path, trades: Columns, alphas: Sequence[str]) -> Entries:
-    """The signal behind each trade: one row group of signals at a time, and only those with an entry in them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    size = trades["decided_ts"].size
-    known, direction = np.zeros(size, np.bool_), np.zeros(size, np.int8)
-    regimes: list[str] = []
-    place, views = np.zeros(size, np.int32), np.zeros((size, len(alphas)), np.int8)
-    order = np.argsort(trades["decided_ts"], kind="stable")
-    decided = trades["decided_ts"][order]
-    try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            for group in range(file.num_row_groups):
-                bounds = file.metadata.row_group(group).column(0).statistics
-                begin, end = np.searchsorted(decided, [bounds.min.value, bounds.max.value + 1])
-                if begin == end:
-                    continue
-                read = file.read_row_group(group, _SIGNALS, use_threads=False)
-                signals = {name: _plain(read[name].combine_chunks()) for name in _SIGNALS}
-                which = order[begin:end]
-                row = _found(signals, trades, which)
-                which, row = which[row >= 0], row[row >= 0]
-                known[which] = True
-                said = np.array([_SIGNS[name] for name in signals["direction"].names], np.int8)
-                direction[which] = said[signals["direction"].place[row]]
-                votes = [attribution.views_of(each, alphas) for each in signals["votes"].names]
-                views[which] = np.array(votes, np.int8).reshape(-1, len(alphas))[signals["votes"].place[row]]
-                regimes = signals["regime"].names  # every group has all of them
-                place[which] = signals["regime"].place[row]
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
-    return Entries(known, direction, Labels([*regimes, "not known"], np.where(known, place, len(regimes))), views)
-
-
-_SIGNS = {"short": -1, "flat": 0, "long": 1}
-
-
-def _found(signals: Columns, trades: Columns, which: Longs) -> Longs:
-    """Rows of the signals of these trades, by instant and symbol; -1 where there is none."""
-    names = {name: k for k, name in enumerate(signals["symbol"].names)}
-    same = np.array([names.get(name, -1) for name in trades["symbol"].names], np.int64)
-    slices, slot = np.unique(signals["ts"], return_inverse=True)
-    keys = slot * len(names) + signals["symbol"].place
-    order = np.argsort(keys, kind="stable")
-    own = trades["decided_ts"][which]
-    at = np.minimum(np.searchsorted(slices, own), slices.size - 1)
-    symbol = same[trades["symbol"].place[which]]
-    wanted = at * len(names) + symbol
-    row = np.minimum(np.searchsorted(keys, wanted, sorter=order), keys.size - 1)
-    there = (slices[at] == own) & (symbol >= 0) & (keys[order[row]] == wanted)
-    found: Longs = np.where(there, order[row], -1)
-    return found
 
 
 # The parts, in their order.
@@ -498,95 +374,6 @@ def _rows_of(trades: Columns, which: Longs) -> list[list[str]]:
         ]
         for i, symbol, reason in zip(which, symbols, reasons, strict=True)
     ]
-
-
-def _statistics(run: Run, of: Curve | None) -> str:
-    """All of `utp metrics`, LEAN's form beside the textbook's where it is another."""
-    parts = []
-    if of is not None and of.returns.size:
-        found = curve.performance(of) | curve.use_of_capital(of, run.equity, run.fills)
-        parts.append(("The curve", _numbers(found)))
-        if run.benchmark is not None:
-            other = curve.of_levels(exchange_dates(run.benchmark["ts"]), run.benchmark["value"])
-            if curve.shared(of, other)[0].size > 1:
-                parts.append((f"Beside {run.summary['benchmark']['name']}", _numbers(curve.beside(of, other))))
-    if run.trades["pnl"].size:
-        trades = curve.trades_of(run.trades)
-        book, lean = perf.trade_statistics(trades), perf.trade_statistics(trades, "lean")
-        other_form = {f"{name}_lean": value for name, value in lean.items() if not _same(value, book[name])}
-        parts.append(("Trades", _numbers(book | other_form)))
-    if not parts:
-        return section("statistics", "Statistics", nothing("There is nothing to measure."))
-    head = ("", "value", "LEAN's")
-    body = "".join(f"<h3>{escape(title)}</h3>{table(head, rows, kind='numbers')}" for title, rows in parts)
-    note = f"{perf.DAYS} days a year, {perf.RISK_FREE:.0%} risk-free"
-    return section("statistics", "Statistics", body, note)
-
-
-def _same(x: float, y: float) -> bool:
-    return x == y or (np.isnan(x) and np.isnan(y))
-
-
-def _numbers(found: Mapping[str, float]) -> list[list[str]]:
-    """A row for each name, LEAN's form in the third column."""
-    own = {name for name in found if not name.endswith("_lean")}
-    own |= {name for name in found if name.endswith("_lean") and name.removesuffix("_lean") not in found}
-    return [
-        [_title(name), _value(name, found[name]) if not name.endswith("_lean") else "",
-         _value(name, found[name] if name.endswith("_lean") else found.get(f"{name}_lean"))]
-        for name in found if name in own
-    ]  # fmt: skip
-
-
-_TITLES = {
-    "sharpe": "Sharpe",
-    "sortino": "Sortino",
-    "calmar": "Calmar",
-    "treynor": "Treynor",
-    "cagr": "CAGR",
-    "var": "VaR",
-    "cvar": "CVaR",
-    "mae": "MAE",
-    "mfe": "MFE",
-    "probabilistic": "probability",
-}
-_PERCENT = ("return", "cagr", "volatility", "performance", "drawdown", "var_", "cvar", "best_day", "worst_day",
-            "turnover", "exposure", "time_in_market", "win_rate", "loss_rate", "probabilistic", "alpha",
-            "tracking_error")  # fmt: skip
-_SIGNED = ("return", "cagr", "performance", "var_", "_day", "alpha")
-_USD = ("profit_loss", "total_profit", "total_loss", "largest_", "average_profit", "average_loss", "expectancy",
-        "_mae", "_mfe", "trade_drawdown", "total_fees", "_deviation")  # fmt: skip
-
-
-def _title(name: str) -> str:
-    """`var_95` -> `VaR 95`; a probabilistic Sharpe ratio is a probability."""
-    if name.endswith("_ts"):
-        return "first entry" if name == "start_ts" else "last exit"
-    parts = [part for part in name.removesuffix("_lean").removesuffix("_seconds").split("_") if part != "lean"]
-    return escape(" ".join(_TITLES.get(part, part) for part in parts))
-
-
-def _value(name: str, value: float | None) -> str:
-    """In the unit that its name tells."""
-    if value is None:
-        return ""
-    if not np.isfinite(value):
-        return "–"
-    if name.endswith("_ts"):
-        return clock(int(value))
-    if "duration_seconds" in name:
-        return lasted(value * 1e9)
-    if "number_of" in name or "consecutive" in name or name == "returns":
-        return f"{value:,.0f}"
-    if name.endswith("variance"):
-        return f"{value:.3g}"
-    if "ratio" in name or name.endswith("_days"):
-        return ratio(value, 3)
-    if any(part in name for part in _USD):
-        return money(value)
-    if any(part in name for part in _PERCENT):
-        return percent(value, sign=any(part in name for part in _SIGNED))
-    return ratio(value, 3)
 
 
 def _data(summary: Mapping[str, Any]) -> str:

@@ -6,25 +6,23 @@ the newest, names from the candidate to the others in alphabetical order: the bi
 
 import math
 
-import numpy as np
-
 from operators.kernel import kernel
 from risk.portfolio import Book
+from risk.scratch import TAIL, Returns
 from schemas.frames import Floats
 
 NORMAL_TAIL = 2.0627  # φ(Φ⁻¹(0.05)) / 0.05: the mean of a normal distribution's worst twentieth, in deviations
-TAIL = 20  # one part in so many
 SLACK = 1e-9  # what rounding may do to a sum of squares, and far more
 
 
 @kernel
-def mean_correlation(book: Book, least: int, limit: float, symbol: int, side: int) -> float:
+def mean_correlation(book: Book, room: Returns, least: int, limit: float, symbol: int, side: int) -> float:
     """Mean over all pairs of the candidate and the names held or wanted; -1 if it is surely below the limit.
 
     A short one's returns count with the other sign. A name with fewer than `least` returns, or with none
     that moves, is left out; without the candidate or without any other there is no mean: -1.
     """
-    total, one = np.zeros(book.closes.shape[0] - 1), np.empty(book.closes.shape[0] - 1)
+    total, one = room.total, room.one
     if not standardise(book, least, symbol, side, total):
         return -1.0
     busy, names = book.funds[0].busy, 1
@@ -91,76 +89,80 @@ def squares(values: Floats) -> float:
 @kernel
 def last_returns(book: Book, symbol: int, out: Floats) -> int:
     """One-slice returns of the last slices, the oldest first, NaN where a bar is missing; how many are known."""
-    rows, known = book.closes.shape[0], 0
-    place = (book.funds[0].slices + 1) % rows
-    before = book.closes[place, symbol]
+    closes = book.closes[symbol]
+    oldest = (book.funds[0].slices + 1) % closes.size
+    wrap = closes.size - 1 - oldest  # of these pairs none goes over the ring's end
+    for k in range(wrap):
+        out[k] = closes[oldest + k + 1] / closes[oldest + k] - 1.0
+    if wrap < out.size:
+        out[wrap] = closes[0] / closes[closes.size - 1] - 1.0
+    for k in range(wrap + 1, out.size):
+        out[k] = closes[k - wrap] / closes[k - wrap - 1] - 1.0
+    known = 0
     for k in range(out.size):
-        place = place + 1 if place + 1 < rows else 0
-        now = book.closes[place, symbol]
-        out[k] = now / before - 1.0
-        if out[k] == out[k]:
-            known += 1
-        before = now
+        known += out[k] == out[k]
     return known
 
 
 @kernel
-def own_shortfall(book: Book, least: int, symbol: int, side: int, volatility: float) -> float:
+def own_shortfall(book: Book, room: Returns, least: int, symbol: int, side: int, volatility: float) -> float:
     """CVaR-95 of one share held or sold short, a fraction of its price."""
-    profit = np.empty(book.closes.shape[0] - 1)
+    profit = room.total
     known = last_returns(book, symbol, profit)
     if known < least:
         return NORMAL_TAIL * volatility
     for k in range(profit.size):
         profit[k] *= side
-    return tail_loss(profit, profit, known)
+    return tail_loss(profit, profit, known, room.worst, room.one)
 
 
 @kernel
-def marginal_shortfall(book: Book, least: int, symbol: int, side: int, value: int, volatility: float) -> float:
+def marginal_shortfall(
+    book: Book, room: Returns, least: int, symbol: int, side: int, value: int, volatility: float
+) -> float:
     """The candidate's part in the portfolio's CVaR-95, a fraction of equity.
 
     Its mean loss in those of the last slices in which the portfolio, with it, would have fared worst.
     """
-    size = book.closes.shape[0] - 1
-    part, profit, one = np.empty(size), np.empty(size), np.empty(size)
+    part, profit, one = room.other, room.total, room.one
     known = last_returns(book, symbol, part)
     if known < least:
         return NORMAL_TAIL * volatility * value / int(book.funds[0].equity)
-    for t in range(size):
+    for t in range(part.size):
         part[t] *= side * value
         profit[t] = part[t]
     for k in range(book.funds[0].busy):
         row = book.rows[book.busy[k]]
         last_returns(book, book.busy[k], one)
         amount = row.side * (row.mark * row.shares + row.entry_price * row.entry_shares)
-        for t in range(size):
+        for t in range(one.size):
             if one[t] == one[t]:  # without a bar it stood still
                 profit[t] += amount * one[t]
-    return tail_loss(profit, part, known) / int(book.funds[0].equity)
+    return tail_loss(profit, part, known, room.worst, one) / int(book.funds[0].equity)
 
 
 @kernel
-def tail_loss(profit: Floats, part: Floats, known: int) -> float:
+def tail_loss(profit: Floats, part: Floats, known: int, worst: Floats, tail: Floats) -> float:
     """Mean loss of a part where the whole's profit is in its worst twentieth: at or below the 5th percentile."""
-    edge = smallest(profit, (known - 1) // TAIL + 1)
+    edge = smallest(profit, worst[: (known - 1) // TAIL + 1])
     total, count = 0.0, 0
-    for k in range(profit.size):
-        if profit[k] <= edge:
-            total += part[k]
-            count += 1
+    for k in range(profit.size):  # nothing to guess: most are not of the tail
+        tail[count] = part[k]
+        count += profit[k] <= edge
+    for k in range(count):
+        total += tail[k]
     return float(-total / count)
 
 
 @kernel
-def smallest(values: Floats, count: int) -> float:
-    """The value that is `count`th from below; NaNs are none."""
-    least = np.full(count, np.inf)
+def smallest(values: Floats, least: Floats) -> float:
+    """The last of as many smallest values as there is room for; NaNs are none."""
+    least[:] = math.inf
     for k in range(values.size):
-        if values[k] < least[count - 1]:
-            place = count - 1
+        if values[k] < least[-1]:
+            place = least.size - 1
             while place > 0 and least[place - 1] > values[k]:
                 least[place] = least[place - 1]
                 place -= 1
             least[place] = values[k]
-    return float(least[count - 1])
+    return float(least[-1])

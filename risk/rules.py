@@ -9,6 +9,7 @@ from risk.halts import day_loss, drawdown, fraction
 from risk.limits import Limits, Sheet
 from risk.portfolio import Book, Funds, Row, power
 from risk.returns import NORMAL_TAIL, marginal_shortfall, mean_correlation
+from risk.scratch import Returns
 from schemas.events import Direction, Reason
 from schemas.units import NS_PER_MINUTE, NS_PER_SECOND, TICKS_PER_USD, to_cents
 
@@ -36,7 +37,7 @@ class Objection(NamedTuple):
 
 
 @kernel
-def object_to(limits: Limits, sheet: Sheet, book: Book, ts: int, one: Candidate) -> Objection:
+def object_to(limits: Limits, sheet: Sheet, book: Book, room: Returns, ts: int, one: Candidate) -> Objection:
     """The first rule that objects to an entry."""
     found = halted(limits, book.funds[0], ts, one.price)
     if found.reason == Reason.NONE:
@@ -44,7 +45,7 @@ def object_to(limits: Limits, sheet: Sheet, book: Book, ts: int, one: Candidate)
     if found.reason == Reason.NONE:
         found = crowded(limits, sheet, book, one)
     if found.reason == Reason.NONE:
-        found = concentrated(limits, sheet, book, one)
+        found = concentrated(limits, sheet, book, room, one)
     if found.reason == Reason.NONE:
         found = throttled(limits, book.funds[0], book.rows[one.symbol], ts)
     if found.reason == Reason.NONE:
@@ -120,17 +121,17 @@ def in_sector(sheet: Sheet, book: Book, symbol: int) -> int:
 
 
 @kernel
-def concentrated(limits: Limits, sheet: Sheet, book: Book, one: Candidate) -> Objection:
+def concentrated(limits: Limits, sheet: Sheet, book: Book, room: Returns, one: Candidate) -> Objection:
     """How it moves with what is held: the mean correlation, and its part in the portfolio's shortfall."""
     if limits.max_correlation < 1.0:
-        found = mean_correlation(book, limits.min_returns, limits.max_correlation, one.symbol, one.direction)
+        found = mean_correlation(book, room, limits.min_returns, limits.max_correlation, one.symbol, one.direction)
         if found > limits.max_correlation:
             return Objection(Reason.CORRELATION, found, limits.max_correlation)
     value = one.price * max(size(limits, sheet, book, one), 1)
     # no long lot loses more than all of it: most candidates need no further look
     most = max(1.0, NORMAL_TAIL * one.volatility) * value
     if one.direction != Direction.LONG or most > limits.max_cvar * book.funds[0].equity:
-        found = marginal_shortfall(book, limits.min_returns, one.symbol, one.direction, value, one.volatility)
+        found = marginal_shortfall(book, room, limits.min_returns, one.symbol, one.direction, value, one.volatility)
         if found > limits.max_cvar:
             return Objection(Reason.CVAR, found, limits.max_cvar)
     return Objection(Reason.NONE, 0.0, 0.0)

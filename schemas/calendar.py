@@ -177,7 +177,7 @@ class Calendar:
     def _slices(self, first: int, last: int, after: int, upto: int) -> Slices:
         index = np.arange(first, last + 1)
         session = np.searchsorted(self._first, index, side="right") - 1
-        ends = self._ends(first, last + 1)
+        ends = self.ends_at(index)
         begins = np.maximum(self.opens[session], ends - self._span(ends, session))
         own, following = session[:-1], session[1:]
         left = self._first[own + 1] - index[:-1]
@@ -197,9 +197,8 @@ class Calendar:
         minute = (ends - self._midnight[session]) // NS_PER_MINUTE
         return (minute - (minute - 1) // self.timeframe * self.timeframe) * NS_PER_MINUTE
 
-    def _ends(self, first: int, last: int) -> Longs:
-        """Ends of the slices `first <= index < last`, UTC ns."""
-        index = np.arange(first, last, dtype=np.int64)
+    def ends_at(self, index: Longs) -> Longs:
+        """Ends of slices by their places, UTC ns."""
         session = np.searchsorted(self._first, index, side="right") - 1
         nth = index - self._first[session] + 1
         minute = (self._open_minute[session] // self.timeframe + nth) * self.timeframe

@@ -10,7 +10,7 @@ from dataflows import account_log, backtest, pipeline
 from dataflows.compare import TABLES, compare
 from dataflows.live import writer_of
 from infra.day_results import DayResults, Part
-from infra.results import header
+from infra.result_header import header
 from infra.settings import load
 from infra.snapshots import session_name
 from operators import barrier, drive

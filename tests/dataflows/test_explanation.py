@@ -13,7 +13,7 @@ from dataflows import cli
 from dataflows.compare import compare
 from dataflows.explanation import UNTOUCHED, explain
 from infra.day_results import DayResults
-from infra.results import header
+from infra.result_header import header
 from infra.settings import load
 from schemas.frames import NO_FLOATS
 from schemas.units import TICKS_PER_USD, to_ticks

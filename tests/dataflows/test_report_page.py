@@ -10,7 +10,7 @@ import pytest
 from dataflows import backtest, cli
 from infra.settings import load
 from operators import features
-from risk import report
+from risk import report, report_run
 from tests.browser import Browser, browser
 from tests.models import bundles
 
@@ -122,7 +122,7 @@ def test_the_page_is_made_again_byte_for_byte(run: Path, capsys: pytest.CaptureF
 
 
 def test_profits_of_all_tables_are_those_of_the_trades(run: Path) -> None:
-    of = report.read(run)
+    of = report_run.read(run)
     trades = pq.read_table(run / "trades.parquet").to_pylist()
     signals = {(row["ts"], row["symbol"]): row for row in pq.read_table(run / "signals.parquet").to_pylist()}
     assert of.entries.known.all()
@@ -136,7 +136,7 @@ def test_profits_of_all_tables_are_those_of_the_trades(run: Path) -> None:
 
 
 def test_any_counts_of_quality_are_shown(run: Path) -> None:
-    of = report.read(run)
+    of = report_run.read(run)
     more = of._replace(summary={**of.summary, "quality": {"gaps": 12, "flags": {"stale": 3, "jump": 1}}})
     text = report.page(more)
     for part in ("<td>gaps</td><td>12</td>", "<td>flags · stale</td><td>3</td>", "<td>flags · jump</td><td>1</td>"):

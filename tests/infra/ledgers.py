@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from infra.results import Header, header
+from infra.result_header import Header, header
 from infra.settings import Settings
 from operators.kernel import dtype_of
 from risk import ledger

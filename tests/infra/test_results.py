@@ -15,9 +15,12 @@ from bytewax.testing import TestingSource, cluster_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra import results
+from infra import result_parts, result_tables
+from infra.result_header import VERSION, LedgerError
+from infra.result_parts import TABLES, Parts
 from infra.result_sink import ResultSink
-from infra.results import TABLES, VERSION, LedgerError, Recorder, check_out, read_summary
+from infra.result_tables import Words
+from infra.results import Recorder, check_out, read_summary
 from schemas.errors import UserError
 from schemas.events import Reason
 from schemas.frames import Refused
@@ -30,8 +33,8 @@ STORY = story(seed=3)
 def small_parts():
     """Parts and row groups of a few rows, so that every run has several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "PART_ROWS", 50)
-        patch.setattr(results, "GROUP_ROWS", 64)
+        patch.setattr(result_parts, "PART_ROWS", 50)
+        patch.setattr(result_tables, "GROUP_ROWS", 64)
         patch.setattr("risk.report._plotly", lambda: b"")
         yield
 
@@ -126,7 +129,7 @@ def test_ids_tie_orders_updates_fills_and_trades_together(run):
 
 def test_an_id_is_right_on_any_day_of_any_year():
     times = np.array([0, 951_782_400, 1_704_067_199, 4_102_444_799], np.int64) * 10**9
-    words = results._Words("a", [], np.array([b"X"]))
+    words = Words("a", [], np.array([b"X"]))
     ids = words.order_id(np.zeros(4, np.int32), times, np.array([0, 1, 2, 5], np.int8)).to_pylist()
     legs = ("entry", "take_profit", "stop_loss", "exit")
     assert ids == [f"a|X|{stamp(int(ts))}|{leg}" for ts, leg in zip(times, legs, strict=True)]
@@ -227,7 +230,7 @@ def test_a_former_run_stays_until_the_new_one_is_whole(tmp_path, run, monkeypatc
     record(tmp_path / "run").finish()
     recorder = record(tmp_path / "run", story(seed=9))
 
-    def fall(folder):
+    def fall(folder, run):
         raise OSError("no space left")
 
     monkeypatch.setattr("risk.report.write", fall)
@@ -284,7 +287,7 @@ def test_resuming_after_a_crash_within_finish_finishes(tmp_path, run):
 def test_a_failed_write_is_not_passed_over(tmp_path, monkeypatch):
     recorder = record(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "_part", lambda self, table, number: tmp_path / "nowhere" / "part")
+        patch.setattr(Parts, "_path", lambda self, table, number: tmp_path / "nowhere" / "part")
         with pytest.raises(UserError, match="free some space"):
             recorder.snapshot()
     recorder.finish()
@@ -293,11 +296,11 @@ def test_a_failed_write_is_not_passed_over(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("held", [0, 2_000, 1 << 27])
 def test_parts_in_memory_are_bounded_and_change_no_byte(tmp_path, run, monkeypatch, held):
-    monkeypatch.setattr(results, "HELD_BYTES", held)
+    monkeypatch.setattr(result_parts, "HELD_BYTES", held)
     recorder = Recorder(tmp_path / "run", STORY.header())
     for frame in STORY.frames(range(10, 200, 10)):
         recorder.add(frame)
-        assert sum(column.nbytes for _, part in recorder._held for column in part.values()) <= held
+        assert sum(column.nbytes for _, part in recorder._parts._held for column in part.values()) <= held
     assert any((tmp_path / "run.partial" / "parts").iterdir()) == (held < 1 << 27)
     recorder.finish()
     assert contents(tmp_path / "run") == contents(run)
@@ -486,7 +489,7 @@ def test_a_mistake_in_the_flow_keeps_its_cause(tmp_path):
 
 
 def test_the_last_snapshot_finishes_so_that_no_part_is_written(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(Recorder, "_write_parts", lambda self: pytest.fail("parts are for those that go on"))
+    monkeypatch.setattr(Parts, "write", lambda self: pytest.fail("parts are for those that go on"))
     monkeypatch.setattr(Recorder, "snapshot", _only_once_finished(Recorder.snapshot))
     graph, sink = flow(tmp_path / "run", STORY.frames([100]))
     go(graph, every=10)
@@ -524,11 +527,11 @@ def test_what_went_wrong_at_the_last_snapshot_is_tried_again(tmp_path, run, monk
 
     write, tries = report.write, []
 
-    def fall_once(folder):
+    def fall_once(folder, run):
         tries.append(folder)
         if len(tries) == 1:
             raise OSError("no space left")
-        write(folder)
+        write(folder, run)
 
     monkeypatch.setattr("risk.report.write", fall_once)
     graph, sink = flow(tmp_path / "run", STORY.frames([100]))
@@ -539,7 +542,7 @@ def test_what_went_wrong_at_the_last_snapshot_is_tried_again(tmp_path, run, monk
 
 
 def test_an_error_while_finishing_is_kept_for_who_asks(tmp_path, monkeypatch):
-    def fall(folder):
+    def fall(folder, run):
         raise OSError("no space left")
 
     monkeypatch.setattr("risk.report.write", fall)

@@ -16,15 +16,15 @@ LEFT_OUT: dict[str, str] = {}
 
 _LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.legs_ts == ts)):"
 _PAD = "rows['last_ts'][book.rows.size:] = "
-_BLANK = "tape = blank(slices.size, {})"
+_BLANK = "tape, widest = (blank(slices.size, {}), int(np.diff(frame.starts).max(initial=0)))"
 _ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
 _MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
-_EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros(0, np.int8), closes)"
+_EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, limits.returns_window + 1)))"
 _START = "return State(2, empty_book(convert(params)), np.zeros(0, f'S{MAX_NAME}'))"
-_HEARD = "book = Book(grown(book.funds, 1), grown(book.rows, 0), book.busy.copy(), book.is_busy.copy(), book.closes)"
+_HEARD = "book = Book(grown(book.funds, 1), grown(book.rows, 0), book.busy.copy(), book.closes)"
 _PAPER = "funds, tape = (book.funds[0], blank(0, 2 * PER_SYMBOL))"
 _FULL = "funds.overflow = funds.overflow or funds.cash > MAX_MONEY or funds.cash < -MAX_MONEY"
-_WIDER = "return Book(grown(book.funds, {}), rows, busy, is_busy, closes)"
+_WIDER = "return Book(grown(book.funds, {}), rows, busy, closes)"
 
 EQUIVALENT: tuple[Same, ...] = (
     # one row of funds, numbers that are only compared with themselves
@@ -58,7 +58,6 @@ EQUIVALENT: tuple[Same, ...] = (
         (
             _EMPTY.replace("Row, 0", "Row, 1"),
             _EMPTY.replace("zeros(0, np.int32)", "zeros(1, np.int32)"),
-            _EMPTY.replace("zeros(0, np.int8)", "zeros(1, np.int8)"),
         ),
         "rows are added before the first slice, busy ones only count up to `busy`",
     ),
@@ -68,19 +67,6 @@ EQUIVALENT: tuple[Same, ...] = (
         (_PAD + "LONG_AGO + 1", _PAD + "LONG_AGO - 1"),
         "longer ago than any cooldown",
     ),
-    Same(
-        "risk.account.advance",
-        "bar_of = np.full(book.rows.size, -1, np.int32)",
-        ("bar_of = np.full(book.rows.size, -2, np.int32)",),
-        "any number below 0 is no row",
-    ),
-    Same(
-        "risk.account.forget",
-        "bar_of[book.busy[k]] = -1",
-        ("bar_of[book.busy[k]] = -2",),
-        "any number below 0 is no row",
-    ),
-    Same("risk.portfolio.attend", "book.is_busy[symbol] = 1", ("book.is_busy[symbol] = 2",), "as true as 1"),
     Same(
         "risk.portfolio.attend",
         "while k > 0 and rank[book.busy[k - 1]] > rank[symbol]:",
@@ -183,32 +169,13 @@ EQUIVALENT: tuple[Same, ...] = (
     ),
     Same(
         "risk.account.step",
-        "tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[0].busy))",
+        "tape = longer(tape, widest + int(book.funds[0].busy))",
         (
-            "tape = longer(tape, int(np.diff(frame.starts).max()) - int(book.funds[0].busy))",
-            "tape = longer(tape, int(np.diff(frame.starts).max()))",
-            "tape = longer(tape, int(np.diff(frame.starts).min()) + int(book.funds[0].busy))",
-            "tape = longer(tape, int(np.diff(frame.starts).max()) + int(book.funds[-1].busy))",
+            "tape = longer(tape, widest - int(book.funds[0].busy))",
+            "tape = longer(tape, widest)",
+            "tape = longer(tape, widest + int(book.funds[-1].busy))",
         ),
         "enough for the next slice: each time the tables are doubled at least, and asked for again",
-    ),
-    Same(
-        "risk.account.rank_few",
-        "for k in range(1, rows.size):",
-        ("for k in range(0, rows.size):",),
-        "the first is in order by itself",
-    ),
-    Same(
-        "risk.account.decide",
-        "if rows.size <= FEW:",
-        (
-            "if not rows.size <= FEW:",
-            "if rows.size < FEW:",
-            "if rows.size > FEW:",
-            "if rows.size <= FEW + 1:",
-            "if rows.size <= FEW - 1:",
-        ),
-        "both ways of sorting give the same order",
     ),
     Same(
         "risk.fills.fill_legs",

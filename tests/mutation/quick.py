@@ -54,18 +54,18 @@ def wrapped(value: Any) -> Any:
     return value
 
 
-def advance(limits: Any, sheet: Any, market: Any, book: Any, tape: Any, first: int) -> int:
+def advance(limits: Any, sheet: Any, market: Any, book: Any, tape: Any, room: Any, first: int) -> int:
     """The loop over slices, on lists and objects."""
-    fast = market._replace(**{k: Column(v.tolist()) for k, v in market._asdict().items() if k != "confidence"})
+    fast = market._replace(**{k: Column(v.tolist()) for k, v in market._asdict().items()})
     pages = [Rows(table) for table in tape[:-1]]
     funds, rows = Rows(book.funds), Rows(book.rows)
-    written, busy, is_busy = (Column(a.tolist()) for a in (tape.written, book.busy, book.is_busy))
+    written, busy = (Column(a.tolist()) for a in (tape.written, book.busy))
     own = type(sheet)(*(Column(a.tolist()) for a in sheet))
-    quick = type(book)(funds, rows, busy, is_busy, book.closes)
-    done = loop(limits, own, fast, quick, type(tape)(*pages, written), first)
+    quick = type(book)(funds, rows, busy, book.closes)
+    done = loop(limits, own, fast, quick, type(tape)(*pages, written), room, first)
     for page in (*pages, funds, rows):
         page.close()
-    for array, column in ((tape.written, written), (book.busy, busy), (book.is_busy, is_busy)):
+    for array, column in ((tape.written, written), (book.busy, busy)):
         array[:] = np.array(column, array.dtype)
     return done
 

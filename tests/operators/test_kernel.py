@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 
 import numpy as np
 import pytest
+from numba.core.errors import NumbaError
 
 from operators import kernel as kernels
 from operators.kernel import dtype_of, grown, kernel, table
@@ -202,6 +203,17 @@ def quotient(a, b):
 def test_division_by_zero_is_as_in_numpy():
     assert quotient(1.0, 0.0) == math.inf
     assert math.isnan(quotient(0.0, 0.0))
+
+
+@kernel
+def first_doubled(values):
+    return (values + values)[0]
+
+
+def test_a_kernel_has_no_memory_of_its_own():
+    """No references are counted in it, so whatever it made would never be given back."""
+    with pytest.raises(NumbaError, match="NRT required but not enabled"):
+        first_doubled(np.ones(3))
 
 
 class Row(Protocol):
