@@ -69,10 +69,7 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     whole = scan("barrier", one, barrier.start(), barrier.step_singly, barrier.restore)
     name = settings.run.account
     logged = op.map("logged", whole, lambda item: account_log.records(name, item[1]))
-    commands = _taken(graph, where, "command", "account.commands", partial(account_log.command_records, name))
-    reports = _taken(graph, where, "report", "execution.reports", partial(account_log.report_records, name))
-    op.output("log", op.merge("in_order", logged, commands, reports),
-              GatedSink(where, "account.log", "recorder", _first, linger_ms=0))  # fmt: skip
+    op.output("log", logged, GatedSink(where, "account.log", "recorder", _first, linger_ms=0))
 
 
 def _taken(
@@ -92,6 +89,12 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     """The account log -> orders, verdicts, results."""
     import bytewax.operators as op
 
+    name = settings.run.account
+    commands = _taken(graph, where, "command", "account.commands", partial(account_log.command_records, name))
+    reports = _taken(graph, where, "report", "execution.reports", partial(account_log.report_records, name))
+    # a writer of its own, so that what humans and brokers say is heard though no slice comes
+    op.output("heard", op.merge("in_order", commands, reports),
+              GatedSink(where, "account.log", "listener", _first, linger_ms=0))  # fmt: skip
     calendar, keeper = grid(settings), Keeper(settings)
     read = op.input("account_log", graph, TailSource(where, "account.log"))
     log = op.flat_map("acts", read, partial(account_log.acts, calendar))

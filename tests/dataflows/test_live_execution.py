@@ -46,11 +46,8 @@ def entries(ledger):
 
 
 @pytest.mark.slow
-def test_a_kill_needs_no_bars_and_survives_a_restart(kafka, tmp_path):
-    """Ingest is dead; the account closes what it holds, and enters nothing when all have died and are back.
-
-    The flow of signals is what writes commands and reports into the account's log: without it, `utp kill --direct`.
-    """
+def test_a_kill_needs_no_signals_and_no_bars_and_survives_a_restart(kafka, tmp_path):
+    """Ingest and signals are dead; the account closes what it holds, and enters nothing when all are back."""
     flows = {"ingest": "dataflows.ingest", "signals": "dataflows.signals", "trading": "dataflows.trading"}
     slow = {"INGEST__SOURCE": "synthetic:symbols=40,days=1,seed=11,timeframe=5m", "LIVE__TIMEFRAME": "5m",
             "INGEST__SPEED": "300", "RULES__COOLDOWN_SECONDS": "60"}  # a slice a second  # fmt: skip
@@ -59,13 +56,13 @@ def test_a_kill_needs_no_bars_and_survives_a_restart(kafka, tmp_path):
             site.start(name, flow)
         assert until(lambda: site.check() or ledger.held, 400.0), site.tails()
         site.stop("ingest")
+        site.stop("signals")
         done = site.utp("kill", "--reason", "a test")
         assert done.returncode == 0, done.stderr
         assert until(lambda: not ledger.held and not any(order.open for order in ledger.orders.values()), 200.0), (
             site.tails()
         )
         before, logged = len(entries(ledger)), in_log(kafka)
-        site.stop("signals")
         site.stop("trading")
         for name, flow in flows.items():
             site.start(name, flow)

@@ -36,7 +36,7 @@ def test_so_are_those_of_the_live_flows():
         "account_orders execution_blocked execution_completed exit_signals risk_approved risk_rejected signals_scored"
     )
     own = (
-        "account account_log barrier command_letters commands decide intake letters log report_letters reports "
+        "account account_log barrier command_letters commands decide heard intake letters log report_letters reports "
         "results slices taps"
     )
     topics += " alpha_signals predictions_tft"
