@@ -19,7 +19,7 @@ from dataflows.sources import Source, open_source
 from infra.bars import NO_FILES
 from infra.reference import Files
 from infra.settings import Settings
-from models.bundle import Calibration, Manifest, Reference, publish
+from models.bundle import GRAPH, Calibration, Manifest, Reference, publish
 from models.dataset import Dataset, build
 from models.decision import Policy
 from models.registry import Registry, Run, mirror, record
@@ -181,10 +181,13 @@ def _bundle(
 
     last, outcomes = tried[-1].learned, [one.outcomes[walk_forward.MODEL] for one in tried]
     offsets = last.offsets[walk_forward.MODEL]
-    train, validation, _ = walk_forward.split(ds, last.fold)
+    train, validation, test = walk_forward.split(ds, last.fold)
     model = export.rebuilt(ds, params.network, last.weights)
     export.widen(model, offsets)
     files = export.files(model, ds, _spread(validation, 64))
+    some = _spread(np.arange(test.size), 256)
+    judged = calibration.widened(last.quantiles[walk_forward.MODEL][some], offsets) * ds.scale(test[some])[..., None]
+    export.confirm(model, files[GRAPH], ds, test[some], judged)
     rolled = calibration.rolled([o.score for o in outcomes], [o.correct for o in outcomes], params.calibration_least)
     stamps = ds.ts(train[[0, -1]])
     covered = tuple(outcomes[-1].corrected.tolist())

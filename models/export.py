@@ -31,7 +31,7 @@ def rebuilt(ds: Dataset, params: Network, weights: bytes) -> Model:
     names = inputs.observed(ds.data.features)
     none: Widths = np.zeros(len(names), np.float32)
     tft = network(names, len(ds.symbols) + 1, ds.data.lookback, params)
-    model = Model(tft, ds.data.features, ds.data.horizons, none, none)
+    model = Model(tft, ds.data.features, ds.data.horizons, none, none, named=params.unknown < 1.0)
     model.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
     model.eval()
     return model
@@ -55,6 +55,16 @@ def files(model: Model, ds: Dataset, which: Longs) -> dict[str, bytes]:
     packed = io.BytesIO()
     np.savez(packed, **dict(zip(INPUTS, few, strict=True)), **{OUTPUT: answer})
     return {GRAPH: blob, SAMPLE: packed.getvalue()}
+
+
+def confirm(model: Model, blob: bytes, ds: Dataset, which: Longs, judged: Floats) -> None:
+    """Raise ExportError unless the graph forecasts what its fold was judged by: quantiles of the log return."""
+    features, future, symbol = batch(ds, which)[:3]
+    feeds = (part.numpy() for part in (features, future, model.known(symbol)))
+    found = session(blob).run([OUTPUT], dict(zip(INPUTS, feeds, strict=True)))[0]
+    worst = float(np.abs(found - judged).max())
+    if not worst <= TOLERANCE:
+        raise ExportError(f"the graph differs by {worst:.2g} from what the fold was judged by, allowed {TOLERANCE:g}")
 
 
 def graph(model: Model, ds: Dataset, which: Longs) -> bytes:

@@ -173,19 +173,26 @@ def network(observed: Sequence[str], symbols: int, lookback: int, params: Networ
 class Model(nn.Module):
     """Raw windows in, quantiles out: every scaling is inside, so it travels with the weights."""
 
-    def __init__(self, tft: Any, names: Sequence[str], horizons: Sequence[int], mean: Widths, std: Widths):
+    def __init__(self, tft: Any, names: Sequence[str], horizons: Sequence[int], mean: Widths, std: Widths, *,
+                 named: bool = True):  # fmt: skip
         super().__init__()
         self.tft, self.names = tft, tuple(names)
+        self._named = named  # whether symbols have embeddings that learned
         self.select: Any = None
         self._minute, self._day = self.names.index("minute_of_day"), self.names.index("day_of_week")
         self._return = self.names.index("returns_1")
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32))
+        # Copies: weights that are loaded are written into the buffers, wherever else their memory is used.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
         h = torch.tensor(horizons, dtype=torch.float32)
         self.register_buffer("root", h.sqrt().view(1, -1, 1))
         self.register_buffer("log_horizon", torch.log(h / h.mean()).view(1, -1, 1))
         self.register_buffer("widening", torch.zeros(1, len(horizons), 1))  # conformal, in volatility units
         self.register_buffer("side", torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, -1))
+
+    def known(self, symbol: Any) -> Any:
+        """The symbols' numbers as they are served: 0 for all where none has an embedding that learned."""
+        return symbol if self._named else torch.zeros_like(symbol)
 
     def volatility(self, features: Any) -> Any:
         """Root mean square of the window's one-bar returns, [batch, 1]."""
@@ -251,7 +258,7 @@ def fit(ds: Dataset, train: Longs, validation: Longs, params: Network, progress:
     mean, std = moments(ds, train)
     names = inputs.observed(ds.data.features)
     tft = network(names, len(ds.symbols) + 1, ds.data.lookback, params)
-    model = Model(tft, ds.data.features, ds.data.horizons, mean, std)
+    model = Model(tft, ds.data.features, ds.data.horizons, mean, std, named=params.unknown < 1.0)
     steps = -(-train.size // params.batch)
     optimiser = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, params.learning_rate, total_steps=steps * params.epochs + 1)
@@ -309,5 +316,5 @@ def quantiles(model: Model, ds: Dataset, which: Longs, size: int = 512) -> Width
     with torch.no_grad():
         for begin in range(0, which.size, size):
             features, future, symbol, volatility, _ = batch(ds, which[begin : begin + size])
-            parts.append(model.scaled(features, future, symbol, volatility).numpy())
+            parts.append(model.scaled(features, future, model.known(symbol), volatility).numpy())
     return np.concatenate(parts) if parts else np.zeros((0, len(ds.data.horizons), len(QUANTILES)), np.float32)

@@ -3,6 +3,7 @@
 Run by `make test-train`; skipped where the extra `train` is not installed.
 """
 
+import io
 import warnings
 from dataclasses import replace
 
@@ -163,6 +164,35 @@ def test_a_graph_that_is_another_is_refused(planted, small, exported, monkeypatc
     monkeypatch.setattr(small.model, "mean", small.model.mean + 1.0)
     with pytest.raises(export.ExportError, match="differs from the network by"):
         export.files(small.model, planted, np.arange(64))
+
+
+def test_what_is_rebuilt_from_a_fold_s_weights_forecasts_what_the_fold_did_and_nothing_else_is_exported(planted, small):
+    """Once its mean and deviation shared their memory: what was served was not what had been judged."""
+    kept = io.BytesIO()
+    torch.save(small.model.state_dict(), kept)
+    again = export.rebuilt(planted, Network(hidden=12), kept.getvalue())
+    which = np.arange(0, len(planted), 13)[:64]
+    offsets = np.array([0.1, -0.05, 0.0])
+    export.widen(again, offsets)
+    q = tft.quantiles(small.model, planted, which)
+    assert np.array_equal(tft.quantiles(again, planted, which), q)
+    judged = calibration.widened(q.astype(np.float64), offsets) * planted.scale(which)[..., None]
+    blob = export.files(again, planted, which)["model.onnx"]
+    export.confirm(again, blob, planted, which, judged)
+    with pytest.raises(export.ExportError, match="from what the fold was judged by"):
+        export.confirm(again, blob, planted, which, judged + 2e-4)
+
+
+def test_symbols_without_embeddings_that_learned_are_judged_as_they_are_served(planted):
+    """As the one that nobody knows."""
+    every, which = np.arange(len(planted)), np.arange(0, len(planted), 13)[:64]
+    model = tft.fit(planted, every[:400], every[600:700], Network(hidden=12, epochs=1, unknown=1.0)).model
+    windows, future, symbol, volatility, _ = tft.batch(planted, which)
+    with torch.no_grad():
+        served = model.scaled(windows, future, torch.zeros_like(symbol), volatility).numpy()
+        otherwise = model.scaled(windows, future, symbol, volatility).numpy()
+    assert np.array_equal(tft.quantiles(model, planted, which), served)
+    assert not np.array_equal(served, otherwise)
 
 
 # The folds.
