@@ -288,4 +288,4 @@ def test_the_process_is_killed_at_random_moments(kafka, tmp_path):
         assert place.end(signal.SIGTERM) == 0
         assert place.printed().rstrip().endswith("stopped")
         verify(place, account, 11)
-        assert len(place.exchange.fills) > 10
+        assert place.exchange.fills

@@ -12,7 +12,7 @@ from infra.kafka import bounds, records
 from infra.ranges import RangeSource
 from infra.retry import DEFAULT, Policy, delay, retrying
 from infra.slice_log import record
-from infra.topics import BY_NAME, create_topics
+from infra.topics import BY_NAME, TOPICS, create_topics
 from schemas import codec
 from schemas.calendar import Calendar
 from schemas.errors import UserError
@@ -177,7 +177,7 @@ def test_the_topics_are_created_and_listed(kafka, monkeypatch, capsys):
             main(arguments)
         assert done.value.code == 0
     out = capsys.readouterr().out
-    assert "20 of them new" in out
+    assert f"{len(TOPICS)} of them new" in out
     assert json.loads(out[out.index("[\n") :])[1] == {"topic": "market.slices", "partitions": 16, "records": 0}
 
 
