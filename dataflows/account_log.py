@@ -1,7 +1,7 @@
 """The account log: whole slices of scored signals, reports and commands, in the one order in which they act.
 
-The recorder writes it (one record per slice, whatever the frames were), the account reads it. Each record acts at
-its place; after a crash the account meets the same order again.
+The recorder writes slices (one record each, whatever the frames were), the listener commands and reports; the
+account reads it. Each record acts at its place; after a crash the account meets the same order again.
 """
 
 import re
