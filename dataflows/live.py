@@ -26,7 +26,7 @@ from infra.dead_letters import Letter
 from infra.dead_letters import record as letter_record
 from infra.forecaster import NONE, Event, Forecaster, described, live_forecaster
 from infra.gated_sink import GatedSink, Record
-from infra.kafka import Cluster
+from infra.kafka import LINGER_MS, Cluster
 from infra.ranges import Messages
 from infra.result_header import Header, header
 from infra.settings import Settings
@@ -102,11 +102,9 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     ledger = scan("account", log, start, partial(account_log.step, calendar, settings.account), keep=keeper.account)
     writer = writer_of(settings)
     for topic, make in writer.outputs().items():
-        name = topic.replace(".", "_")
-        made = op.flat_map(f"{name}_record", ledger, partial(writer.batch, make))
-        op.output(
-            name, made, GatedSink(where, topic, "account", _first, linger_ms=0 if topic == "account.orders" else 10)
-        )
+        step, linger_ms = topic.replace(".", "_"), 0 if topic == "account.orders" else LINGER_MS
+        made = op.flat_map(f"{step}_record", ledger, partial(writer.batch, make))
+        op.output(step, made, GatedSink(where, topic, "account", _first, linger_ms))
     models = (
         partial(_models, where, Path(settings.forecast.store).expanduser()) if settings.forecast.model != NONE else None
     )

@@ -28,6 +28,7 @@ from operators import features, known
 from risk import performance
 from schemas.errors import UserError
 from schemas.frames import Floats, Longs, RawFrame
+from schemas.identity import iso
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -197,8 +198,8 @@ def _bundle(
         feature_set=features.set_hash(features.Params(set="all")), features=ds.data.features, known=known.NAMES,
         timeframe=bars.timeframe, lookback=ds.data.lookback, horizons=ds.data.horizons,
         decision_horizon=ds.data.decision_horizon, quantiles=QUANTILES, symbols=symbols, gap_days=ds.data.gap_days,
-        label="log return from this close to that of the bar so many slices later", trained_from=_iso(int(stamps[0])),
-        trained_upto=_iso(end), data=bars.label, synthetic=bars.synthetic, promotable=not verdict.reasons,
+        label="log return from this close to that of the bar so many slices later", trained_from=iso(int(stamps[0])),
+        trained_upto=iso(end), data=bars.label, synthetic=bars.synthetic, promotable=not verdict.reasons,
         reasons=tuple(verdict.reasons), calibration=rolled.calibration or Calibration(),
         conformal=tuple(offsets.tolist()),
         reference=Reference(last.edges[walk_forward.MODEL], covered, _deciles(ds, train), _usual(ds, train)),
@@ -347,7 +348,3 @@ def _flat(tree: dict[str, Any], above: str) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _iso(ts: int) -> str:
-    return datetime.fromtimestamp(ts // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")

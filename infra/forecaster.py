@@ -26,6 +26,7 @@ from operators.forecast import Model, Singles, fingerprint
 from schemas.calendar import Calendar, timeframe_name
 from schemas.errors import UserError
 from schemas.frames import Activation, Floats, Longs, Names, RawFrame
+from schemas.identity import iso
 from schemas.units import NS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class Forecaster:
 
     def _since(self, id_: str) -> str:
         first = min((event.ts for event in self.events if event.model == id_), default=None)
-        return "" if first is None else f" (in force from {_iso(first)})"
+        return "" if first is None else f" (in force from {iso(first)})"
 
 
 def open_forecaster(
@@ -365,7 +366,3 @@ def _words(windows: Singles, future: Singles, number: Longs) -> Any:
     out = np.empty((rows, 2), np.uint64)
     fingerprint(words, out)
     return out
-
-
-def _iso(ts: int) -> str:
-    return datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).isoformat().replace("+00:00", "Z")

@@ -3,13 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NotRequired, TypedDict
 
 from infra.benchmark import About
 from infra.settings import Settings, describe, settings_hash
 from risk.limits import limits
-from schemas.units import NS_PER_SECOND
 
 VERSION = 4  # of a run's folder
 
@@ -72,8 +70,3 @@ def header(
 def identity(header: Header) -> str:
     """Which run this is: the same bars, range and settings."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def iso(ts: int) -> str:
-    """UTC ns -> `2024-01-02T15:00:00Z`."""
-    return datetime.fromtimestamp(ts // NS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

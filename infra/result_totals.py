@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from infra.result_header import VERSION, Header, LedgerError, iso
+from infra.result_header import VERSION, Header, LedgerError
 from infra.result_parts import Columns
 from operators.outcome import UNIT
 from risk.ledger import LedgerFrame
 from schemas.events import Absence, Leg, Reason, Status, word
 from schemas.frames import Longs, Names, Outcomes
+from schemas.identity import iso
 from schemas.units import to_usd
 
 _CODES = 128  # reasons fit an int8

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from infra.benchmark import Points
-from infra.result_header import VERSION, Header, LedgerError, identity, iso
+from infra.result_header import VERSION, Header, LedgerError, identity
 from infra.result_parts import TABLES, Columns, Parts, rows_of
 from infra.result_tables import Words, write_all
 from infra.result_totals import Totals
@@ -28,6 +28,7 @@ from operators.ordering import order_of
 from risk.ledger import LedgerFrame
 from schemas.errors import UserError
 from schemas.frames import Ints, Names
+from schemas.identity import iso
 from schemas.units import to_usd
 
 State = dict[str, Any]

@@ -51,8 +51,9 @@ class TailSource(FixedPartitionedSource[Messages, int]):
         number = int(for_part.rpartition(":")[2])
         first = self._starts.get(number) if resume_state is None else resume_state
         if first is None:
-            first = bounds(self._where, self._topic, [number])[number][0]
-        check_place(self._where, self._topic, number, first)
+            first, _ = bounds(self._where, self._topic, [number])[number]
+        else:
+            check_place(self._where, self._topic, number, first)
         return Part(self._where, self._topic, number, first)
 
 
