@@ -126,14 +126,16 @@ def _vote(params: Decide, state: State, bars: BarFrame) -> tuple[tuple[Any, ...]
 
 def step(params: Decide, state: State, frame: RawFrame) -> tuple[State, SignalFrame]:
     """The symbol side of one shard, fused into one hop."""
-    names = tuple(name for name, _ in params.alphas)
-    if params.forecaster is not None or params.features.set != "risk" or not scoring.knows(names):
+    rule = None
+    if params.forecaster is None and params.features.set == "risk":
+        rule = scoring.rule_of(params.clean, params.alphas, params.regime, params.ensemble, params.filters,
+                               params.end_of_day)  # fmt: skip
+    if rule is None:
         return score(params, *opine(params, state, frame))
-    rule = scoring.rule_of(params.alphas, params.regime, params.ensemble, params.filters, params.end_of_day)
-    clean_state, bars = clean.step(params.clean, state.clean, frame)
-    before = scoring.State(state.features, state.alphas, state.regime, state.filters)
-    after, signals = scoring.step(rule, names, before, bars)
-    return state._replace(clean=clean_state, **after._asdict()), signals
+    before = scoring.State(state.clean, state.features, state.alphas, state.regime, state.filters)
+    after, signals = scoring.step(rule, before, frame)
+    return State(state.version, after.clean, after.features, after.alphas, after.regime, state.ensemble, after.filters,
+                 state.forecast, state.outcome), signals  # fmt: skip
 
 
 def step_openly(params: Decide, state: State, frame: RawFrame) -> tuple[State, Decided]:

@@ -36,6 +36,7 @@ from schemas.frames import (
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
 
 MAX_VOLUME = 1e15
+FEW = 64
 
 
 class Row(Protocol):
@@ -80,6 +81,43 @@ class Acts(NamedTuple):
     dividend: Floats  # USD per new share
 
 
+class Given(NamedTuple):
+    """What the kernel reads of a frame, and its Params."""
+
+    stale_bars: int
+    max_jump: float
+    before: int  # slices so far
+    slices: Longs
+    session: Ints
+    ts: Longs
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+
+
+class Told(NamedTuple):
+    """What is said of each row; `scale` is empty where no symbol had a split."""
+
+    at: Ints
+    reason: Codes
+    marks: Codes
+    missing: Ints
+    scale: Floats
+
+
+class Room(NamedTuple):
+    """What the kernel is lent for one frame."""
+
+    slots: int  # one more than the highest of the frame's bars
+    needed: int  # the same, its actions' among them
+    is_scaled: bool
+    shares: Floats  # of each action
+    dividend: Floats
+    told: Told
+
+
 NONE_REFUSED = Refused(NO_LONGS, NO_INTS, NO_CODES, *(NO_FLOATS,) * 5)
 BY_ROW = ("at", "symbol", "slot", "open", "high", "low", "close", "volume", "bid", "ask", "marks", "missing", "scale",
           "earnings_days", "average_volume")  # fmt: skip
@@ -92,29 +130,47 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame]:
     """Let good bars in, refuse the others; rows must come in order of time."""
-    size, slices, actions = frame.ts.size, frame.slices, frame.actions
-    acts = actions.at.size > 0
-    if not size and not acts:
-        return state._replace(slices=state.slices + slices.size), _empty(frame)
-    slots = int(frame.slot.max()) + 1 if size else 0
-    rows = grown(state.rows, max(slots, int(frame.acted.max()) + 1) if acts else slots)
-    at, missing = np.empty(size, np.int32), np.empty(size, np.int32)
-    reason, marks = np.empty(size, np.int8), np.empty(size, np.int8)
-    is_scaled = state.is_scaled or (acts and bool((actions.new != actions.old).any()))
-    scale = np.empty(size) if is_scaled else NO_FLOATS
-    shares, dividend = NO_FLOATS, NO_FLOATS
-    if acts:
-        shares, dividend = actions.new / actions.old, actions.dividend / TICKS_PER_USD
+    if not frame.ts.size and not frame.actions.at.size:
+        return State(state.version, state.rows, state.slices + frame.slices.size, state.is_scaled), _empty(frame)
+    slices, actions, room = frame.slices, frame.actions, prepare(state, frame)
+    rows = grown(state.rows, room.needed)
     refused = advance(params.stale_bars, params.max_jump, rows, state.slices, slices.ts, slices.session, frame.ts,
                       frame.slot, frame.open, frame.high, frame.low, frame.close, frame.volume, actions.at, frame.acted,
-                      shares, dividend, at, reason, marks, missing, scale)  # fmt: skip
+                      room.shares, room.dividend, *room.told)  # fmt: skip
+    after, bars = settle(state, frame, room, rows)
+    return after, without(bars, frame.ts, room.told.reason) if refused else bars
+
+
+def prepare(state: State, frame: RawFrame) -> Room:
+    """What the kernel is lent for a frame that is not empty."""
+    size, actions = frame.ts.size, frame.actions
+    slots = needed = _slots(frame.slot)
+    is_scaled, shares, dividend = state.is_scaled, NO_FLOATS, NO_FLOATS
+    if actions.at.size:
+        needed = max(slots, _slots(frame.acted))
+        is_scaled = is_scaled or bool((actions.new != actions.old).any())
+        shares, dividend = actions.new / actions.old, actions.dividend / TICKS_PER_USD
+    told = Told(np.empty(size, np.int32), np.empty(size, np.int8), np.empty(size, np.int8), np.empty(size, np.int32),
+                np.empty(size) if is_scaled else NO_FLOATS)  # fmt: skip
+    return Room(slots, needed, is_scaled, shares, dividend, told)
+
+
+def _slots(slot: Ints) -> int:
+    """One more than the highest one; of a few numbers Python finds it faster than numpy."""
+    if slot.size < FEW:
+        return max(slot.tolist(), default=-1) + 1
+    return int(slot.max()) + 1
+
+
+def settle(state: State, frame: RawFrame, room: Room, rows: Table) -> tuple[State, BarFrame]:
+    """The state after a frame, and all of its bars, as the kernel has marked them."""
+    told, slices = room.told, frame.slices
     bars = BarFrame(
-        frame.shard, slices, frame.listed, NONE_REFUSED, slots, at, frame.symbol, frame.slot, frame.open, frame.high,
-        frame.low, frame.close, frame.volume, frame.bid, frame.ask, marks, missing, scale, frame.earnings_days,
-        frame.average_volume, frame.market, actions, frame.models,
+        frame.shard, slices, frame.listed, NONE_REFUSED, room.slots, told.at, frame.symbol, frame.slot, frame.open,
+        frame.high, frame.low, frame.close, frame.volume, frame.bid, frame.ask, told.marks, told.missing, told.scale,
+        frame.earnings_days, frame.average_volume, frame.market, frame.actions, frame.models,
     )  # fmt: skip
-    after = State(state.version, rows, state.slices + slices.size, is_scaled)
-    return after, _without(bars, frame.ts, reason) if refused else bars
+    return State(state.version, rows, state.slices + slices.size, room.is_scaled), bars
 
 
 def _empty(frame: RawFrame) -> BarFrame:
@@ -126,7 +182,7 @@ def _empty(frame: RawFrame) -> BarFrame:
     )  # fmt: skip
 
 
-def _without(bars: BarFrame, ts: Longs, reason: Codes) -> BarFrame:
+def without(bars: BarFrame, ts: Longs, reason: Codes) -> BarFrame:
     """The bars that have no reason; the others become the refused ones."""
     kept, gone = np.flatnonzero(reason == Reason.NONE), np.flatnonzero(reason != Reason.NONE)
     columns = {name: getattr(bars, name) for name in BY_ROW}
@@ -147,42 +203,59 @@ def advance(
 ) -> int:  # fmt: skip
     """Find each row's slice, judge it and mark it; returns how many are refused. `before`: slices so far."""
     refused, k, first = 0, 0, 0
-    actions = Acts(acted_at, acted, shares, dividend)
+    actions, told = Acts(acted_at, acted, shares, dividend), Told(at, reason, marks, missing, scale)
+    given = Given(stale_bars, max_jump, before, slices, session, ts, open, high, low, close, volume)
     for i in range(ts.size):
-        while k < slices.size and slices[k] < ts[i]:
-            k += 1
+        k = reach(slices, k, ts[i])
         if first < acted_at.size and acted_at[first] <= k:
             first = act(rows, actions, first, k)
-        at[i], marks[i], missing[i] = k, 0, 0
-        row = rows[slot[i]]
-        why = Reason.NONE
-        if k == slices.size or slices[k] != ts[i]:
-            why = Reason.OFF_SESSION
-        elif ts[i] <= row.ts:
-            why = repeated(ts[i], row.ts)
-        else:
-            why = flaw(open[i], high[i], low[i], close[i], volume[i])
-        reason[i] = why
-        if why != Reason.NONE:
+        if not admit(given, rows[slot[i]], i, k, told):
             refused += 1
-            continue
-        if row.scale == 0.0:
-            row.scale = 1.0
-        if row.steady > 0.0:
-            if row.session != session[k]:
-                marks[i] = OVERNIGHT
-            elif before + k > row.place + 1:
-                marks[i], missing[i] = GAP, before + k - row.place - 1
-            if jumps(row, open[i], close[i], max_jump):
-                marks[i] |= JUMPED
-        keep(row, open[i], high[i], low[i], close[i], volume[i])
-        if 0 < stale_bars <= row.alike:
-            marks[i] |= STALE
-        row.ts, row.place, row.session = ts[i], before + k, session[k]
-        if scale.size > 0:
-            scale[i] = row.scale
     act(rows, actions, first, slices.size)
     return refused
+
+
+@kernel
+def reach(slices: Longs, k: int, ts: int) -> int:
+    """The first slice from the `k`th on that ends at an instant or after it."""
+    while k < slices.size and slices[k] < ts:
+        k += 1
+    return k
+
+
+@kernel
+def admit(given: Given, row: Row, i: int, k: int, told: Told) -> bool:
+    """Judge row `i`, which is of slice `k` or of none; mark it and remember it if it is let in."""
+    ts, opened, high, low = given.ts[i], given.open[i], given.high[i], given.low[i]
+    close, volume, place = given.close[i], given.volume[i], given.before + k
+    why = Reason.NONE
+    if k == given.slices.size or given.slices[k] != ts:
+        why = Reason.OFF_SESSION
+    elif ts <= row.ts:
+        why = repeated(ts, row.ts)
+    else:
+        why = flaw(opened, high, low, close, volume)
+    told.at[i], told.reason[i], told.marks[i], told.missing[i] = k, why, 0, 0
+    if why != Reason.NONE:
+        return False
+    if row.scale == 0.0:
+        row.scale = 1.0
+    marks = 0
+    if row.steady > 0.0:
+        if row.session != given.session[k]:
+            marks = OVERNIGHT
+        elif place > row.place + 1:
+            marks, told.missing[i] = GAP, place - row.place - 1
+        if jumps(row, opened, close, given.max_jump):
+            marks |= JUMPED
+    keep(row, opened, high, low, close, volume)
+    if 0 < given.stale_bars <= row.alike:
+        marks |= STALE
+    told.marks[i] = marks
+    row.ts, row.place, row.session = ts, place, given.session[k]
+    if told.scale.size > 0:
+        told.scale[i] = row.scale
+    return True
 
 
 @kernel
@@ -207,15 +280,15 @@ def repeated(ts: int, last: int) -> Reason:
 @kernel
 def flaw(open: float, high: float, low: float, close: float, volume: float) -> Reason:  # noqa: A002
     """What is wrong with the numbers of a bar, or NONE."""
+    if 0.0 < low <= open <= high <= MAX_PRICE_USD and low <= close <= high and 0.0 <= volume <= MAX_VOLUME:
+        return Reason.NONE  # nearly all; no number that is none compares
     if not (open == open and high == high and low == low and close == close and volume == volume):
         return Reason.NOT_A_NUMBER
     if low <= 0.0 or open <= 0.0 or close <= 0.0 or high > MAX_PRICE_USD:
         return Reason.BAD_PRICE
     if low > min(open, close) or high < max(open, close):
         return Reason.BAD_RANGE
-    if volume < 0.0 or volume > MAX_VOLUME:
-        return Reason.BAD_VOLUME
-    return Reason.NONE
+    return Reason.BAD_VOLUME
 
 
 @kernel
@@ -228,7 +301,7 @@ def jumps(row: Row, open: float, close: float, bound: float) -> bool:  # noqa: A
 @kernel
 def keep(row: Row, open: float, high: float, low: float, close: float, volume: float) -> None:  # noqa: A002
     """Remember a bar; count how often it has come, one after the other."""
-    if close == row.close and open == row.open and high == row.high and low == row.low and volume == row.volume:
+    if volume == row.volume and close == row.close and open == row.open and high == row.high and low == row.low:
         row.alike += 1
     else:
         row.alike = 1

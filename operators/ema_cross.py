@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from operators.indicators import ema
+from operators.indicators import ema, smooth
 from operators.kernel import grown, kernel, table
 from schemas.events import Direction
 from schemas.frames import BarFrame, Floats, Ints, Table, ViewFrame
@@ -53,7 +53,7 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFrame]:
     """Take in bars, answer each with one vote; 0 until warm."""
-    vote = np.zeros(frame.at.size)
+    vote = np.empty(frame.at.size)
     if not vote.size:
         return state, ViewFrame(frame, vote)
     rows = grown(state.rows, frame.slots)
@@ -63,23 +63,26 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFram
 
 @kernel
 def advance(fast: int, slow: int, life: int, rows: Table, slot: Ints, close: Floats, vote: Floats) -> None:
-    """The loop over bars, in order; rows that are not written stay 0."""
+    """The loop over bars, in order."""
     for i in range(close.size):
-        row = rows[slot[i]]
-        row.seen += 1
-        row.fast = ema(row.fast, close[i], fast, row.seen)
-        row.slow = ema(row.slow, close[i], slow, row.seen)
-        if row.seen > slow:
-            cross(row, life)
-        if row.seen < row.until:
-            vote[i] = row.trend * (row.until - row.seen) / life
+        vote[i] = follow(rows[slot[i]], close[i], fast, slow, life)
+
+
+@kernel
+def follow(row: Row, close: float, fast: int, slow: int, life: int) -> float:
+    """Fold one close into the averages; the vote."""
+    row.seen += 1
+    if row.seen > slow:
+        row.fast, row.slow = smooth(row.fast, close, fast), smooth(row.slow, close, slow)
+        cross(row, life)
+    else:
+        row.fast, row.slow = ema(row.fast, close, fast, row.seen), ema(row.slow, close, slow, row.seen)
+    return row.trend * max(row.until - row.seen, 0) / life
 
 
 @kernel
 def cross(row: Row, life: int) -> None:
     """Begin a new view when the averages have changed sides; equality is neither side."""
-    if row.over and row.slow > row.fast:
-        row.trend, row.until = Direction.SHORT, row.seen + life
-    if not row.over and row.fast > row.slow:
-        row.trend, row.until = Direction.LONG, row.seen + life
+    if (row.slow > row.fast) if row.over else (row.fast > row.slow):
+        row.trend, row.until = Direction.SHORT if row.over else Direction.LONG, row.seen + life
     row.over = row.fast > row.slow

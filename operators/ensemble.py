@@ -18,6 +18,8 @@ from operators.kernel import kernel
 from schemas.events import Absence, Direction, Reason, Regime
 from schemas.frames import BarFrame, Bools, Codes, Floats, ForecastFrame, Ints, OpinionFrame, SignalFrame
 
+FLAT, NEUTRAL, NONE = int(Direction.FLAT), int(Reason.NEUTRAL), int(Reason.NONE)
+UNPUBLISHED, UNDECIDED = int(Reason.BELOW_PUBLISH_GATE), int(Reason.BELOW_DECISION_GATE)
 Weight = Annotated[float, Meta(ge=0.0, le=1_000.0)]
 Scale = Annotated[float, Meta(ge=0.0, le=1.0)]
 
@@ -94,6 +96,15 @@ class Scores(NamedTuple):
     direction: Codes
     views: Ints
     reason: Codes
+
+
+class Ballot(NamedTuple):
+    """The votes on a row that were counted so far."""
+
+    total: float  # weighted
+    digits: int  # who votes which way
+    power: int  # of the next digit
+    voters: int
 
 
 class State(NamedTuple):
@@ -177,14 +188,18 @@ def advance(
     told, silence = Scores(score, confidence, direction, views, reason), silent(weights.size)
     for i in range(regime.size):
         total, digits = tally(weights, votes, i)
-        if digits == silence:
-            hush(told, i, regime[i], digits)
-            continue
-        total = bounded(total)
-        way = points(total, gates.threshold)
-        trust = confide(gates, way, regime[i], abs(total))
-        score[i], confidence[i], direction[i], views[i] = total, trust, way, digits
-        reason[i] = stop(way, trust, gates.publish, gates.decide)
+        conclude(gates, told, i, regime[i], total, digits, silence)
+
+
+@kernel
+def conclude(gates: Gates, told: Scores, i: int, regime: int, total: float, digits: int, silence: int) -> None:
+    """What is said of a row by the alphas alone; where nobody has a view the score is 0."""
+    score = bounded(total)
+    way = points(score, gates.threshold)
+    trust = confide(gates, way, regime, abs(score))
+    told.score[i], told.confidence[i], told.direction[i], told.views[i] = score, trust, way, digits
+    why = stop(way, trust, gates.publish, gates.decide)
+    told.reason[i] = mute(regime) if digits == silence else why
 
 
 @kernel
@@ -222,12 +237,17 @@ def advance_forecasts(
 @kernel
 def tally(weights: Floats, votes: Floats, i: int) -> tuple[float, int]:
     """The weighted sum of the alphas' votes on a row, not yet bounded, and who votes which way."""
-    total, digits, power = 0.0, 0, 1
+    ballot = Ballot(0.0, 0, 1, 0)
     for k in range(votes.shape[0]):
-        total += weights[k] * votes[k, i]
-        digits += power * sign(votes[k, i])
-        power *= 3
-    return total, digits
+        ballot = count(ballot, weights, votes[k, i])
+    return ballot.total, ballot.digits
+
+
+@kernel
+def count(ballot: Ballot, weights: Floats, vote: float) -> Ballot:
+    """Add the next voter's vote."""
+    total, digits = ballot.total + weights[ballot.voters] * vote, ballot.digits + ballot.power * sign(vote)
+    return Ballot(total, digits, 3 * ballot.power, ballot.voters + 1)
 
 
 @kernel
@@ -255,7 +275,13 @@ def bounded(total: float) -> float:
 def hush(told: Scores, i: int, regime: int, digits: int) -> None:
     """What is said of a row on which nobody has a view."""
     told.score[i], told.confidence[i], told.direction[i], told.views[i] = 0.0, 0.5, Direction.FLAT, digits
-    told.reason[i] = Reason.NOT_WARM if regime == Regime.UNKNOWN else Reason.NO_INSIGHT
+    told.reason[i] = mute(regime)
+
+
+@kernel
+def mute(regime: int) -> Reason:
+    """Why nobody has a view."""
+    return Reason.NOT_WARM if regime == Regime.UNKNOWN else Reason.NO_INSIGHT
 
 
 @kernel
@@ -281,20 +307,16 @@ def points(score: float, threshold: float) -> Direction:
 @kernel
 def confide(gates: Gates, direction: int, regime: int, sure: float) -> float:
     """Confidence in a direction within its regime."""
-    scale = gates.sideways
-    if regime == Regime.BULL or regime == Regime.BEAR:
-        along = (regime == Regime.BULL) == (direction == Direction.LONG)
-        scale = gates.with_trend if along else gates.against_trend
-    return 0.5 + 0.5 * scale * sure
+    along, against, sideways = gates.with_trend, gates.against_trend, gates.sideways
+    trending = along if (regime == Regime.BULL) == (direction == Direction.LONG) else against
+    return 0.5 + 0.5 * (trending if regime == Regime.BULL or regime == Regime.BEAR else sideways) * sure
 
 
 @kernel
-def stop(direction: int, confidence: float, publish: float, decide: float) -> Reason:
-    """Where a signal ends that somebody voted for, or NONE."""
-    if direction == Direction.FLAT:
-        return Reason.NEUTRAL
-    if confidence < publish:
-        return Reason.BELOW_PUBLISH_GATE
-    if confidence < decide:
-        return Reason.BELOW_DECISION_GATE
-    return Reason.NONE
+def stop(direction: int, confidence: float, publish: float, decide: float) -> int:
+    """Where a signal ends that somebody voted for, or NONE; a sum, as branches would be guessed wrongly.
+
+    What is below the publish gate is below the decision gate, too.
+    """
+    has_way, unpublished, undecided = int(direction != FLAT), int(confidence < publish), int(confidence < decide)
+    return NEUTRAL - has_way * (NEUTRAL - undecided * UNDECIDED - unpublished * (UNPUBLISHED - UNDECIDED))

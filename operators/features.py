@@ -257,15 +257,21 @@ def calendar(frame: BarFrame) -> dict[str, Floats]:
 def advance_risk(rows: Table, slot: Ints, close: Floats, out: Floats) -> None:
     """returns_1 and volatility_5."""
     for i in range(close.size):
-        row = rows[slot[i]]
-        row.seen += 1
-        if row.seen > 1:
-            step_return = change(close[i], row.close)
-            put(row.returns, row.seen - 1, step_return)
-            out[i, 0] = step_return
-        if row.seen > 5:
-            out[i, 1] = deviation(row.returns, row.seen - 1, 5, 1)
-        row.close = close[i]
+        out[i, 0], out[i, 1] = follow_risk(rows[slot[i]], close[i])
+
+
+@kernel
+def follow_risk(row: RiskRow, close: float) -> tuple[float, float]:
+    """The return of one bar, and the deviation of the last five."""
+    step_return, volatility = np.nan, np.nan
+    row.seen += 1
+    if row.seen > 1:
+        step_return = change(close, row.close)
+        put(row.returns, row.seen - 1, step_return)
+    if row.seen > 5:
+        volatility = deviation(row.returns, row.seen - 1, 5, 1)
+    row.close = close
+    return step_return, volatility
 
 
 @kernel

@@ -135,13 +135,18 @@ def advance(
 ) -> None:  # fmt: skip
     """The loop over rows; each adds to its session's volume, only candidates are judged."""
     given = Given(at, slot, to_close, phase, session, marks, volume, scale, average_volume, bid, ask, earnings_days)
-    counts, scaled = bounds.liquidity and given.average_volume.size == 0, given.scale.size > 0
     for i in range(reason.size):
-        if counts:
-            shares = given.volume[i] / given.scale[i] if scaled else given.volume[i]
-            add(rows[given.slot[i]], given.session[given.at[i]], shares)
-        if reason[i] == Reason.NONE:
-            reason[i] = objection(bounds, rows[given.slot[i]], given, i, given.at[i])
+        sift(bounds, rows[slot[i]], given, i, at[i], reason)
+
+
+@kernel
+def sift(bounds: Bounds, row: Row, given: Given, i: int, k: int, reason: Codes) -> None:
+    """Count the volume of row `i`, which is of slice `k`, and judge it if it is a candidate."""
+    if bounds.liquidity and given.average_volume.size == 0:
+        scaled = given.scale.size > 0
+        add(row, given.session[k], given.volume[i] / given.scale[i] if scaled else given.volume[i])
+    if reason[i] == Reason.NONE:
+        reason[i] = objection(bounds, row, given, i, k)
 
 
 @kernel

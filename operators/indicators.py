@@ -22,6 +22,12 @@ def ema(previous: float, value: float, n: int, seen: int) -> float:
     """Exponential mean, alpha 2/(n+1), seeded with the simple mean of the first n (as LEAN)."""
     if seen <= n:
         return previous + (value - previous) / seen
+    return smooth(previous, value, n)
+
+
+@kernel
+def smooth(previous: float, value: float, n: int) -> float:
+    """The same once it is seeded; who knows that asks for this, as the other form costs its division even then."""
     return previous + (value - previous) * (2.0 / (n + 1.0))
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -111,8 +111,25 @@ def grown(rows: Table, size: int) -> Table:
 
     Byte for byte, what lies between the fields too, which is zero as `table` made it: snapshots are hashed.
     """
-    copy = bytearray(np.asarray(rows))
-    if size > rows.size:
-        copy.extend(bytes((size - rows.size) * rows.itemsize))
-    more: Table = np.frombuffer(copy, rows.dtype)
-    return more
+    return grown_together((rows,), size)[0]
+
+
+def grown_together(tables: Sequence[Table], size: int) -> list[Table]:
+    """The same of several tables, in one piece of memory: what one call has put together the next one copies at once.
+
+    Whoever calls names the same tables in the same order each time.
+    """
+    memory = tables[0].base
+    together = type(memory) is bytearray and all([rows.base is memory and rows.size >= size for rows in tables])
+    if together and sum([rows.nbytes for rows in tables]) == len(memory):
+        copy, sizes = bytearray(memory), [rows.size for rows in tables]
+    else:
+        copy, sizes = bytearray(), [max(rows.size, size) for rows in tables]
+        for rows, wanted in zip(tables, sizes, strict=True):
+            copy += rows.tobytes()
+            copy.extend(bytes((wanted - rows.size) * rows.itemsize))
+    found, at = [], 0
+    for rows, wanted in zip(tables, sizes, strict=True):
+        found.append(np.ndarray(wanted, rows.dtype, copy, at))
+        at += wanted * rows.itemsize
+    return found

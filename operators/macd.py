@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from operators.indicators import ema
+from operators.indicators import ema, smooth
 from operators.kernel import grown, kernel, table
 from schemas.events import Direction
 from schemas.frames import BarFrame, Floats, Ints, Table, ViewFrame
@@ -58,7 +58,7 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFrame]:
     """Take in bars, answer each with one vote; 0 until warm (`slow` + `signal` bars)."""
-    vote = np.zeros(frame.at.size)
+    vote = np.empty(frame.at.size)
     if not vote.size:
         return state, ViewFrame(frame, vote)
     rows = grown(state.rows, frame.slots)
@@ -72,24 +72,32 @@ def advance(
     fast: int, slow: int, signal: int, life: int, by_signal: bool, bounce: float,
     rows: Table, slot: Ints, close: Floats, vote: Floats,
 ) -> None:  # fmt: skip
-    """The loop over bars, in order; rows that are not written stay 0."""
+    """The loop over bars, in order."""
     for i in range(close.size):
-        row = rows[slot[i]]
-        before = row.histogram
-        average(row, close[i], fast, slow, signal)
-        if row.seen >= slow + signal:
-            if by_signal:
-                bounced(row, row.signal / close[i], bounce, life)
-            else:
-                crossed(row, before, life)
-        if row.seen < row.until:
-            vote[i] = row.trend * (row.until - row.seen) / life
+        vote[i] = follow(rows[slot[i]], close[i], fast, slow, signal, life, by_signal, bounce)
 
 
 @kernel
-def average(row: Row, close: float, fast: int, slow: int, signal: int) -> None:
-    """Fold one close into the averages; the signal line begins with the first MACD."""
+def follow(
+    row: Row, close: float, fast: int, slow: int, signal: int, life: int, by_signal: bool, bounce: float
+) -> float:  # fmt: skip
+    """Fold one close into the averages; the vote."""
+    before = row.histogram
     row.seen += 1
+    if row.seen < slow + signal:
+        warm(row, close, fast, slow, signal)
+    else:
+        average(row, close, fast, slow, signal)
+        if by_signal:
+            bounced(row, row.signal / close, bounce, life)
+        else:
+            crossed(row, before, life)
+    return row.trend * max(row.until - row.seen, 0) / life
+
+
+@kernel
+def warm(row: Row, close: float, fast: int, slow: int, signal: int) -> None:
+    """Fold one close into averages that are not all seeded; the signal line begins with the first MACD."""
     row.fast = ema(row.fast, close, fast, row.seen)
     row.slow = ema(row.slow, close, slow, row.seen)
     if row.seen >= slow:
@@ -98,12 +106,19 @@ def average(row: Row, close: float, fast: int, slow: int, signal: int) -> None:
 
 
 @kernel
+def average(row: Row, close: float, fast: int, slow: int, signal: int) -> None:
+    """Fold one close into averages that are seeded."""
+    row.fast, row.slow = smooth(row.fast, close, fast), smooth(row.slow, close, slow)
+    row.signal = smooth(row.signal, row.fast - row.slow, signal)
+    row.histogram = row.fast - row.slow - row.signal
+
+
+@kernel
 def crossed(row: Row, before: float, life: int) -> None:
     """A view begins when the histogram leaves zero or crosses it."""
-    if before <= 0.0 < row.histogram:
-        row.trend, row.until = Direction.LONG, row.seen + life
-    if before >= 0.0 > row.histogram:
-        row.trend, row.until = Direction.SHORT, row.seen + life
+    rises, falls = (before <= 0.0) & (row.histogram > 0.0), (before >= 0.0) & (row.histogram < 0.0)
+    if rises | falls:
+        row.trend, row.until = Direction.LONG if rises else Direction.SHORT, row.seen + life
 
 
 @kernel

@@ -56,7 +56,7 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, RegimeFrame]:
     """Take in bars, answer each with the regime; UNKNOWN for the first `slow` - 1 bars."""
-    regime = np.zeros(frame.at.size, np.int8)
+    regime = np.empty(frame.at.size, np.int8)
     if not regime.size:
         return state, RegimeFrame(frame, regime)
     rows = grown(state.rows, frame.slots)
@@ -68,11 +68,16 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, RegimeFr
 def advance(fast: int, slow: int, bars: int, rows: Table, slot: Ints, close: Floats, regime: Codes) -> None:
     """The loop over bars, in order."""
     for i in range(close.size):
-        row = rows[slot[i]]
-        slide(row, close[i], fast, slow)
-        if row.seen >= slow:
-            confirm(row, classify(close[i], row.origin + row.fast / fast, row.origin + row.slow / slow), bars)
-            regime[i] = row.regime
+        regime[i] = follow(rows[slot[i]], close[i], fast, slow, bars)
+
+
+@kernel
+def follow(row: Row, close: float, fast: int, slow: int, bars: int) -> int:
+    """Move the windows on by one close; the regime that holds."""
+    slide(row, close, fast, slow)
+    if row.seen >= slow:
+        confirm(row, classify(close, row.origin + row.fast / fast, row.origin + row.slow / slow), bars)
+    return row.regime
 
 
 @kernel
@@ -97,13 +102,12 @@ def slide(row: Row, close: float, fast: int, slow: int) -> None:
 @kernel
 def confirm(row: Row, seen: int, bars: int) -> None:
     """Go over to what was seen once it was seen often enough; the first time at once."""
-    if seen == row.regime:
-        row.times = 0
-        return
-    row.times = row.times + 1 if seen == row.other else 1
-    row.other = seen
-    if row.times >= bars or row.regime == Regime.UNKNOWN:
-        row.regime, row.times = seen, 0
+    holds = seen == row.regime
+    times = row.times + 1 if seen == row.other else 1
+    changes = (times >= bars) | (row.regime == Regime.UNKNOWN)
+    row.other = row.other if holds else seen
+    row.times = 0 if holds | changes else times
+    row.regime = seen if changes else row.regime
 
 
 @kernel

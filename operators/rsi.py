@@ -51,7 +51,7 @@ def start() -> State:
 
 def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFrame]:
     """Take in bars, answer each with one vote; 0 until warm (`period` + 1 bars)."""
-    vote = np.zeros(frame.at.size)
+    vote = np.empty(frame.at.size)
     if not vote.size:
         return state, ViewFrame(frame, vote)
     rows = grown(state.rows, frame.slots)
@@ -61,17 +61,28 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, ViewFram
 
 @kernel
 def advance(period: int, life: int, rows: Table, slot: Ints, close: Floats, vote: Floats) -> None:
-    """The loop over bars, in order; rows that are not written stay 0."""
+    """The loop over bars, in order."""
     for i in range(close.size):
-        row = rows[slot[i]]
-        row.seen += 1
-        if row.seen > 1:
-            average(row, close[i] - row.close, period)
-        row.close = close[i]
-        if row.seen > period:
-            move(row, strength_index(row.gain, row.loss), life)
-        if row.seen < row.until:
-            vote[i] = row.trend * (row.until - row.seen) / life
+        vote[i] = follow(rows[slot[i]], close[i], period, life)
+
+
+@kernel
+def follow(row: Row, close: float, period: int, life: int) -> float:
+    """Fold one close into the mean gain and loss; the vote."""
+    row.seen += 1
+    if row.seen > 1:
+        average(row, close - row.close, period)
+    row.close = close
+    if row.seen > period and not (row.zone == 0 and is_calm(row.gain, row.loss)):
+        move(row, strength_index(row.gain, row.loss), life)
+    return row.trend * max(row.until - row.seen, 0) / life
+
+
+@kernel
+def is_calm(gain: float, loss: float) -> bool:
+    """Whether the index is well between OVERSOLD and OVERBOUGHT, told without dividing; near a bound it is not."""
+    near = 1e-9 * (gain + loss) + 1e-200
+    return OVERBOUGHT * loss - OVERSOLD * gain > near and OVERBOUGHT * gain - OVERSOLD * loss > near
 
 
 @kernel

@@ -1,18 +1,19 @@
-"""Scoring: bars -> scored and filtered signals in one call, where no model is configured.
+"""Scoring: raw bars -> scored and filtered signals in one call, where no model is configured.
 
-The same steps as one by one (features, alphas, regime, ensemble, filters), to the same bits. A call of a compiled
-function costs more than the work on a few rows, and live there are few in a frame: one call instead of seven.
+The same steps as one by one (clean, features, alphas, regime, ensemble, filters), to the same bits, but one loop over
+rows: a symbol's states are at hand, and what one step tells the next is never stored. A call of a compiled function
+costs more than the work on a few rows, and live there are few in a frame: one call instead of eight.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from operators import ema_cross, ensemble, features, filters, macd, regime, rsi
-from operators.kernel import grown, kernel
-from schemas.frames import NO_CODES, NO_FLOATS, NO_INTS, BarFrame, Codes, Floats, Ints, SignalFrame, Table
+from operators import clean, ema_cross, ensemble, features, filters, macd, regime, rsi
+from operators.kernel import grown_together, kernel, table
+from schemas.events import Reason
+from schemas.frames import NO_CODES, NO_FLOATS, NO_INTS, Codes, Floats, Ints, Longs, RawFrame, SignalFrame, Table
 
 ALPHAS = {"ema_cross": ema_cross, "macd": macd, "rsi": rsi}  # known here, in the order in which they vote
 SILENT: dict[str, Any] = {name: module.Params() for name, module in ALPHAS.items()}
@@ -41,35 +42,35 @@ class Periods(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """All Params as the kernel reads them."""
+    """All Params as the kernel reads them: tables of one row, which cost less to hand over than so many numbers."""
 
-    periods: Periods
-    gates: ensemble.Gates
-    bounds: filters.Bounds
+    clean: clean.Params
+    places: tuple[int, ...]  # of the known alphas among those that vote; -1: it does not
+    periods: Table
+    gates: Table
+    bounds: Table
     weights: Floats
 
 
 class State(NamedTuple):
     """The states of the steps; alphas in the order of their votes."""
 
+    clean: clean.State
     features: features.State
     alphas: tuple[Any, ...]
     regime: regime.State
     filters: filters.State
 
 
-def knows(alphas: Sequence[str]) -> bool:
-    """Whether all of these can be computed here."""
-    return set(alphas) <= set(ALPHAS)
-
-
 @lru_cache(maxsize=8)
 def rule_of(
-    alphas: tuple[tuple[str, Any], ...], trend: regime.Params, weighing: ensemble.Params, sieve: filters.Params,
-    end_of_day: bool,
-) -> Rule:  # fmt: skip
-    """As the kernel reads them; made once for the same Params."""
-    own = dict(alphas)
+    quality: clean.Params, alphas: tuple[tuple[str, Any], ...], trend: regime.Params, weighing: ensemble.Params,
+    sieve: filters.Params, end_of_day: bool,
+) -> Rule | None:  # fmt: skip
+    """As the kernel reads them, made once for the same Params; None where it does not know an alpha."""
+    own, names = dict(alphas), [name for name, _ in alphas]
+    if not own.keys() <= ALPHAS.keys():
+        return None
     cross, convergence, strength = (own.get(name, SILENT[name]) for name in ALPHAS)
     periods = Periods(
         "ema_cross" in own, cross.fast, cross.slow, cross.life,
@@ -77,62 +78,100 @@ def rule_of(
         convergence.form == "signal", convergence.bounce,
         "rsi" in own, strength.period, strength.life, trend.fast, trend.slow, trend.hysteresis,
     )  # fmt: skip
-    bounds = filters.bounds_of(sieve, end_of_day)
-    return Rule(periods, ensemble.gates_of(weighing), bounds, ensemble.weights_of(weighing))
+    places = tuple(names.index(name) if name in own else -1 for name in ALPHAS)
+    gates, bounds = ensemble.gates_of(weighing), filters.bounds_of(sieve, end_of_day)
+    return Rule(quality, places, _row(periods), _row(gates), _row(bounds), ensemble.weights_of(weighing))
 
 
-def step(rule: Rule, names: Sequence[str], state: State, bars: BarFrame) -> tuple[State, SignalFrame]:
-    """Score the bars; `names` are those of the alphas, in the order of their states."""
-    size, slots, slices = bars.at.size, bars.slots, bars.slices
+def _row(numbers: Any) -> Table:
+    """A table of one row with the fields of a NamedTuple."""
+    only = table(type(numbers), 1)
+    only[0] = tuple(numbers)
+    return only
+
+
+def step(rule: Rule, state: State, frame: RawFrame) -> tuple[State, SignalFrame]:
+    """Let good bars in and score them."""
+    size = frame.ts.size
     if not size:
-        return state, SignalFrame(bars, NO_FLOATS, NO_CODES, NO_FLOATS, NO_FLOATS, NO_CODES, NO_INTS, NO_CODES)
-    risk, trend = grown(state.features.risk, slots), grown(state.regime.rows, slots)
-    kept = grown(state.filters.rows, slots)
-    voters = [grown(one.rows, slots) for one in state.alphas]
-    own = dict(zip(names, voters, strict=True))
-    cross, convergence, strength = (own.get(name, NOBODY[name]) for name in ALPHAS)
-    told, votes, trends = np.full((size, 2), np.nan), np.zeros((len(voters), size)), np.zeros(size, np.int8)
-    score, confidence, direction, views, reason = ensemble.blank(size)
-    advance(rule.periods, rule.gates, rule.bounds, rule.weights, risk, cross, convergence, strength, trend, kept,
-            slices.to_close, slices.phase, slices.session, bars.at, bars.slot, bars.steady, bars.marks, bars.volume,
-            bars.scale, bars.average_volume, bars.bid, bars.ask, bars.earnings_days,
-            told, votes, trends, score, confidence, direction, views, reason)  # fmt: skip
-    after = State(
-        state.features._replace(risk=risk),
-        tuple(one._replace(rows=rows) for one, rows in zip(state.alphas, voters, strict=True)),
-        state.regime._replace(rows=trend), state.filters._replace(rows=kept),
+        quality, bars = clean.step(rule.clean, state.clean, frame)
+        empty = SignalFrame(bars, NO_FLOATS, NO_CODES, NO_FLOATS, NO_FLOATS, NO_CODES, NO_INTS, NO_CODES)
+        return State(quality, *state[1:]), empty
+    slices, actions, room = frame.slices, frame.actions, clean.prepare(state.clean, frame)
+    own = (state.clean.rows, state.features.risk, state.regime.rows, state.filters.rows)
+    rows, risk, trend, kept, *voters = grown_together((*own, *[one.rows for one in state.alphas]), room.needed)
+    cross, convergence, strength = (NOBODY[k] if place < 0 else voters[place] for k, place in enumerate(rule.places))
+    volatility, trends = np.empty(size), np.empty(size, np.int8)
+    told = ensemble.blank(size)
+    refused = advance(
+        rule.clean.stale_bars, rule.clean.max_jump, rule.periods, rule.gates, rule.bounds, rule.weights,
+        rows, risk, cross, convergence, strength, trend, kept, state.clean.slices,
+        slices.ts, slices.session, slices.to_close, slices.phase, frame.ts, frame.slot, frame.open, frame.high,
+        frame.low, frame.close, frame.volume, frame.bid, frame.ask, frame.average_volume, frame.earnings_days,
+        actions.at, frame.acted, room.shares, room.dividend, *room.told, volatility, trends, *told,
     )  # fmt: skip
-    return after, SignalFrame(bars, told[:, 1].copy(), direction, score, confidence, trends, views, reason)
+    quality, bars = clean.settle(state.clean, frame, room, rows)
+    after = State(
+        quality, features.State(state.features.version, risk, *state.features[2:]),
+        tuple([type(one)(one.version, rows) for one, rows in zip(state.alphas, voters, strict=True)]),
+        regime.State(state.regime.version, trend), filters.State(state.filters.version, kept),
+    )  # fmt: skip
+    columns = (volatility, told.direction, told.score, told.confidence, trends, told.views, told.reason)
+    if refused:
+        let_in = room.told.reason == Reason.NONE
+        bars, columns = clean.without(bars, frame.ts, room.told.reason), tuple([one[let_in] for one in columns])
+    return after, SignalFrame(bars, *columns)
 
 
-NOBODY = {name: module.start().rows for name, module in ALPHAS.items()}
+NOBODY = [module.start().rows for module in ALPHAS.values()]
 
 
 @kernel
 def advance(
-    periods: Periods, gates: ensemble.Gates, bounds: filters.Bounds, weights: Floats,
-    risk: Table, cross: Table, convergence: Table, strength: Table, trend: Table, kept: Table,
-    to_close: Ints, phase: Codes, session: Ints, at: Ints, slot: Ints, close: Floats, marks: Codes, volume: Floats,
-    scale: Floats, average_volume: Floats, bid: Floats, ask: Floats, earnings_days: Ints,
-    told: Floats, votes: Floats, trends: Codes, score: Floats, confidence: Floats, direction: Codes, views: Ints,
-    reason: Codes,
-) -> None:  # fmt: skip
-    """Each operator's loop over rows, one after the other; the rows of one frame stay in the cache.
-
-    The features, votes and trends begin as those of a row of which nothing is known.
-    """
-    features.advance_risk(risk, slot, close, told)
-    k = 0
-    if periods.cross:
-        ema_cross.advance(periods.cross_fast, periods.cross_slow, periods.cross_life, cross, slot, close, votes[k])
-        k += 1
-    if periods.macd:
-        macd.advance(periods.macd_fast, periods.macd_slow, periods.macd_signal, periods.macd_life,
-                     periods.macd_by_signal, periods.macd_bounce, convergence, slot, close, votes[k])  # fmt: skip
-        k += 1
-    if periods.rsi:
-        rsi.advance(periods.rsi_period, periods.rsi_life, strength, slot, close, votes[k])
-    regime.advance(periods.regime_fast, periods.regime_slow, periods.regime_bars, trend, slot, close, trends)
-    ensemble.advance(weights, gates, votes, trends, score, confidence, direction, views, reason)
-    filters.advance(bounds, kept, at, slot, to_close, phase, session, marks, volume, scale, average_volume, bid, ask,
-                    earnings_days, reason)  # fmt: skip
+    stale_bars: int, max_jump: float, periods: Table, gates: Table, bounds: Table, weights: Floats,
+    rows: Table, risk: Table, cross: Table, convergence: Table, strength: Table, trend: Table, kept: Table, before: int,
+    slices: Longs, session: Ints, to_close: Ints, phase: Codes, ts: Longs, slot: Ints, open: Floats,  # noqa: A002
+    high: Floats, low: Floats, close: Floats, volume: Floats, bid: Floats, ask: Floats, average_volume: Floats,
+    earnings_days: Ints, acted_at: Ints, acted: Ints, shares: Floats, dividend: Floats,
+    at: Ints, flaw: Codes, marks: Codes, missing: Ints, scale: Floats,
+    volatility: Floats, trends: Codes, score: Floats, confidence: Floats, direction: Codes, views: Ints, reason: Codes,
+) -> int:  # fmt: skip
+    """The loop over rows: each goes through all operators; returns how many are refused, of which nothing is said."""
+    refused, k, first = 0, 0, 0
+    actions, quality = clean.Acts(acted_at, acted, shares, dividend), clean.Told(at, flaw, marks, missing, scale)
+    given = clean.Given(stale_bars, max_jump, before, slices, session, ts, open, high, low, close, volume)
+    sieve = filters.Given(at, slot, to_close, phase, session, marks, volume, scale, average_volume, bid, ask,
+                          earnings_days)  # fmt: skip
+    told, silence = ensemble.Scores(score, confidence, direction, views, reason), ensemble.silent(weights.size)
+    own, gate, bound = periods[0], gates[0], bounds[0]
+    by_cross, cross_fast, cross_slow, cross_life = own.cross, own.cross_fast, own.cross_slow, own.cross_life
+    by_macd, macd_fast, macd_slow, macd_signal = own.macd, own.macd_fast, own.macd_slow, own.macd_signal
+    macd_life, macd_by_signal, macd_bounce = own.macd_life, own.macd_by_signal, own.macd_bounce
+    by_rsi, rsi_period, rsi_life = own.rsi, own.rsi_period, own.rsi_life
+    regime_fast, regime_slow, regime_bars = own.regime_fast, own.regime_slow, own.regime_bars
+    for i in range(ts.size):
+        s = slot[i]
+        k = clean.reach(slices, k, ts[i])
+        if first < acted_at.size and acted_at[first] <= k:
+            first = clean.act(rows, actions, first, k)
+        if not clean.admit(given, rows[s], i, k, quality):
+            refused += 1
+            continue
+        price = rows[s].steady
+        _, volatility[i] = features.follow_risk(risk[s], price)
+        ballot = ensemble.Ballot(0.0, 0, 1, 0)
+        if by_cross:
+            vote = ema_cross.follow(cross[s], price, cross_fast, cross_slow, cross_life)
+            ballot = ensemble.count(ballot, weights, vote)
+        if by_macd:
+            vote = macd.follow(convergence[s], price, macd_fast, macd_slow, macd_signal, macd_life, macd_by_signal,
+                               macd_bounce)  # fmt: skip
+            ballot = ensemble.count(ballot, weights, vote)
+        if by_rsi:
+            ballot = ensemble.count(ballot, weights, rsi.follow(strength[s], price, rsi_period, rsi_life))
+        way = regime.follow(trend[s], price, regime_fast, regime_slow, regime_bars)
+        trends[i] = way
+        ensemble.conclude(gate, told, i, way, ballot.total, ballot.digits, silence)
+        filters.sift(bound, kept[s], sieve, i, k, reason)
+    clean.act(rows, actions, first, slices.size)
+    return refused

@@ -4,8 +4,8 @@ A frame holds rows in order of `(ts, symbol name)` and promises a covered range:
 `after < ts <= upto` is complete in it. Each derived frame holds the one before it and adds columns.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,31 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 Names: TypeAlias = npt.NDArray[np.bytes_]
 Table: TypeAlias = npt.NDArray[Any]  # rows with named fields: a row's by attribute, columns as table["name"]
 
+C = TypeVar("C", bound=type)
+
 SHARDS = 16  # keys, fixed for good; workers come and go
+
+
+def quick(frozen: C) -> C:
+    """Let a frozen dataclass be made in a quarter of the time: as its like that is not frozen, until it is filled.
+
+    A frozen one is filled through `object.__setattr__`, 0.1 µs a field; live, frames hold a few rows each.
+    """
+    own: list[Any] = [
+        (one.name, one.type, field(default_factory=one.default_factory) if one.default_factory is not MISSING
+         else field(default=one.default))
+        for one in fields(frozen)
+    ]  # fmt: skip
+    like: Any = make_dataclass(frozen.__name__, own, eq=False, slots=True)
+    fill, begin = like.__init__, object.__setattr__
+
+    def init(self: Any, *values: Any, **named: Any) -> None:
+        begin(self, "__class__", like)
+        fill(self, *values, **named)
+        self.__class__ = frozen
+
+    frozen.__init__ = init  # type: ignore[misc]
+    return frozen
 
 
 class Listing(NamedTuple):
@@ -118,6 +142,7 @@ OVERNIGHT = 8  # the bar before it belongs to an earlier session
 UNKNOWN_DAYS = -1  # to a report of earnings of which nothing is known
 
 
+@quick
 @dataclass(frozen=True, eq=False, slots=True)
 class RawFrame:
     """Bars as a source delivers them: any order of time, anything in the numbers.
@@ -160,6 +185,7 @@ class Refused:
     volume: Floats
 
 
+@quick
 @dataclass(frozen=True, eq=False, slots=True)
 class BarFrame:
     """Bars that passed the quality checks."""
@@ -255,6 +281,7 @@ class OpinionFrame:
     outcomes: Outcomes = NO_OUTCOMES
 
 
+@quick
 @dataclass(frozen=True, eq=False, slots=True)
 class SignalFrame:
     """The verdict of the signal side on each row; `reason` NONE means: a candidate for an order."""
@@ -280,6 +307,7 @@ class SignalFrame:
     outcomes: Outcomes = NO_OUTCOMES
 
 
+@quick
 @dataclass(frozen=True, eq=False, slots=True)
 class SliceFrame:
     """Whole slices of all shards.
