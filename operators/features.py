@@ -9,25 +9,28 @@ Groups read prices and volumes without the steps of splits, and answer in the ba
 
 import hashlib
 import math
-from collections.abc import Callable
-from functools import cache
+from enum import IntEnum
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from operators.indicators import (
+    NOTHING,
     ago,
     change,
     deviation,
     deviation_about,
     ema,
+    gather,
     highest,
     lowest,
     mean,
+    mean_of,
     put,
     ratio,
-    simple_strength,
+    rises_and_falls,
+    smooth,
     strength_index,
     true_range,
     wilder,
@@ -36,23 +39,62 @@ from operators.kernel import grown, kernel, table
 from schemas.frames import BarFrame, FeatureFrame, Floats, Ints, Longs, Table
 
 RISK = ("returns_1", "volatility_5")
-PRICES = ("price", "volume", "returns_5", "returns_15", "returns_60", "volatility_15", "sma_5", "sma_20",
-          "sma_50", "bb_upper", "bb_middle", "bb_lower", "bb_pct", "rsi_14", "rsi_28")  # fmt: skip
-AVERAGES = ("ema_5", "ema_12", "ema_20", "ema_26", "ema_50", "ema_200", "macd", "macd_signal", "macd_hist",
-            "rsi_14_wilder")  # fmt: skip
-RANGES = ("atr_14", "adx_14", "stoch_k", "stoch_d")
-VOLUMES = ("volume_zscore", "volume_ratio", "vwap_dev")
 MARKET = ("market_return_1", "market_volatility_5")  # of SPY, else QQQ; NaN where it has no bar
 IN_DOLLARS = ("sma_5", "sma_20", "sma_50", "bb_upper", "bb_middle", "bb_lower", "ema_5", "ema_12", "ema_20", "ema_26",
               "ema_50", "ema_200", "macd", "macd_signal", "macd_hist", "atr_14")  # fmt: skip
 
-# the 15 baseline inputs in model order first
-ORDER = ("price", "volume", "returns_1", "returns_5", "returns_15", "volatility_5", "volatility_15",
-         "sma_5", "sma_20", "ema_5", "ema_20", "rsi_14", "volume_zscore", "minute_of_day", "day_of_week",
-         "macd", "macd_signal", "macd_hist", "bb_upper", "bb_middle", "bb_lower", "bb_pct", "returns_60",
-         "rsi_28", "rsi_14_wilder", "ema_12", "ema_26", "ema_50", "ema_200", "sma_50", "atr_14", "adx_14",
-         "stoch_k", "stoch_d", "volume_ratio", "vwap_dev", "hour_of_day", "is_weekend", "day_of_month",
-         "week_of_year", "month_of_year", "is_month_end", *MARKET)  # fmt: skip
+
+
+class At(IntEnum):
+    """The place of each feature among all; the 15 baseline inputs in model order first."""
+
+    PRICE = 0
+    VOLUME = 1
+    RETURNS_1 = 2
+    RETURNS_5 = 3
+    RETURNS_15 = 4
+    VOLATILITY_5 = 5
+    VOLATILITY_15 = 6
+    SMA_5 = 7
+    SMA_20 = 8
+    EMA_5 = 9
+    EMA_20 = 10
+    RSI_14 = 11
+    VOLUME_ZSCORE = 12
+    MINUTE_OF_DAY = 13
+    DAY_OF_WEEK = 14
+    MACD = 15
+    MACD_SIGNAL = 16
+    MACD_HIST = 17
+    BB_UPPER = 18
+    BB_MIDDLE = 19
+    BB_LOWER = 20
+    BB_PCT = 21
+    RETURNS_60 = 22
+    RSI_28 = 23
+    RSI_14_WILDER = 24
+    EMA_12 = 25
+    EMA_26 = 26
+    EMA_50 = 27
+    EMA_200 = 28
+    SMA_50 = 29
+    ATR_14 = 30
+    ADX_14 = 31
+    STOCH_K = 32
+    STOCH_D = 33
+    VOLUME_RATIO = 34
+    VWAP_DEV = 35
+    HOUR_OF_DAY = 36
+    IS_WEEKEND = 37
+    DAY_OF_MONTH = 38
+    WEEK_OF_YEAR = 39
+    MONTH_OF_YEAR = 40
+    IS_MONTH_END = 41
+    MARKET_RETURN_1 = 42
+    MARKET_VOLATILITY_5 = 43
+
+
+ORDER = tuple(one.name.lower() for one in At)
 SETS = {"risk": RISK, "all": ORDER}
 
 
@@ -164,47 +206,21 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, FeatureF
         advance_risk(rows, frame.slot, frame.steady, values)
         return state._replace(risk=rows), FeatureFrame(frame, RISK, values)
     values = np.empty((size, len(ORDER)))
-    rows_by_group: list[Table] = []
-    for names, rows, advance, inputs in _groups(state, frame):
-        block = np.full((size, len(names)), np.nan)
-        fresh = grown(rows, slots)
-        if size:
-            advance(fresh, frame.slot, *inputs, block)
-            place(block, _places(names), values)
-        rows_by_group.append(fresh)
+    groups = [grown(rows, slots) for rows in state[1:-1]]
     market = grown(state.market, 1)
     by_slice = _market(market, frame)
+    after = State(state.version, *groups, market)
     if not size:
-        return State._make([state.version, *rows_by_group, market]), FeatureFrame(frame, ORDER, values)
+        return after, FeatureFrame(frame, ORDER, values)
+    known = calendar(frame)
+    columns = np.array([ORDER.index(name) for name in (*known, *MARKET)])
+    advance_all(*groups, frame.slot, frame.at, *_steady(frame), np.stack([*known.values(), *by_slice.T], axis=1),
+                columns, values)  # fmt: skip
     if frame.scale.size:
         for name in IN_DOLLARS:
             values[:, ORDER.index(name)] /= frame.scale
-        values[:, ORDER.index("price")], values[:, ORDER.index("volume")] = frame.close, frame.volume
-    known = calendar(frame)
-    spread(np.stack([*known.values(), *by_slice.T], axis=1), frame.at, _places((*known, *MARKET)), values)
-    return State._make([state.version, *rows_by_group, market]), FeatureFrame(frame, ORDER, values)
-
-
-@cache
-def _places(names: tuple[str, ...]) -> Longs:
-    """Where these columns stand among all."""
-    return np.array([ORDER.index(name) for name in names], np.int64)
-
-
-@kernel
-def place(block: Floats, to: Longs, values: Floats) -> None:
-    """Copy a group's columns to their places."""
-    for i in range(block.shape[0]):
-        for k in range(block.shape[1]):
-            values[i, to[k]] = block[i, k]
-
-
-@kernel
-def spread(by_slice: Floats, at: Ints, to: Longs, values: Floats) -> None:
-    """Copy columns of slices to the rows of these slices."""
-    for i in range(at.size):
-        for k in range(by_slice.shape[1]):
-            values[i, to[k]] = by_slice[at[i], k]
+        values[:, At.PRICE], values[:, At.VOLUME] = frame.close, frame.volume
+    return after, FeatureFrame(frame, ORDER, values)
 
 
 def _market(rows: Table, frame: BarFrame) -> Floats:
@@ -215,20 +231,12 @@ def _market(rows: Table, frame: BarFrame) -> Floats:
     return by_slice
 
 
-def _groups(
-    state: State, frame: BarFrame
-) -> list[tuple[tuple[str, ...], Table, Callable[..., None], tuple[Floats, ...]]]:
-    close, scale = frame.steady, frame.scale
-    opened, high, low, volume = frame.open, frame.high, frame.low, frame.volume
-    if scale.size:
-        opened, high, low, volume = opened * scale, high * scale, low * scale, volume / scale
-    return [
-        (RISK, state.risk, advance_risk, (close,)),
-        (PRICES, state.prices, advance_prices, (close, volume)),
-        (AVERAGES, state.averages, advance_averages, (close,)),
-        (RANGES, state.ranges, advance_ranges, (high, low, close)),
-        (VOLUMES, state.volumes, advance_volumes, (opened, high, low, close, volume)),
-    ]
+def _steady(frame: BarFrame) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Open, high, low, close and volume without steps at splits."""
+    scale = frame.scale
+    if not scale.size:
+        return frame.open, frame.high, frame.low, frame.close, frame.volume
+    return frame.open * scale, frame.high * scale, frame.low * scale, frame.steady, frame.volume / scale
 
 
 def calendar(frame: BarFrame) -> dict[str, Floats]:
@@ -275,98 +283,122 @@ def follow_risk(row: RiskRow, close: float) -> tuple[float, float]:
 
 
 @kernel
-def advance_prices(rows: Table, slot: Ints, close: Floats, volume: Floats, out: Floats) -> None:
+def advance_all(
+    risk: Table, prices: Table, averages: Table, ranges: Table, volumes: Table, slot: Ints, at: Ints,
+    open: Floats, high: Floats, low: Floats, close: Floats, volume: Floats,  # noqa: A002
+    by_slice: Floats, columns: Longs, values: Floats,
+) -> None:  # fmt: skip
+    """Every feature, row by row; what is known by slice goes to its `columns`."""
+    for i in range(close.size):
+        s, out = slot[i], values[i]
+        for k in range(out.size):
+            out[k] = np.nan
+        out[At.PRICE], out[At.VOLUME] = close[i], volume[i]
+        out[At.RETURNS_1], out[At.VOLATILITY_5] = follow_risk(risk[s], close[i])
+        follow_prices(prices[s], close[i], out)
+        follow_averages(averages[s], close[i], out)
+        follow_ranges(ranges[s], high[i], low[i], close[i], out)
+        traded = (open[i] + high[i] + low[i] + close[i]) / 4.0 * volume[i]
+        follow_volumes(volumes[s], traded, close[i], volume[i], out)
+        for k in range(columns.size):
+            out[columns[k]] = by_slice[at[i], k]
+
+
+@kernel
+def follow_prices(row: PriceRow, price: float, out: Floats) -> None:
     """Returns, simple means, bands and the simple RSI, from windows of closes."""
-    for i in range(close.size):
-        row = rows[slot[i]]
-        row.seen += 1
-        seen, closes, price = row.seen, row.closes, close[i]
-        put(closes, seen, price)
-        if seen > 1:
-            put(row.returns, seen - 1, change(price, ago(closes, seen, 1)))
-        out[i, 0], out[i, 1] = price, volume[i]
-        if seen > 5:
-            out[i, 2] = change(price, ago(closes, seen, 5))
-        if seen > 15:
-            out[i, 3] = change(price, ago(closes, seen, 15))
-            out[i, 5] = deviation(row.returns, seen - 1, 15, 1)
-        if seen > 60:
-            out[i, 4] = change(price, ago(closes, seen, 60))
-        if seen >= 5:
-            out[i, 6] = mean(closes, seen, 5)
+    row.seen += 1
+    seen, closes = row.seen, row.closes
+    put(closes, seen, price)
+    if seen > 1:
+        put(row.returns, seen - 1, change(price, ago(closes, seen, 1)))
+    if seen > 5:
+        out[At.RETURNS_5] = change(price, ago(closes, seen, 5))
+    if seen > 15:
+        out[At.RETURNS_15] = change(price, ago(closes, seen, 15))
+        out[At.VOLATILITY_15] = deviation(row.returns, seen - 1, 15, 1)
+    if seen > 60:
+        out[At.RETURNS_60] = change(price, ago(closes, seen, 60))
+    if seen >= 5:
+        sums = gather(closes, seen, 5, 0, NOTHING)
+        out[At.SMA_5] = mean_of(closes, seen, 5, sums)
         if seen >= 20:
-            bands(closes, seen, price, out[i])
+            sums = gather(closes, seen, 20, 4, sums)
+            bands(closes, seen, price, mean_of(closes, seen, 20, sums), out)
         if seen >= 50:
-            out[i, 8] = mean(closes, seen, 50)
-        if seen > 14:
-            out[i, 13] = simple_strength(closes, seen, 14)
+            out[At.SMA_50] = mean_of(closes, seen, 50, gather(closes, seen, 50, 20, sums))
+    if seen > 14:
+        gain, loss = rises_and_falls(closes, seen, 14, 0, 0.0, 0.0)
+        out[At.RSI_14] = strength_index(gain / 14, loss / 14)
         if seen > 28:
-            out[i, 14] = simple_strength(closes, seen, 28)
+            gain, loss = rises_and_falls(closes, seen, 28, 14, gain, loss)
+            out[At.RSI_28] = strength_index(gain / 28, loss / 28)
 
 
 @kernel
-def bands(closes: Floats, seen: int, price: float, out: Floats) -> None:
+def bands(closes: Floats, seen: int, price: float, middle: float, out: Floats) -> None:
     """sma_20 and Bollinger's bands: 20 closes, two population deviations."""
-    middle = mean(closes, seen, 20)
     width = 2.0 * deviation_about(closes, seen, 20, 0, middle)
-    out[7], out[9], out[10], out[11] = middle, middle + width, middle, middle - width
-    out[12] = ratio(price - (middle - width), 2.0 * width)
+    out[At.SMA_20] = out[At.BB_MIDDLE] = middle
+    out[At.BB_UPPER], out[At.BB_LOWER] = middle + width, middle - width
+    out[At.BB_PCT] = ratio(price - (middle - width), 2.0 * width)
 
 
 @kernel
-def advance_averages(rows: Table, slot: Ints, close: Floats, out: Floats) -> None:
+def follow_averages(row: AverageRow, price: float, out: Floats) -> None:
     """Exponential means, MACD and Wilder's RSI."""
-    for i in range(close.size):
-        row = rows[slot[i]]
-        row.seen += 1
-        seen, price = row.seen, close[i]
+    row.seen += 1
+    seen = row.seen
+    if seen > 200:
+        row.ema_5, row.ema_12 = smooth(row.ema_5, price, 5), smooth(row.ema_12, price, 12)
+        row.ema_20, row.ema_26 = smooth(row.ema_20, price, 20), smooth(row.ema_26, price, 26)
+        row.ema_50, row.ema_200 = smooth(row.ema_50, price, 50), smooth(row.ema_200, price, 200)
+    else:
         row.ema_5, row.ema_12 = ema(row.ema_5, price, 5, seen), ema(row.ema_12, price, 12, seen)
         row.ema_20, row.ema_26 = ema(row.ema_20, price, 20, seen), ema(row.ema_26, price, 26, seen)
         row.ema_50, row.ema_200 = ema(row.ema_50, price, 50, seen), ema(row.ema_200, price, 200, seen)
-        if seen >= 5:
-            out[i, 0] = row.ema_5
-        if seen >= 12:
-            out[i, 1] = row.ema_12
-        if seen >= 20:
-            out[i, 2] = row.ema_20
-        if seen >= 26:
-            out[i, 3] = row.ema_26
-            macd = row.ema_12 - row.ema_26
-            out[i, 6] = macd
-            row.signal = ema(row.signal, macd, 9, seen - 25)
-            if seen >= 34:
-                out[i, 7], out[i, 8] = row.signal, macd - row.signal
-        if seen >= 50:
-            out[i, 4] = row.ema_50
-        if seen >= 200:
-            out[i, 5] = row.ema_200
-        if seen > 1:
-            row.gain = wilder(row.gain, max(price - row.close, 0.0), 14, seen - 1)
-            row.loss = wilder(row.loss, max(row.close - price, 0.0), 14, seen - 1)
-        if seen > 14:
-            out[i, 9] = strength_index(row.gain, row.loss)
-        row.close = price
+    if seen >= 5:
+        out[At.EMA_5] = row.ema_5
+    if seen >= 12:
+        out[At.EMA_12] = row.ema_12
+    if seen >= 20:
+        out[At.EMA_20] = row.ema_20
+    if seen >= 26:
+        out[At.EMA_26] = row.ema_26
+        macd = row.ema_12 - row.ema_26
+        out[At.MACD] = macd
+        row.signal = ema(row.signal, macd, 9, seen - 25)
+        if seen >= 34:
+            out[At.MACD_SIGNAL], out[At.MACD_HIST] = row.signal, macd - row.signal
+    if seen >= 50:
+        out[At.EMA_50] = row.ema_50
+    if seen >= 200:
+        out[At.EMA_200] = row.ema_200
+    if seen > 1:
+        row.gain = wilder(row.gain, max(price - row.close, 0.0), 14, seen - 1)
+        row.loss = wilder(row.loss, max(row.close - price, 0.0), 14, seen - 1)
+    if seen > 14:
+        out[At.RSI_14_WILDER] = strength_index(row.gain, row.loss)
+    row.close = price
 
 
 @kernel
-def advance_ranges(rows: Table, slot: Ints, high: Floats, low: Floats, close: Floats, out: Floats) -> None:
+def follow_ranges(row: RangeRow, high: float, low: float, close: float, out: Floats) -> None:
     """ATR, ADX and the stochastic (14 bars, both lines smoothed by 3)."""
-    for i in range(close.size):
-        row = rows[slot[i]]
-        row.seen += 1
-        seen = row.seen
-        spread = high[i] - low[i]
-        if seen > 1:
-            spread = true_range(high[i], low[i], row.close)
-            directional(row, high[i], low[i], spread, out[i])
-        row.atr = wilder(row.atr, spread, 14, seen)
-        if seen >= 14:
-            out[i, 0] = row.atr
-        put(row.highs, seen, high[i])
-        put(row.lows, seen, low[i])
-        if seen >= 14:
-            stochastic(row, close[i], out[i])
-        row.high, row.low, row.close = high[i], low[i], close[i]
+    row.seen += 1
+    seen = row.seen
+    spread = high - low
+    if seen > 1:
+        spread = true_range(high, low, row.close)
+        directional(row, high, low, spread, out)
+    row.atr = wilder(row.atr, spread, 14, seen)
+    if seen >= 14:
+        out[At.ATR_14] = row.atr
+    put(row.highs, seen, high)
+    put(row.lows, seen, low)
+    if seen >= 14:
+        stochastic(row, close, out)
+    row.high, row.low, row.close = high, low, close
 
 
 @kernel
@@ -383,7 +415,7 @@ def directional(row: RangeRow, high: float, low: float, spread: float, out: Floa
     strength = 100.0 * abs(row.up - row.down) / both if both > 0.0 else 0.0
     row.adx = wilder(row.adx, strength, 14, moves - 13)
     if moves >= 27:
-        out[1] = row.adx
+        out[At.ADX_14] = row.adx
 
 
 @kernel
@@ -395,31 +427,28 @@ def stochastic(row: RangeRow, close: float, out: Floats) -> None:
     if ready >= 3:
         slow = mean(row.fast, ready, 3)
         put(row.slow, ready - 2, slow)
-        out[2] = slow
+        out[At.STOCH_K] = slow
     if ready >= 5:
-        out[3] = mean(row.slow, ready - 2, 3)
+        out[At.STOCH_D] = mean(row.slow, ready - 2, 3)
 
 
 @kernel
-def advance_volumes(
-    rows: Table, slot: Ints, open: Floats, high: Floats, low: Floats, close: Floats,  # noqa: A002
-    volume: Floats, out: Floats,
-) -> None:  # fmt: skip
+def follow_volumes(row: VolumeRow, traded: float, close: float, volume: float, out: Floats) -> None:
     """Volume against its last 20 bars; the close against the volume-weighted price of 50 bars."""
-    for i in range(close.size):
-        row = rows[slot[i]]
-        row.seen += 1
-        seen = row.seen
-        put(row.volumes, seen, volume[i])
-        put(row.traded, seen, (open[i] + high[i] + low[i] + close[i]) / 4.0 * volume[i])
-        if seen >= 20:
-            centre = mean(row.volumes, seen, 20)
-            width = deviation_about(row.volumes, seen, 20, 1, centre)
-            out[i, 0] = (volume[i] - centre) / width if width > 0.0 else 0.0
-            out[i, 1] = ratio(volume[i], centre)
+    row.seen += 1
+    seen = row.seen
+    put(row.volumes, seen, volume)
+    put(row.traded, seen, traded)
+    if seen >= 20:
+        sums = gather(row.volumes, seen, 20, 0, NOTHING)
+        centre = mean_of(row.volumes, seen, 20, sums)
+        width = deviation_about(row.volumes, seen, 20, 1, centre)
+        out[At.VOLUME_ZSCORE] = (volume - centre) / width if width > 0.0 else 0.0
+        out[At.VOLUME_RATIO] = ratio(volume, centre)
         if seen >= 50:
-            weighted = ratio(mean(row.traded, seen, 50), mean(row.volumes, seen, 50))
-            out[i, 2] = ratio(close[i], weighted) - 1.0
+            average = mean_of(row.volumes, seen, 50, gather(row.volumes, seen, 50, 20, sums))
+            weighted = ratio(mean(row.traded, seen, 50), average)
+            out[At.VWAP_DEV] = ratio(close, weighted) - 1.0
 
 
 @kernel

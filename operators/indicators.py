@@ -10,11 +10,24 @@ same bits.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from operators.kernel import kernel
 from schemas.frames import Floats
+
+
+class Sums(NamedTuple):
+    """Over every fourth value of a window, less the newest value."""
+
+    a: float
+    b: float
+    c: float
+    d: float
+
+
+NOTHING = Sums(0.0, 0.0, 0.0, 0.0)
 
 
 @kernel
@@ -61,18 +74,35 @@ def put(ring: Floats, seen: int, value: float) -> None:
 
 @kernel
 def mean(ring: Floats, seen: int, n: int) -> float:
-    """Mean of the last n; four partial sums, so that additions need not wait for each other."""
+    """Mean of the last n."""
+    return mean_of(ring, seen, n, gather(ring, seen, n, 0, NOTHING))
+
+
+@kernel
+def gather(ring: Floats, seen: int, n: int, begun: int, sums: Sums) -> Sums:
+    """Four partial sums over the last n but up to three; `sums` are those over the last `begun`, whole fours, already.
+
+    Four, so that additions need not wait for each other; a longer window goes on where a shorter one ended.
+    """
     mask, last = ring.size - 1, seen - 1
     base = ring[last & mask]
-    a, b, c, d = 0.0, 0.0, 0.0, 0.0
-    for k in range(0, n - 3, 4):
+    a, b, c, d = sums.a, sums.b, sums.c, sums.d
+    for k in range(begun, n - 3, 4):
         a += ring[(last - k) & mask] - base
         b += ring[(last - k - 1) & mask] - base
         c += ring[(last - k - 2) & mask] - base
         d += ring[(last - k - 3) & mask] - base
+    return Sums(a, b, c, d)
+
+
+@kernel
+def mean_of(ring: Floats, seen: int, n: int, sums: Sums) -> float:
+    """Mean of the last n, whose partial sums are known."""
+    mask, last = ring.size - 1, seen - 1
+    base, a = ring[last & mask], sums.a
     for k in range(n - n % 4, n):
         a += ring[(last - k) & mask] - base
-    return float(base + (a + b + c + d) / n)
+    return float(base + (a + sums.b + sums.c + sums.d) / n)
 
 
 @kernel
@@ -121,16 +151,16 @@ def true_range(high: float, low: float, previous: float) -> float:
 
 
 @kernel
-def simple_strength(closes: Floats, seen: int, n: int) -> float:
-    """RSI over the last n changes with simple means; `closes` holds at least n + 1 values."""
-    gain, loss = 0.0, 0.0
-    for k in range(n):
+def rises_and_falls(closes: Floats, seen: int, n: int, begun: int, gain: float, loss: float) -> tuple[float, float]:
+    """Sums of rises and of falls over the last n changes, for the simple RSI; those over the last `begun` are given.
+
+    `closes` holds at least n + 1 values.
+    """
+    for k in range(begun, n):
         change = ago(closes, seen, k) - ago(closes, seen, k + 1)
-        if change > 0.0:
-            gain += change
-        else:
-            loss -= change
-    return strength_index(gain / n, loss / n)
+        gain += max(change, 0.0)
+        loss += max(-change, 0.0)
+    return gain, loss
 
 
 @kernel

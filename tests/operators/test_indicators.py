@@ -7,18 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from operators.indicators import (
+    NOTHING,
     ago,
     change,
     deviation,
     ema,
+    gather,
     highest,
     lowest,
     mean,
+    mean_of,
     put,
     ratio,
-    simple_strength,
+    rises_and_falls,
     strength_index,
     true_range,
     wilder,
@@ -188,12 +193,25 @@ def test_strength_without_movement_is_the_middle(gain, loss, index):
     assert strength_index(gain, loss) == index
 
 
-def test_simple_strength_takes_the_last_changes_only():
+def test_rises_and_falls_are_those_of_the_last_changes_only():
     ring = np.zeros(8)
     for seen, close in enumerate([1.0, 9.0, 5.0, 8.0, 7.0], 1):
         put(ring, seen, close)
-    assert simple_strength(ring, 5, 2) == 75.0  # +3, -1
-    assert simple_strength(ring, 5, 3) == pytest.approx(100.0 * 3.0 / 8.0)  # -4, +3, -1
+    assert rises_and_falls(ring, 5, 2, 0, 0.0, 0.0) == (3.0, 1.0)
+    assert rises_and_falls(ring, 5, 3, 0, 0.0, 0.0) == (3.0, 5.0)  # -4, +3, -1
+    assert rises_and_falls(ring, 5, 4, 2, 3.0, 1.0) == (11.0, 5.0)  # goes on after two
+
+
+@given(
+    values=st.lists(st.floats(1.0, 1e6), min_size=16, max_size=16),
+    seen=st.integers(16, 40),
+    begun=st.sampled_from([0, 4, 8, 12]),
+    n=st.integers(1, 16),
+)
+def test_a_mean_that_goes_on_from_a_shorter_window_has_the_same_bits(values, seen, begun, n):
+    ring, begun = np.array(values), min(begun, n - n % 4)
+    sums = gather(ring, seen, n, begun, gather(ring, seen, begun, 0, NOTHING))
+    assert mean_of(ring, seen, n, sums) == mean(ring, seen, n)
 
 
 def test_a_ring_forgets_what_has_been_overwritten():

@@ -64,7 +64,7 @@ TREND = (
 )
 BANDS = (
     "import numpy as np\nfrom operators.features import bands\n"
-    "out = np.zeros(15)\nbands(np.array([4.0, 8.0] * 32), 64, 8.0, out)\nprint(out[12])"
+    "out = np.zeros(44)\nbands(np.array([4.0, 8.0] * 32), 64, 8.0, 6.0, out)\nprint(out[21])"
 )
 FLAW = "from operators.clean import flaw\nprint(int(flaw(10.0, 12.0, 9.0, 11.0, 100.0)))"
 EDITS = {
