@@ -235,27 +235,30 @@ def admit(given: Given, row: Row, i: int, k: int, told: Told) -> bool:
         why = repeated(ts, row.ts)
     else:
         why = flaw(opened, high, low, close, volume)
-    told.at[i], told.reason[i], told.marks[i], told.missing[i] = k, why, 0, 0
-    if why != Reason.NONE:
-        return False
-    if row.scale == 0.0:
-        row.scale = 1.0
-    marks = 0
-    if row.steady > 0.0:
-        if row.session != given.session[k]:
-            marks = OVERNIGHT
-        elif place > row.place + 1:
-            marks, told.missing[i] = GAP, place - row.place - 1
-        if jumps(row, opened, close, given.max_jump):
-            marks |= JUMPED
-    keep(row, opened, high, low, close, volume)
-    if 0 < given.stale_bars <= row.alike:
-        marks |= STALE
-    told.marks[i] = marks
-    row.ts, row.place, row.session = ts, place, given.session[k]
-    if told.scale.size > 0:
-        told.scale[i] = row.scale
-    return True
+    marks, missing = 0, 0
+    told.at[i], told.reason[i] = k, why
+    if why == Reason.NONE:
+        session, steady, scale = given.session[k], row.steady, own_scale(row)
+        if steady > 0.0:
+            if row.session != session:
+                marks = OVERNIGHT
+            elif place > row.place + 1:
+                marks, missing = GAP, place - row.place - 1
+            if jumps(steady, opened * scale, close * scale, given.max_jump):
+                marks |= JUMPED
+        if 0 < given.stale_bars <= keep(row, opened, high, low, close, volume):
+            marks |= STALE
+        row.ts, row.place, row.session, row.steady, row.scale = ts, place, session, close * scale, scale
+        if told.scale.size > 0:
+            told.scale[i] = scale
+    told.marks[i], told.missing[i] = marks, missing
+    return bool(why == Reason.NONE)
+
+
+@kernel
+def own_scale(row: Row) -> float:
+    """A symbol's scale."""
+    return 1.0 if row.scale == 0.0 else row.scale
 
 
 @kernel
@@ -263,7 +266,7 @@ def act(rows: Table, actions: Acts, first: int, k: int) -> int:
     """Let the actions hold that begin by slice `k`; returns the first that does not."""
     while first < actions.at.size and actions.at[first] <= k:
         row = rows[actions.slot[first]]
-        row.scale = (1.0 if row.scale == 0.0 else row.scale) * actions.shares[first]
+        row.scale = own_scale(row) * actions.shares[first]
         row.steady = max(row.steady - actions.dividend[first] * row.scale, 0.0)
         first += 1
     return first
@@ -292,18 +295,18 @@ def flaw(open: float, high: float, low: float, close: float, volume: float) -> R
 
 
 @kernel
-def jumps(row: Row, open: float, close: float, bound: float) -> bool:  # noqa: A002
-    """Whether a bar is far from the last one, known splits and dividends aside."""
-    room = bound * row.steady
-    return bound > 0.0 and (abs(close * row.scale - row.steady) > room or abs(open * row.scale - row.steady) > room)
+def jumps(before: float, open: float, close: float, bound: float) -> bool:  # noqa: A002
+    """Whether a bar is far from the last close, known splits and dividends aside."""
+    room = bound * before
+    return bound > 0.0 and max(abs(close - before), abs(open - before)) > room
 
 
 @kernel
-def keep(row: Row, open: float, high: float, low: float, close: float, volume: float) -> None:  # noqa: A002
-    """Remember a bar; count how often it has come, one after the other."""
+def keep(row: Row, open: float, high: float, low: float, close: float, volume: float) -> int:  # noqa: A002
+    """Remember a bar; how often it has come, one after the other."""
     if volume == row.volume and close == row.close and open == row.open and high == row.high and low == row.low:
         row.alike += 1
     else:
         row.alike = 1
         row.open, row.high, row.low, row.close, row.volume = open, high, low, close, volume
-    row.steady = close * row.scale
+    return row.alike

@@ -103,8 +103,6 @@ class Ballot(NamedTuple):
 
     total: float  # weighted
     digits: int  # who votes which way
-    power: int  # of the next digit
-    voters: int
 
 
 class State(NamedTuple):
@@ -237,17 +235,17 @@ def advance_forecasts(
 @kernel
 def tally(weights: Floats, votes: Floats, i: int) -> tuple[float, int]:
     """The weighted sum of the alphas' votes on a row, not yet bounded, and who votes which way."""
-    ballot = Ballot(0.0, 0, 1, 0)
+    ballot, power = Ballot(0.0, 0), 1
     for k in range(votes.shape[0]):
-        ballot = count(ballot, weights, votes[k, i])
+        ballot = count(ballot, weights[k], power, votes[k, i])
+        power *= 3
     return ballot.total, ballot.digits
 
 
 @kernel
-def count(ballot: Ballot, weights: Floats, vote: float) -> Ballot:
-    """Add the next voter's vote."""
-    total, digits = ballot.total + weights[ballot.voters] * vote, ballot.digits + ballot.power * sign(vote)
-    return Ballot(total, digits, 3 * ballot.power, ballot.voters + 1)
+def count(ballot: Ballot, weight: float, power: int, vote: float) -> Ballot:
+    """Add a vote; voters in their order, each with the next power of 3."""
+    return Ballot(ballot.total + weight * vote, ballot.digits + power * sign(vote))
 
 
 @kernel

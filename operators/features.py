@@ -265,21 +265,26 @@ def calendar(frame: BarFrame) -> dict[str, Floats]:
 def advance_risk(rows: Table, slot: Ints, close: Floats, out: Floats) -> None:
     """returns_1 and volatility_5."""
     for i in range(close.size):
-        out[i, 0], out[i, 1] = follow_risk(rows[slot[i]], close[i])
+        out[i, 0] = follow_risk(rows[slot[i]], close[i])
+        out[i, 1] = volatility(rows[slot[i]])
 
 
 @kernel
-def follow_risk(row: RiskRow, close: float) -> tuple[float, float]:
-    """The return of one bar, and the deviation of the last five."""
-    step_return, volatility = np.nan, np.nan
+def follow_risk(row: RiskRow, close: float) -> float:
+    """The return of one bar; keeps the last ones."""
+    step_return = np.nan
     row.seen += 1
     if row.seen > 1:
         step_return = change(close, row.close)
         put(row.returns, row.seen - 1, step_return)
-    if row.seen > 5:
-        volatility = deviation(row.returns, row.seen - 1, 5, 1)
     row.close = close
-    return step_return, volatility
+    return step_return
+
+
+@kernel
+def volatility(row: RiskRow) -> float:
+    """The deviation of the last five returns."""
+    return deviation(row.returns, row.seen - 1, 5, 1) if row.seen > 5 else np.nan
 
 
 @kernel
@@ -294,7 +299,8 @@ def advance_all(
         for k in range(out.size):
             out[k] = np.nan
         out[At.PRICE], out[At.VOLUME] = close[i], volume[i]
-        out[At.RETURNS_1], out[At.VOLATILITY_5] = follow_risk(risk[s], close[i])
+        out[At.RETURNS_1] = follow_risk(risk[s], close[i])
+        out[At.VOLATILITY_5] = volatility(risk[s])
         follow_prices(prices[s], close[i], out)
         follow_averages(averages[s], close[i], out)
         follow_ranges(ranges[s], high[i], low[i], close[i], out)

@@ -94,7 +94,8 @@ def start() -> State:
 def step(params: Params, end_of_day: bool, state: State, frame: SignalFrame) -> tuple[State, SignalFrame]:
     """Give each candidate that a filter stops its reason; `end_of_day`: all lots are sold by the close."""
     state, reason = judge(params, end_of_day, state, frame.bars, frame.reason)
-    return state, replace(frame, reason=reason)
+    volatility = np.where(reason == Reason.NONE, frame.volatility, np.nan)
+    return state, replace(frame, volatility=volatility, reason=reason)
 
 
 def judge(params: Params, end_of_day: bool, state: State, bars: BarFrame, reason: Codes) -> tuple[State, Codes]:

@@ -149,8 +149,10 @@ def advance(
     macd_life, macd_by_signal, macd_bounce = own.macd_life, own.macd_by_signal, own.macd_bounce
     by_rsi, rsi_period, rsi_life = own.rsi, own.rsi_period, own.rsi_life
     regime_fast, regime_slow, regime_bars = own.regime_fast, own.regime_slow, own.regime_bars
+    second, third = int(by_cross), int(by_cross) + int(by_macd)
+    second_power, third_power = 3**second, 3**third
     for i in range(ts.size):
-        s = slot[i]
+        s = np.uint64(slot[i])  # which is never taken for one from the end
         k = clean.reach(slices, k, ts[i])
         if first < acted_at.size and acted_at[first] <= k:
             first = clean.act(rows, actions, first, k)
@@ -158,20 +160,22 @@ def advance(
             refused += 1
             continue
         price = rows[s].steady
-        _, volatility[i] = features.follow_risk(risk[s], price)
-        ballot = ensemble.Ballot(0.0, 0, 1, 0)
+        features.follow_risk(risk[s], price)
+        ballot = ensemble.Ballot(0.0, 0)
         if by_cross:
             vote = ema_cross.follow(cross[s], price, cross_fast, cross_slow, cross_life)
-            ballot = ensemble.count(ballot, weights, vote)
+            ballot = ensemble.count(ballot, weights[0], 1, vote)
         if by_macd:
             vote = macd.follow(convergence[s], price, macd_fast, macd_slow, macd_signal, macd_life, macd_by_signal,
                                macd_bounce)  # fmt: skip
-            ballot = ensemble.count(ballot, weights, vote)
+            ballot = ensemble.count(ballot, weights[second], second_power, vote)
         if by_rsi:
-            ballot = ensemble.count(ballot, weights, rsi.follow(strength[s], price, rsi_period, rsi_life))
+            vote = rsi.follow(strength[s], price, rsi_period, rsi_life)
+            ballot = ensemble.count(ballot, weights[third], third_power, vote)
         way = regime.follow(trend[s], price, regime_fast, regime_slow, regime_bars)
         trends[i] = way
         ensemble.conclude(gate, told, i, way, ballot.total, ballot.digits, silence)
         filters.sift(bound, kept[s], sieve, i, k, reason)
+        volatility[i] = features.volatility(risk[s]) if reason[i] == Reason.NONE else np.nan
     clean.act(rows, actions, first, slices.size)
     return refused

@@ -287,7 +287,7 @@ class SignalFrame:
     """The verdict of the signal side on each row; `reason` NONE means: a candidate for an order."""
 
     bars: BarFrame
-    volatility: Floats  # sample deviation of the last 5 one-bar returns, a fraction
+    volatility: Floats  # sample deviation of the last 5 one-bar returns, a fraction; after the filters only candidates'
     direction: Codes
     score: Floats  # -1..1
     confidence: Floats  # 0.5..1
