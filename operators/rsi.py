@@ -73,16 +73,19 @@ def follow(row: Row, close: float, period: int, life: int) -> float:
     if row.seen > 1:
         average(row, close - row.close, period)
     row.close = close
-    if row.seen > period and not (row.zone == 0 and is_calm(row.gain, row.loss)):
+    if row.seen > period and not stays(row.zone, row.gain, row.loss):
         move(row, strength_index(row.gain, row.loss), life)
     return row.trend * max(row.until - row.seen, 0) / life
 
 
 @kernel
-def is_calm(gain: float, loss: float) -> bool:
-    """Whether the index is well between OVERSOLD and OVERBOUGHT, told without dividing; near a bound it is not."""
-    near = 1e-9 * (gain + loss) + 1e-200
-    return OVERBOUGHT * loss - OVERSOLD * gain > near and OVERBOUGHT * gain - OVERSOLD * loss > near
+def stays(zone: int, gain: float, loss: float) -> bool:
+    """Whether the index surely keeps its zone, which is told without dividing; where it is near a bound, `move` knows."""
+    least = OVERSOLD if zone == 0 else OVERBOUGHT - MARGIN if zone == 1 else -1.0
+    most = OVERBOUGHT if zone == 0 else OVERSOLD + MARGIN if zone == -1 else 101.0
+    total, part = gain + loss, 100.0 * gain
+    near = 1e-7 * total + 1e-200
+    return (part - least * total > near) & (most * total - part > near)
 
 
 @kernel
