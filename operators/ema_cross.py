@@ -83,6 +83,7 @@ def follow(row: Row, close: float, fast: int, slow: int, life: int) -> float:
 @kernel
 def cross(row: Row, life: int) -> None:
     """Begin a new view when the averages have changed sides; equality is neither side."""
-    if (row.slow > row.fast) if row.over else (row.fast > row.slow):
-        row.trend, row.until = Direction.SHORT if row.over else Direction.LONG, row.seen + life
-    row.over = row.fast > row.slow
+    over = row.fast > row.slow
+    if over != row.over and row.fast != row.slow:
+        row.trend, row.until = Direction.LONG if over else Direction.SHORT, row.seen + life
+    row.over = over

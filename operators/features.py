@@ -44,7 +44,6 @@ IN_DOLLARS = ("sma_5", "sma_20", "sma_50", "bb_upper", "bb_middle", "bb_lower", 
               "ema_50", "ema_200", "macd", "macd_signal", "macd_hist", "atr_14")  # fmt: skip
 
 
-
 class At(IntEnum):
     """The place of each feature among all; the 15 baseline inputs in model order first."""
 
@@ -199,23 +198,23 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, FeatureF
     """One row of features per bar. The longest warm-up of the set `all` is 200 bars (ema_200)."""
     size, slots = frame.at.size, frame.slots
     if params.set == "risk":
-        values = np.full((size, len(RISK)), np.nan)
+        values = np.empty((size, len(RISK)))
         if not size:
             return state, FeatureFrame(frame, RISK, values)
         rows = grown(state.risk, slots)
         advance_risk(rows, frame.slot, frame.steady, values)
         return state._replace(risk=rows), FeatureFrame(frame, RISK, values)
     values = np.empty((size, len(ORDER)))
-    groups = [grown(rows, slots) for rows in state[1:-1]]
+    risk, prices, averages, ranges, volumes = (grown(rows, slots) for rows in state[1:-1])
     market = grown(state.market, 1)
     by_slice = _market(market, frame)
-    after = State(state.version, *groups, market)
+    after = State(state.version, risk, prices, averages, ranges, volumes, market)
     if not size:
         return after, FeatureFrame(frame, ORDER, values)
     known = calendar(frame)
     columns = np.array([ORDER.index(name) for name in (*known, *MARKET)])
-    advance_all(*groups, frame.slot, frame.at, *_steady(frame), np.stack([*known.values(), *by_slice.T], axis=1),
-                columns, values)  # fmt: skip
+    advance_all(risk, prices, averages, ranges, volumes, frame.slot, frame.at, *_steady(frame),
+                np.stack([*known.values(), *by_slice.T], axis=1), columns, values)  # fmt: skip
     if frame.scale.size:
         for name in IN_DOLLARS:
             values[:, ORDER.index(name)] /= frame.scale

@@ -119,7 +119,7 @@ def grown_together(tables: Sequence[Table], size: int) -> list[Table]:
 
     Whoever calls names the same tables in the same order each time.
     """
-    memory = tables[0].base
+    memory: Any = tables[0].base
     together = type(memory) is bytearray and all(rows.base is memory and rows.size >= size for rows in tables)
     if together and sum([rows.nbytes for rows in tables]) == len(memory):
         copy, sizes = bytearray(memory), [rows.size for rows in tables]

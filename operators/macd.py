@@ -116,9 +116,12 @@ def average(row: Row, close: float, fast: int, slow: int, signal: int) -> None:
 @kernel
 def crossed(row: Row, before: float, life: int) -> None:
     """A view begins when the histogram leaves zero or crosses it."""
-    rises, falls = (before <= 0.0) & (row.histogram > 0.0), (before >= 0.0) & (row.histogram < 0.0)
-    if rises | falls:
-        row.trend, row.until = Direction.LONG if rises else Direction.SHORT, row.seen + life
+    if before * row.histogram > 0.0:
+        return  # nearly always
+    if before <= 0.0 < row.histogram:
+        row.trend, row.until = Direction.LONG, row.seen + life
+    if before >= 0.0 > row.histogram:
+        row.trend, row.until = Direction.SHORT, row.seen + life
 
 
 @kernel

@@ -76,8 +76,18 @@ def follow(row: Row, close: float, fast: int, slow: int, bars: int) -> int:
     """Move the windows on by one close; the regime that holds."""
     slide(row, close, fast, slow)
     if row.seen >= slow:
-        confirm(row, classify(close, row.origin + row.fast / fast, row.origin + row.slow / slow), bars)
+        confirm(row, seen_at(row, close, fast, slow), bars)
     return row.regime
+
+
+@kernel
+def seen_at(row: Row, close: float, fast: int, slow: int) -> Regime:
+    """What price and means say; sums are divided only where the means are near each other, or near the price."""
+    means = row.origin + row.fast * (1.0 / fast), row.origin + row.slow * (1.0 / slow)
+    near = 1e-9 * (abs(row.origin) + abs(row.fast) + abs(row.slow))
+    if abs(means[0] - means[1]) > near and abs(close - means[0]) > near:
+        return classify(close, means[0], means[1])
+    return classify(close, row.origin + row.fast / fast, row.origin + row.slow / slow)
 
 
 @kernel

@@ -80,7 +80,7 @@ def follow(row: Row, close: float, period: int, life: int) -> float:
 
 @kernel
 def stays(zone: int, gain: float, loss: float) -> bool:
-    """Whether the index surely keeps its zone, which is told without dividing; where it is near a bound, `move` knows."""
+    """Whether the index surely keeps its zone, told without dividing; where it is near a bound, `move` knows."""
     least = OVERSOLD if zone == 0 else OVERBOUGHT - MARGIN if zone == 1 else -1.0
     most = OVERBOUGHT if zone == 0 else OVERSOLD + MARGIN if zone == -1 else 101.0
     total, part = gain + loss, 100.0 * gain
