@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from operators import ema_cross, macd, rsi
 from operators.alphas import ALPHAS
+from operators.indicators import strength_index
 from operators.kernel import table
 from schemas.events import Direction
 from tests.operators.frames import bars
@@ -30,6 +31,32 @@ def walk(seed, size=400):
 
 
 # --- RSI
+
+
+means = st.one_of(st.floats(0.0, 10.0), st.sampled_from([0.0, 5e-324, 1e-310, 1e-200, 3.0, 7.0]))
+
+
+@given(zone=st.sampled_from([LOW, MIDDLE, HIGH]), gain=means, loss=means, bits=st.integers(-3, 3))
+@pytest.mark.parametrize("bound", [None, 30.0, 35.0, 65.0, 70.0])
+def test_rsi_a_zone_that_surely_stays_is_not_left(zone, gain, loss, bits, bound):
+    """What is told without dividing is what the index says, also some bits beside a bound."""
+    if bound is not None:
+        gain = abs(loss * bound / (100.0 - bound) + bits * np.spacing(loss))
+    rows = table(rsi.Row, 1)
+    rows[0].zone, rows[0].trend, rows[0].until, rows[0].seen = zone, 7, 8, 9
+    before = rows.tobytes()
+    if rsi.stays(zone, gain, loss):
+        rsi.move(rows[0], strength_index(gain, loss), 14)
+        assert rows.tobytes() == before
+
+
+@pytest.mark.parametrize(("zone", "index", "answer"), [
+    (MIDDLE, 50.0, True), (MIDDLE, 30.1, True), (MIDDLE, 69.9, True), (MIDDLE, 29.9, False), (MIDDLE, 70.1, False),
+    (HIGH, 65.1, True), (HIGH, 100.0, True), (HIGH, 64.9, False), (HIGH, 10.0, False),
+    (LOW, 34.9, True), (LOW, 0.0, True), (LOW, 35.1, False), (LOW, 90.0, False),
+])  # fmt: skip
+def test_rsi_most_bars_need_no_division(zone, index, answer):
+    assert rsi.stays(zone, index, 100.0 - index) == answer
 
 
 def test_rsi_overbought_is_a_downward_view_that_fades():

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from operators import clean
 from operators.clean import MAX_VOLUME
@@ -12,6 +14,7 @@ from schemas.events import Reason
 from schemas.frames import GAP, JUMPED, OVERNIGHT, STALE, Actions, RawFrame
 from schemas.units import MAX_PRICE_USD
 from tests.operators.frames import plain_slices
+from tests.plain import plain
 
 GOOD = {"open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 100.0}
 INF, NAN = math.inf, math.nan
@@ -258,3 +261,21 @@ def test_without_splits_there_is_no_column_of_scales():
     bars = clean.step(clean.Params(), clean.start(), raw((1, 0, {}), **acting((0, 0, 1, 1, 0.5))))[1]
     assert bars.scale.size == 0
     assert bars.steady is bars.close
+
+
+odd = st.sampled_from([NAN, INF, -INF, -1.0, 0.0, 5e-324, 9.0, 10.0, 11.0, 12.0, MAX_PRICE_USD,
+                       math.nextafter(MAX_PRICE_USD, INF), MAX_VOLUME, math.nextafter(MAX_VOLUME, INF)])  # fmt: skip
+
+
+@given(numbers=st.tuples(*(odd,) * 5))
+def test_flaws_are_found_in_their_order(numbers):
+    """The first that applies, one after the other."""
+    opened, high, low, close, volume = numbers
+    flaws = {
+        Reason.NOT_A_NUMBER: any(math.isnan(number) for number in numbers),
+        Reason.BAD_PRICE: min(low, opened, close) <= 0.0 or high > MAX_PRICE_USD,
+        Reason.BAD_RANGE: low > min(opened, close) or high < max(opened, close),
+        Reason.BAD_VOLUME: not 0.0 <= volume <= MAX_VOLUME,
+    }
+    expected = next((reason for reason, applies in flaws.items() if applies), Reason.NONE)
+    assert clean.flaw(*numbers) == plain(clean.flaw)(*numbers) == expected

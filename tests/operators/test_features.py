@@ -205,9 +205,6 @@ def test_the_columns_are_those_of_the_contracts():
     assert set(WARM) == set(features.ORDER)
     assert len(features.ORDER) == len(set(features.ORDER))
     assert features.ORDER[:15] == BASELINE
-    groups = [getattr(features, name) for name in ("RISK", "PRICES", "AVERAGES", "RANGES", "VOLUMES", "MARKET")]
-    computed = [*(name for group in groups for name in group), *CALENDAR]
-    assert sorted(computed) == sorted(features.ORDER)
 
 
 def test_the_small_set_has_the_same_values(series):

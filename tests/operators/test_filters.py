@@ -104,14 +104,18 @@ def test_only_candidates_are_judged():
     assert set(answer.values()) == {Reason.NEUTRAL}
 
 
-def test_nothing_else_of_a_signal_changes():
+def test_nothing_else_of_a_signal_changes_but_that_only_candidates_keep_their_volatility():
     slices = slices_of(1, date(2024, 7, 2), date(2024, 7, 2))
     before = signals(slices)
     after = filters.step(filters.Params(), True, filters.start(), before)[1]
     assert not before.reason.any()
     assert (after.reason != Reason.NONE).sum() == 14
-    for name in ("volatility", "direction", "score", "confidence", "regime", "views"):
+    for name in ("direction", "score", "confidence", "regime", "views"):
         assert np.shares_memory(getattr(after, name), getattr(before, name))
+    passes = after.reason == Reason.NONE
+    assert passes.any()
+    assert (after.volatility[passes] == before.volatility[passes]).all()
+    assert np.isnan(after.volatility[~passes]).all()
     assert after.bars is before.bars
     assert slices.phase[-2:].tolist() == [Phase.EVE, Phase.LAST]
 

@@ -15,7 +15,7 @@ import pytest
 from numba.core.errors import NumbaError
 
 from operators import kernel as kernels
-from operators.kernel import dtype_of, grown, kernel, table
+from operators.kernel import dtype_of, grown, grown_together, kernel, table
 from schemas.frames import Floats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,6 +278,34 @@ def test_equal_rows_have_equal_bytes(size):
         del one  # the next array of this size lies here
         copies.append(grown(rows, size).tobytes())
     assert copies[0] == copies[1]
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 0), (5, 3)])
+def test_tables_that_are_copied_together_stay_apart(sizes):
+    tables = [table(Row, size) for size in sizes]
+    remember(tables[0][1], 2.5)
+    for wanted in (2, 2, 4, 4, 9):  # at once where the last call has put them together and they are large enough
+        before = [rows.tobytes() for rows in tables]
+        more = grown_together(tables, wanted)
+        for old, new, bytes_ in zip(tables, more, before, strict=True):
+            assert new.size == max(old.size, wanted)
+            assert new.dtype == old.dtype
+            assert new.tobytes() == bytes_ + bytes((new.size - old.size) * old.itemsize)
+            assert new.flags.aligned
+            assert new.flags.writeable
+            assert not np.shares_memory(new, old)
+            remember(new[0], 9.0)
+            assert old.tobytes() == bytes_
+        assert not np.shares_memory(*more)
+        tables = more
+
+
+def test_tables_of_which_one_was_replaced_are_copied_as_they_are():
+    one, two = grown_together([table(Row, 2), table(Row, 2)], 2)
+    other = table(Row, 2)
+    remember(other[1], 4.0)
+    assert [rows.tobytes() for rows in grown_together([one, other], 2)] == [one.tobytes(), other.tobytes()]
+    assert [rows.tobytes() for rows in grown_together([two], 2)] == [two.tobytes()]
 
 
 def test_rings_hold_a_power_of_two():

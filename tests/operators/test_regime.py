@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import regime
-from operators.regime import RING
+from operators.kernel import table
+from operators.regime import RING, Row, seen_at
 from schemas.events import Regime
 from tests.operators.frames import bars
+from tests.plain import plain
 
 UNKNOWN, BULL, BEAR, SIDEWAYS = Regime.UNKNOWN, Regime.BULL, Regime.BEAR, Regime.SIDEWAYS
 
@@ -126,3 +128,30 @@ def test_symbols_never_meet(seed):
 def test_periods_in_the_wrong_order_are_refused(fast, slow):
     with pytest.raises(ValueError, match=f"fast = {fast}, slow = {slow}"):
         regime.Params(fast=fast, slow=slow)
+
+
+@given(
+    origin=st.sampled_from([0.01, 33.33, 1e6]), data=st.data(),
+    sums=st.tuples(*(st.one_of(st.floats(-50.0, 50.0), st.sampled_from([0.0, 1e-12, -1e-12, 2.0, 5.0])),) * 2),
+    bits=st.integers(-3, 3),
+)  # fmt: skip
+def test_what_is_seen_is_what_the_divided_sums_say(origin, data, sums, bits):
+    """Far from an edge nothing is divided; on it, and some bits beside it, the means themselves decide."""
+    row = table(Row, 1)[0]
+    row.origin, row.fast, row.slow = origin, *sums
+    means = origin + sums[0] / 20, origin + sums[1] / 50
+    close = data.draw(st.sampled_from([*means, origin, origin * 1.5, origin + 1e-10])) + bits * np.spacing(means[0])
+    expected = regime.classify(close, *means)
+    assert seen_at(row, close, 20, 50) == plain(seen_at)(row, close, 20, 50) == expected
+
+
+@given(seed=st.integers(0, 99))
+def test_means_that_are_equal_up_to_rounding_are_told_apart_as_divided(seed):
+    rng = np.random.default_rng(seed)
+    row = table(Row, 1)[0]
+    row.origin = rng.uniform(1.0, 100.0)
+    row.slow = rng.uniform(-50.0, 50.0)
+    for bits in range(-4, 5):
+        row.fast = row.slow / 50 * 20 + bits * np.spacing(row.slow)
+        means = row.origin + row.fast / 20, row.origin + row.slow / 50
+        assert seen_at(row, means[0] * 1.1, 20, 50) == regime.classify(means[0] * 1.1, *means)
