@@ -14,7 +14,7 @@ from schemas.errors import UserError
 
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
-HELD_BYTES = 1 << 27  # of full parts in memory before they are written
+HELD_BYTES = 32 << 20  # of full parts in memory before they are written: those of some million bars
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
@@ -100,6 +100,8 @@ class Parts:
 
     def write(self) -> None:
         """Put what is held on disk; what could not be written is still held."""
+        if self._held:
+            self.folder.mkdir(exist_ok=True)
         while self._held:
             table, columns = self._held[0]
             batch = pa.RecordBatch.from_pydict(columns)
@@ -126,6 +128,10 @@ class Parts:
                 yield columns
         if rows != self.written[table]:
             raise LedgerError(f"results: {rows} rows of {table} are there, {self.written[table]} were written")
+
+    def forget(self) -> None:
+        """The folder is made: what is in memory is needed no more."""
+        self._held.clear()
 
     def drop_later(self) -> None:
         """Parts that were written after the snapshot from which it goes on."""

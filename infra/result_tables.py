@@ -3,22 +3,24 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from infra.parquet import Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
 from infra.result_parts import GROUP_ROWS, OUTLOOK, TABLES, Columns, Parts, grouped, joined
-from risk.order_ids import order_ids
 from risk.report_run import TABLES as SHOWN
-from risk.report_run import Run, Search, columns_of, with_points
+from risk.report_run import Run, Search, with_points
+from risk.report_words import Labels
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
-from schemas.frames import Bools, Codes, Floats, Ints, Longs, Names
+from schemas.frames import Codes, Floats, Ints, Longs, Names
 from schemas.units import TICKS_PER_USD
 
 _REST = ("signals", "orders", *(name for name in TABLES if name not in ("signals", "orders", "trades")))  # by size
+
+Told = dict[str, Column]  # columns as they are in the file
 
 
 def write_all(
@@ -26,62 +28,76 @@ def write_all(
     points: tuple[Longs, Floats] | None,
 ) -> Run:  # fmt: skip
     """Write the tables of a run; answers what its page shows of them, to be read from no file again."""
-    kept: dict[str, list[Any]] = {name: [] for name in SHOWN}
+    kept: dict[str, list[Told]] = {name: [] for name in SHOWN}
 
     def make(table: str) -> None:
         rows = _sorted(parts.read(table), rank) if table == "quarantine" else parts.read(table)
 
-        def see(group: Any) -> None:
+        def see(group: Told) -> None:
             if table == "signals":  # too many to be kept
-                search.see(columns_of(group.select(SHOWN[table])))
+                _search(search, group)
             elif table in kept:
-                kept[table].append(group.select(SHOWN[table]))
+                kept[table].append({name: group[name] for name in SHOWN[table]})
 
-        schema = write(folder / f"{table}.parquet", table, words, parts.dtypes[table], rows, see)
+        nothing = write(folder / f"{table}.parquet", table, words, parts.dtypes[table], rows, see)
         if table in kept and not kept[table]:
-            kept[table].append(schema.empty_table().select(SHOWN[table]))
+            see(nothing)
 
     make("trades")
-    trades = columns_of(pa.concat_tables(kept["trades"]))
+    trades = _shown(kept["trades"])
     search = Search(trades, words.alphas)
     with ThreadPoolExecutor(2) as pool:  # compiled code without the GIL, for the most part
         list(pool.map(make, _REST))
-    equity, fills = (columns_of(pa.concat_tables(kept[name])) for name in ("equity", "fills"))
     benchmark = None
     if points is not None:
-        curve = pa.table({"ts": words.ts(points[0]), "value": points[1]})
-        pq.write_table(curve, folder / "benchmark.parquet")
-        benchmark = with_points(columns_of(curve))
-    return Run(summary, equity, trades, fills, search.entries(), benchmark)
+        curve: Told = {"ts": Instants(points[0]), "value": Numbers(points[1])}
+        with Writer(folder / "benchmark.parquet", curve) as writer:
+            writer.write(curve)
+        benchmark = with_points({"ts": points[0], "value": points[1]})
+    return Run(summary, _shown(kept["equity"]), trades, _shown(kept["fills"]), search.entries(), benchmark)
 
 
 def write(
     path: Path, table: str, words: "Words", dtypes: Mapping[str, str], parts: Iterable[Columns],
-    see: Callable[[Any], None],
-) -> Any:  # fmt: skip
-    """Write the parts of a table as row groups of a fixed size; answers its schema.
+    see: Callable[[Told], None],
+) -> Told:  # fmt: skip
+    """Write the parts of a table as row groups of a fixed size; answers its columns without a row.
 
     `see` is shown each group as it is in the file.
     """
     convert = _CONVERT[table]
-    empty = {name: np.zeros(0, dtype) for name, dtype in dtypes.items()}
-    schema = pa.schema(
-        [field.with_nullable(field.name == "parent_id") for field in pa.table(convert(words, empty)).schema]
-    )
-    writer = pq.ParquetWriter(
-        path,
-        schema,
-        compression={field.name: "lz4" if _repeats(field.type) else "none" for field in schema},
-        use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
-        write_statistics=[name for name in ("ts", "exit_ts", "symbol") if name in schema.names],
-        write_batch_size=GROUP_ROWS,
-    )
-    with writer:
+    nothing = convert(words, {name: np.zeros(0, dtype) for name, dtype in dtypes.items()})
+    with Writer(path, nothing) as writer:
         for columns in grouped(parts, GROUP_ROWS):
-            group = pa.table(convert(words, columns), schema)
-            writer.write_table(group, GROUP_ROWS)
+            group = convert(words, columns)
+            writer.write(group)
             see(group)
-    return schema
+    return nothing
+
+
+def _shown(groups: Sequence[Told]) -> dict[str, Any]:
+    """The page's columns of a table: arrays, and words as Labels."""
+    return {name: _whole([group[name] for group in groups]) for name in groups[0]}
+
+
+def _whole(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, Coded):
+        return Labels(first.lexicon.words, np.concatenate([part.lexicon.places(part.codes) for part in parts]))
+    return np.concatenate([part.values for part in parts]) if len(parts) > 1 else first.values
+
+
+def _search(search: Search, signals: Mapping[str, Any]) -> None:
+    """Show the signals of a group to who looks for those behind the trades."""
+
+    def said(rows: Longs) -> dict[str, Labels]:
+        return {name: _labels(signals[name], rows) for name in ("direction", "regime", "votes")}
+
+    search.see(signals["ts"].values, _labels(signals["symbol"]), said)
+
+
+def _labels(column: Coded, rows: Longs | slice = slice(None)) -> Labels:
+    return Labels(column.lexicon.words, column.lexicon.places(column.codes[rows]))
 
 
 def _sorted(parts: Iterable[Columns], rank: Ints) -> Iterator[Columns]:
@@ -94,85 +110,82 @@ def _sorted(parts: Iterable[Columns], rank: Ints) -> Iterator[Columns]:
     yield {name: column[order] for name, column in whole.items()}
 
 
-def _repeats(kind: Any) -> bool:
-    """Whether columns of this type shrink enough to be worth it: slices' ends and ids do, measurements do not."""
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_string(kind))
-
-
 class Words:
     """Turns numbers of one run into names; everything column by column."""
 
     def __init__(self, account: str, alphas: Sequence[str], names: Names, models: Sequence[str] = ()):
         self.alphas = alphas
-        self._models = pa.array(["", *models], pa.string())
         texts = [name.decode() for name in names.tolist()]
-        self.names = pa.array(texts, pa.string())
-        self._heads = [f"{account}|{text}|" for text in texts]
-        self._tails = [f"Z|{word(leg)}" for leg in sorted(Leg)]
+        self._names, self._models = Lexicon(texts), Lexicon(["", *models])
+        self._heads, self._tails = [f"{account}|{text}|" for text in texts], [f"Z|{word(leg)}" for leg in sorted(Leg)]
+        self._said: dict[int, str] = {}  # by what the alphas voted
 
-    def ts(self, ts: Longs) -> Any:
-        """Instants."""
-        return pa.array(ts).cast(pa.timestamp("ns", "UTC"))
-
-    def symbol(self, symbol: Ints) -> Any:
+    def symbol(self, symbol: Ints) -> Coded:
         """Names of symbols."""
-        return pa.DictionaryArray.from_arrays(pa.array(symbol), self.names)
+        return Coded(symbol, self._names)
 
-    def model(self, number: Codes) -> Any:
+    def model(self, number: Codes) -> Coded:
         """Ids of models; empty where there was none."""
-        return pa.DictionaryArray.from_arrays(pa.array(number), self._models)
+        return Coded(number, self._models)
 
-    def code(self, kind: type[IntEnum], codes: np.ndarray[Any, Any]) -> Any:
+    def code(self, kind: type[IntEnum], codes: Codes) -> Coded:
         """Words of an enumeration."""
-        members = sorted(kind)
-        place = np.zeros(256, np.int8)
-        place[np.array(members, np.int8).view(np.uint8)] = np.arange(len(members))
-        words = pa.array([word(member) for member in members], pa.string())
-        places = np.frombuffer(codes.tobytes().translate(place.tobytes()), np.int8)  # faster than an index
-        return pa.DictionaryArray.from_arrays(pa.array(places), words)
+        return Coded(codes, _lexicon(kind))
 
-    def votes(self, views: Ints) -> Any:
+    def votes(self, views: Ints) -> Coded:
         """`rsi+ ema_cross-` for each row: base 3, alpha 0 in the lowest digit; 0 down, 1 none, 2 up."""
-        there: Bools = np.bincount(views, minlength=3 ** len(self.alphas)) > 0
-        place = np.cumsum(there, dtype=np.int32) - 1
-        words = pa.array([self._votes(int(view)) for view in np.flatnonzero(there)], pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(place[views]), words)
+        there = np.bincount(views, minlength=3 ** len(self.alphas)) > 0
+        words = [self._votes(view) for view in np.flatnonzero(there).tolist()]
+        return Coded(views, Lexicon(words, np.cumsum(there, dtype=np.int32) - 1))
 
     def _votes(self, view: int) -> str:
-        digits = ((name, view // 3**k % 3) for k, name in enumerate(self.alphas))
-        return " ".join(f"{name}{'-+'[digit // 2]}" for name, digit in digits if digit != 1)
+        if view not in self._said:
+            digits = ((name, view // 3**k % 3) for k, name in enumerate(self.alphas))
+            self._said[view] = " ".join(f"{name}{'-+'[digit // 2]}" for name, digit in digits if digit != 1)
+        return self._said[view]
 
-    def order_id(self, symbol: Ints, sent: Longs, leg: Codes, there: Any = None) -> Any:
-        """`account|symbol|20240102T150000Z|leg`; null where the bits of `there` are not set."""
-        starts, text = order_ids(self._heads, self._tails, symbol, sent, leg)
-        return pa.StringArray.from_buffers(symbol.size, pa.py_buffer(starts), pa.py_buffer(text), there)
+    def order_id(self, symbol: Ints, sent: Longs, leg: Codes) -> Ids:
+        """`account|symbol|20240102T150000Z|leg`."""
+        return Ids(symbol, sent, leg, self._heads, self._tails)
 
-    def entry_id(self, symbol: Ints, sent: Longs, there: Any = None) -> Any:
-        """The id of the order that opened a lot."""
-        return self.order_id(symbol, sent, np.full(symbol.size, Leg.ENTRY, np.int8), there)
-
-
-def _usd(ticks: Longs) -> Floats:
-    return ticks / float(TICKS_PER_USD)
+    def entry_id(self, symbol: Ints, sent: Longs, there: Any = None) -> Ids:
+        """The id of the order that opened a lot; only where it is `there`."""
+        return Ids(symbol, sent, np.full(symbol.size, Leg.ENTRY, np.int8), self._heads, self._tails, there)
 
 
-def _equity(words: Words, c: Columns) -> dict[str, Any]:
+@cache
+def _lexicon(kind: type[IntEnum]) -> Lexicon:
+    members = sorted(kind)
+    place = np.zeros(256, np.int8)
+    place[np.array(members, np.int8).view(np.uint8)] = np.arange(len(members))
+    return Lexicon([word(member) for member in members], place)
+
+
+def _usd(ticks: Longs) -> Numbers:
+    return Numbers(ticks / float(TICKS_PER_USD))
+
+
+def _per_share(ticks: Longs, shares: Longs) -> Numbers:
+    return Numbers(ticks / float(TICKS_PER_USD) / shares)
+
+
+def _equity(words: Words, c: Columns) -> Told:
     return {
-        "ts": words.ts(c["ts"]),
+        "ts": Instants(c["ts"]),
         "equity": _usd(c["equity"]),
         "cash": _usd(c["cash"]),
         "exposure": _usd(c["exposure"]),
-        "drawdown": c["drawdown"],
+        "drawdown": Numbers(c["drawdown"]),
     }
 
 
-def _signals(words: Words, c: Columns) -> dict[str, Any]:
+def _signals(words: Words, c: Columns) -> Told:
     return {
-        "ts": words.ts(c["ts"]),
+        "ts": Instants(c["ts"]),
         "symbol": words.symbol(c["symbol"]),
         "direction": words.code(Direction, c["direction"]),
-        "confidence": c["confidence"],
-        "score": c["score"],
+        "confidence": Numbers(c["confidence"]),
+        "score": Numbers(c["score"]),
         "regime": words.code(Regime, c["regime"]),
         "votes": words.votes(c["views"]),
         "reason": words.code(Reason, c["reason"]),
@@ -180,60 +193,60 @@ def _signals(words: Words, c: Columns) -> dict[str, Any]:
     }
 
 
-def _outlook(words: Words, c: Columns) -> dict[str, Any]:
-    return {**{name: c[name] for name in OUTLOOK if name != "model"}, "model": words.model(c["model"])}
+def _outlook(words: Words, c: Columns) -> Told:
+    return {**{name: Numbers(c[name]) for name in OUTLOOK if name != "model"}, "model": words.model(c["model"])}
 
 
-def _verdicts(words: Words, c: Columns) -> dict[str, Any]:
+def _verdicts(words: Words, c: Columns) -> Told:
     return {
-        "ts": words.ts(c["ts"]),
+        "ts": Instants(c["ts"]),
         "symbol": words.symbol(c["symbol"]),
         "direction": words.code(Direction, c["direction"]),
-        "approved": c["approved"],
+        "approved": Flags(c["approved"]),
         "reason": words.code(Reason, c["reason"]),
-        "measured": c["measured"],
-        "limit": c["limit"],
-        "confidence": c["confidence"],
-        "cvar_95": c["cvar_95"],
-        "risk_score": c["risk_score"],
+        "measured": Numbers(c["measured"]),
+        "limit": Numbers(c["limit"]),
+        "confidence": Numbers(c["confidence"]),
+        "cvar_95": Numbers(c["cvar_95"]),
+        "risk_score": Numbers(c["risk_score"]),
         "max_loss": _usd(c["max_loss"]),
-        "uncalibrated": c["uncalibrated"],
+        "uncalibrated": Flags(c["uncalibrated"]),
     }
 
 
-def _orders(words: Words, c: Columns) -> dict[str, Any]:
+def _orders(words: Words, c: Columns) -> Told:
     entry = c["leg"] == Leg.ENTRY
     return {
-        "ts": words.ts(c["ts"]),
+        "ts": Instants(c["ts"]),
         "symbol": words.symbol(c["symbol"]),
         "side": words.code(Side, c["side"]),
-        "qty": c["qty"],
+        "qty": Numbers(c["qty"]),
         "kind": words.code(Kind, c["kind"]),
         "price": _usd(c["price"]),
         "order_id": words.order_id(c["symbol"], c["ts"], c["leg"]),
-        "parent_id": words.entry_id(c["symbol"], c["entry_ts"], pa.py_buffer(np.packbits(~entry, bitorder="little"))),
+        "parent_id": words.entry_id(c["symbol"], c["entry_ts"], ~entry),
         "leg": words.code(Leg, c["leg"]),
         "reason": words.code(Reason, c["reason"]),
     }
 
 
-def _updates(words: Words, c: Columns) -> dict[str, Any]:
+def _updates(words: Words, c: Columns) -> Told:
     return {
-        "ts": words.ts(c["ts"]),
+        "ts": Instants(c["ts"]),
         "symbol": words.symbol(c["symbol"]),
         "order_id": words.order_id(c["symbol"], c["order_ts"], c["leg"]),
         "status": words.code(Status, c["status"]),
-        "qty": c["qty"],
+        "qty": Numbers(c["qty"]),
         "reason": words.code(Reason, c["reason"]),
     }
 
 
-def _fills(words: Words, c: Columns) -> dict[str, Any]:
+def _fills(words: Words, c: Columns) -> Told:
     return {
-        "ts": words.ts(c["ts"]),
+        "ts": Instants(c["ts"]),
         "symbol": words.symbol(c["symbol"]),
         "side": words.code(Side, c["side"]),
-        "qty": c["qty"],
+        "qty": Numbers(c["qty"]),
         "price": _usd(c["price"]),
         "expected_price": _usd(c["expected"]),
         "fee": _usd(c["fee"]),
@@ -242,35 +255,35 @@ def _fills(words: Words, c: Columns) -> dict[str, Any]:
     }
 
 
-def _trades(words: Words, c: Columns) -> dict[str, Any]:
+def _trades(words: Words, c: Columns) -> Told:
     return {
         "symbol": words.symbol(c["symbol"]),
-        "decided_ts": words.ts(c["order_ts"]),
-        "entry_ts": words.ts(c["entry_ts"]),
-        "exit_ts": words.ts(c["exit_ts"]),
-        "entry_price": _usd(c["cost"]) / c["qty"],
-        "exit_price": _usd(c["proceeds"]) / c["qty"],
+        "decided_ts": Instants(c["order_ts"]),
+        "entry_ts": Instants(c["entry_ts"]),
+        "exit_ts": Instants(c["exit_ts"]),
+        "entry_price": _per_share(c["cost"], c["qty"]),
+        "exit_price": _per_share(c["proceeds"], c["qty"]),
         "side": words.code(Side, c["side"]),
-        "qty": c["qty"],
+        "qty": Numbers(c["qty"]),
         "pnl": _usd(c["pnl"]),
         "fees": _usd(c["fees"]),
         "exit_reason": words.code(Reason, c["reason"]),
-        "mae": c["mae"],
-        "mfe": c["mfe"],
+        "mae": Numbers(c["mae"]),
+        "mfe": Numbers(c["mfe"]),
         "entry_order_id": words.entry_id(c["symbol"], c["order_ts"]),
     }
 
 
-def _quarantine(words: Words, c: Columns) -> dict[str, Any]:
+def _quarantine(words: Words, c: Columns) -> Told:
     return {
-        "ts": words.ts(c["ts"]),
+        "ts": Instants(c["ts"]),
         "symbol": words.symbol(c["symbol"]),
         "reason": words.code(Reason, c["reason"]),
-        **{name: c[name] for name in ("open", "high", "low", "close", "volume")},
+        **{name: Numbers(c[name]) for name in ("open", "high", "low", "close", "volume")},
     }
 
 
-_CONVERT: dict[str, Callable[[Words, Columns], dict[str, Any]]] = {
+_CONVERT: dict[str, Callable[[Words, Columns], Told]] = {
     "equity": _equity,
     "signals": _signals,
     "verdicts": _verdicts,

@@ -31,6 +31,7 @@ _STAGES = (
 _JUDGED = ("forecasts", "inside", "measured", "compared", "loss", "usual")
 _SAID = ("decisions", "right", "said")
 BINS = 20  # of a forecast's probability, 0 to 1
+_NAMED = {int(reason): word(reason) for reason in Reason}
 _ODD = ("missing_bars", "gaps", "stale_bars", "jumps")  # columns of a frame's `quality`
 _ODDEST = 20  # symbols that the summary names
 
@@ -336,7 +337,7 @@ def _stage(stage: str, count: int, lost: Mapping[str, int]) -> dict[str, Any]:
 
 def _word(code: int) -> str:
     """A reason's word; a number for one that has no name."""
-    return word(Reason(code)) if code in set(Reason) else str(code)
+    return _NAMED.get(code, str(code))
 
 
 def _words_of(counts: Longs) -> dict[str, int]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from infra.benchmark import Points
@@ -105,7 +106,6 @@ class Recorder:
             for left in self._work.iterdir():
                 if left.is_dir():
                     shutil.rmtree(left)
-            self._parts.folder.mkdir()
         except OSError as error:
             raise UserError(f"--out {self.out}: {error.strerror or error}") from error
 
@@ -220,6 +220,8 @@ class Recorder:
             summary = self._finish(timing)
             shutil.rmtree(self._work / "old" if keep else self._work, ignore_errors=True)
         self.finished = not keep
+        if self.finished:
+            self._parts.forget()
         return summary
 
     def drop_parts(self) -> None:
@@ -243,7 +245,7 @@ class Recorder:
         run = self._work / "run"
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir()
-        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        text = msgspec.json.format(json.dumps(summary, allow_nan=False), indent=2) + "\n"
         (run / "summary.json").write_text(text, encoding="utf-8")
         if timing is not None:
             write_timing(run, timing)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas.frames import Codes, Floats
+from operators.kernel import kernel
+from schemas.frames import Codes, Floats, Longs
 
 
 class Share(NamedTuple):
@@ -34,20 +35,29 @@ def by_alpha(
     pnl: Floats, direction: Codes, views: Codes, alphas: Sequence[str], weights: Mapping[str, float]
 ) -> list[Share]:
     """Shares of the alphas in their order; `views` is [trades, alphas], `direction` +1 for a long trade."""
-    agreed = views == direction[:, None]
-    weight = agreed * np.array([weights.get(alpha, 0.0) for alpha in alphas])
-    total = weight.sum(axis=1, keepdims=True)
-    part = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
-    shares = (part * pnl[:, None]).sum(axis=0)
-    against = views == -direction[:, None]
-    return [
-        Share(
-            alpha,
-            int(agreed[:, k].sum()),
-            int((agreed[:, k] & (pnl > 0)).sum()),
-            int(against[:, k].sum()),
-            float(shares[k]),
-            float(pnl[agreed[:, k]].sum()),
-        )
-        for k, alpha in enumerate(alphas)
-    ]
+    weight = np.array([weights.get(alpha, 0.0) for alpha in alphas])
+    counts, sums = np.zeros((len(alphas), 3), np.int64), np.zeros((len(alphas), 2))
+    views, direction = (np.require(codes, np.int8, ["C", "W"]) for codes in (views, direction))
+    divide(np.require(pnl, np.float64, ["C", "W"]), direction, views, weight, counts, sums)
+    rows = zip(alphas, counts.tolist(), sums.tolist(), strict=True)
+    return [Share(alpha, agreed, won, against, profit, of_agreed)
+            for alpha, (agreed, won, against), (profit, of_agreed) in rows]  # fmt: skip
+
+
+@kernel
+def divide(pnl: Floats, direction: Codes, views: Codes, weight: Floats, counts: Longs, sums: Floats) -> None:
+    """Add up by alpha: trades it was for, won ones, those it was against; its share, and all of their profit."""
+    for i in range(pnl.size):
+        total = 0.0
+        for k in range(weight.size):
+            if views[i, k] == direction[i]:
+                total += weight[k]
+        for k in range(weight.size):
+            if views[i, k] == direction[i]:
+                counts[k, 0] += 1
+                counts[k, 1] += pnl[i] > 0
+                if total > 0:
+                    sums[k, 0] += weight[k] / total * pnl[i]
+                sums[k, 1] += pnl[i]
+            if views[i, k] == -direction[i]:
+                counts[k, 2] += 1

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from operators.kernel import kernel
 from risk import performance as perf
 from risk.performance import Trades
 from schemas.calendar import exchange_dates
@@ -154,9 +155,8 @@ def use_of_capital(of: Curve, equity: Mapping[str, Any], fills: Mapping[str, Any
 
 def traded(days: Longs, fills: Mapping[str, Any]) -> Floats:
     """Value bought and sold on each of these dates, USD."""
-    values = np.zeros(days.size)
-    np.add.at(values, np.searchsorted(days, exchange_dates(fills["ts"])), fills["qty"] * fills["price"])
-    return values
+    place = np.searchsorted(days, exchange_dates(fills["ts"]))
+    return np.bincount(place, fills["qty"] * fills["price"], days.size).astype(np.float64, copy=False)
 
 
 def trades_of(table: Mapping[str, Any]) -> Trades:
@@ -183,20 +183,36 @@ class Episode(NamedTuple):
 
 def drawdown_episodes(points: Floats, most: int = 5) -> list[Episode]:
     """The deepest falls from a peak to its recovery, deepest first, the earlier of equals first."""
-    peak = np.maximum.accumulate(points)
-    tops = np.append(np.flatnonzero(points >= peak), points.size)  # and the end, as if it were one
-    dips = np.flatnonzero(np.diff(tops) > 1)
-    if not dips.size:
-        return []
-    begins, ends = tops[dips] + 1, tops[dips + 1]
-    fall = perf.drawdowns(points)
-    edges = np.ravel(np.column_stack([begins, ends]))
-    depth = np.maximum.reduceat(np.append(fall, 0.0), edges)[::2]
-    found = []
-    for k in np.argsort(-depth, kind="stable")[:most].tolist():
-        begin, end = int(begins[k]), int(ends[k])
-        low = begin + int(np.argmax(fall[begin:end]))
-        found.append(Episode(begin - 1, low, end if end < points.size else -1, float(depth[k])))
+    places, depth = np.empty((most, 3), np.int64), np.empty(most)
+    found = falls(np.require(points, np.float64, ["C", "W"]), places, depth)
+    rows = zip(places[:found].tolist(), depth.tolist(), strict=False)
+    return [Episode(top, low, end, deep) for (top, low, end), deep in rows]
+
+
+@kernel
+def falls(points: Floats, places: Longs, depth: Floats) -> int:
+    """Fill in the deepest falls, as many as there is room for; returns how many there are."""
+    found, low, top = 0, -1, 0
+    for i in range(1, points.size + 1):
+        if i < points.size and points[i] < points[top]:
+            if low < 0 or points[i] < points[low]:
+                low = i
+            continue
+        if low >= 0:
+            deep = (points[top] - points[low]) / points[top]
+            place = found
+            while place > 0 and depth[place - 1] < deep:
+                place -= 1
+            if place < depth.size:
+                found = min(found + 1, depth.size)
+                for k in range(found - 1, place, -1):
+                    depth[k] = depth[k - 1]
+                    for n in range(3):
+                        places[k, n] = places[k - 1, n]
+                depth[place] = deep
+                places[place, 0], places[place, 1], places[place, 2] = top, low, i if i < points.size else -1
+            low = -1
+        top = i
     return found
 
 
@@ -217,6 +233,6 @@ def rolling_sharpe(of: Curve, risk_free: float = perf.RISK_FREE) -> tuple[int, L
     """
     returns = of.returns
     window = QUARTER if returns.size >= 2 * QUARTER else MONTH
-    ends = range(window, returns.size + 1) if returns.size > MONTH else range(0)
-    values = [perf.sharpe(returns[end - window : end], risk_free) for end in ends]
-    return window, of.return_days[window - 1 :] if values else of.return_days[:0], np.array(values, np.float64)
+    if returns.size <= MONTH:
+        return window, of.return_days[:0], np.zeros(0)
+    return window, of.return_days[window - 1 :], perf.rolling_sharpe(returns, window, risk_free)

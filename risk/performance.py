@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from operators.kernel import kernel
 from schemas.frames import Bools, Floats, Longs
 from schemas.units import NS_PER_SECOND
 
@@ -111,6 +112,15 @@ def sortino(returns: Floats, risk_free: float = RISK_FREE, periods: float = DAYS
     return _ratio(_mean(excess), _downside(excess)) * float(np.sqrt(periods))
 
 
+def rolling_sharpe(returns: Floats, window: int, risk_free: float = RISK_FREE, periods: float = DAYS) -> Floats:
+    """The textbook's `sharpe` of every `window` consecutive returns, at least two, the first one at index 0."""
+    windows = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(returns, window))
+    deviation, size = np.std(windows, axis=1, ddof=1), np.abs(windows).max(axis=1)
+    deviation[deviation <= _ROUNDING * np.maximum(size, 1.0)] = _NAN
+    ratios: Floats = (windows.mean(axis=1) - risk_free / periods) / deviation * np.sqrt(periods)
+    return ratios
+
+
 def probabilistic_sharpe(
     returns: Floats,
     benchmark_sharpe: float | None = None,
@@ -151,13 +161,38 @@ def drawdowns(equity: Floats) -> Floats:
 
 def max_drawdown(equity: Floats) -> float:
     """The deepest fall from a peak, a positive fraction. LEAN rounds the same to three decimals."""
-    return float(drawdowns(equity).max()) if equity.size else _NAN
+    return float(deepest(np.require(equity, np.float64, ["C", "W"])))
+
+
+@kernel
+def deepest(equity: Floats) -> float:
+    """The highest of `drawdowns`."""
+    if not equity.size:
+        return np.nan
+    peak, worst = equity[0], 0.0
+    for i in range(equity.size):
+        peak = max(peak, equity[i])
+        if not peak > 0 or np.isnan(equity[i]):
+            return np.nan
+        worst = max(worst, (peak - equity[i]) / peak)
+    return worst
 
 
 def max_drawdown_duration(equity: Floats) -> int:
     """The longest stretch of consecutive samples below the peak; one that has not ended counts too."""
-    below = equity < np.maximum.accumulate(equity)
-    return _longest(below)
+    return int(longest_below(np.require(equity, np.float64, ["C", "W"])))
+
+
+@kernel
+def longest_below(equity: Floats) -> int:
+    """How many samples in a row lie below the highest before them."""
+    longest, top = 0, 0
+    for i in range(1, equity.size):
+        if equity[i] < equity[top]:
+            longest = max(longest, i - top)
+        else:
+            top = i
+    return longest
 
 
 def max_drawdown_recovery_days(equity: Floats, days: Floats) -> float:
@@ -305,7 +340,7 @@ def exposure(held: Floats, equity: Floats) -> float:
 
 def time_in_market(held: Floats) -> float:
     """The share of bars at which anything was held."""
-    return _mean((held != 0).astype(np.float64))
+    return int(np.count_nonzero(held)) / held.size if held.size else _NAN
 
 
 # All of a portfolio, and the names of before.
@@ -369,17 +404,33 @@ def trade_statistics(trades: Trades, form: Form = "textbook") -> dict[str, float
     `expectancy` is win rate x average profit + loss rate x average loss, USD per trade;
     `expectancy_ratio` the same in units of the average loss, as LEAN has it.
     """
+    return both_forms(trades)[form == "lean"]
+
+
+def both_forms(trades: Trades) -> tuple[dict[str, float], dict[str, float]]:
+    """`trade_statistics` of the textbook and of LEAN."""
+    book = _measured(trades)
+    downside = _deviation(trades.pnl[trades.pnl <= 0], of_money=True)
+    of_losses = {
+        "profit_loss_downside_deviation": downside,
+        "sortino_ratio": _ratio(book["average_profit_loss"], downside),
+    }
+    return book, _as_lean(book | of_losses)
+
+
+def _measured(trades: Trades) -> dict[str, float]:
     pnl, number = trades.pnl, trades.size
     wins, losses = pnl > 0, pnl <= 0
-    won, lost = int(wins.sum()), int(losses.sum())
+    gains, pains = pnl[wins], pnl[losses]
+    won, lost = gains.size, pains.size
     seconds: Floats = (trades.exit_ts - trades.entry_ts) / NS_PER_SECOND
-    total, profit, loss = float(pnl.sum()), float(pnl[wins].sum()), float(pnl[losses].sum())
-    mean, gain, pain = _mean(pnl), _mean(pnl[wins]), _mean(pnl[losses])
+    total, profit, loss = float(pnl.sum()), float(gains.sum()), float(pains.sum())
+    mean, gain, pain = _mean(pnl), _mean(gains), _mean(pains)
     deviation = _deviation(pnl, of_money=True)
-    downside = _deviation(pnl[losses], of_money=True) if form == "lean" else _downside(pnl)
+    downside = _downside(pnl)
     fall, inner, lasted = _closed_drawdown(trades)
     rate = _ratio(won, number)
-    found = {
+    return {
         "start_ts": float(trades.entry_ts.min()) if number else _NAN,
         "end_ts": float(trades.exit_ts.max()) if number else _NAN,
         "total_number_of_trades": float(number),
@@ -388,8 +439,8 @@ def trade_statistics(trades: Trades, form: Form = "textbook") -> dict[str, float
         "total_profit_loss": total,
         "total_profit": profit,
         "total_loss": loss,
-        "largest_profit": _most(pnl[wins]),
-        "largest_loss": -_most(-pnl[losses]),
+        "largest_profit": _most(gains),
+        "largest_loss": -_most(-pains),
         "average_profit_loss": mean,
         "average_profit": gain,
         "average_loss": pain,
@@ -422,7 +473,6 @@ def trade_statistics(trades: Trades, form: Form = "textbook") -> dict[str, float
         "max_drawdown_duration_seconds": lasted,
         "total_fees": float(trades.fees.sum()),
     }
-    return _as_lean(found) if form == "lean" else found
 
 
 _EXCURSIONS = ("average_mae", "average_mfe", "largest_mae", "largest_mfe", "max_intra_trade_drawdown",
@@ -448,17 +498,38 @@ def _closed_drawdown(trades: Trades) -> tuple[float, float, float]:
     """Of the closed profit: deepest fall, deepest fall with excursions (both <= 0), longest in seconds."""
     if not trades.size:
         return _NAN, _NAN, _NAN
-    after = np.cumsum(trades.pnl)
-    before = np.concatenate([[0.0], after[:-1]])
-    peak = np.maximum.accumulate(np.maximum(after, 0.0))
-    best = np.maximum.accumulate(np.maximum(before + trades.mfe, 0.0))
-    fall = float(np.minimum(after - peak, 0.0).min())
-    inner = float(np.minimum(before + trades.mae - best, 0.0).min())
-    highs = np.flatnonzero((trades.pnl > 0) & (after > np.concatenate([[0.0], peak[:-1]])))
-    since = np.concatenate([trades.entry_ts[:1], trades.exit_ts[highs]])  # where the peak before was left
-    losers = np.concatenate([[0], np.cumsum(trades.pnl <= 0)[highs]])
-    lasted = np.diff(since)[np.diff(losers) > 0]
-    return fall, inner, float(lasted.max(initial=0)) / NS_PER_SECOND
+    columns = (trades.pnl, trades.mae, trades.mfe)
+    pnl, mae, mfe = (np.require(column, np.float64, ["C", "W"]) for column in columns)
+    entries, exits = (np.require(column, np.int64, ["C", "W"]) for column in (trades.entry_ts, trades.exit_ts))
+    deepest = np.zeros(2)
+    lasted = closed_drawdown(pnl, mae, mfe, entries, exits, deepest)
+    return float(deepest[0]), float(deepest[1]), float(lasted) / NS_PER_SECOND
+
+
+@kernel
+def closed_drawdown(pnl: Floats, mae: Floats, mfe: Floats, entry_ts: Longs, exit_ts: Longs, deepest: Floats) -> int:
+    """Fill in both falls; returns the longest time, ns, from one high to the next with a loss between them."""
+    after, peak, best, fall, inner = 0.0, 0.0, 0.0, 0.0, 0.0
+    longest, since, lost = 0, entry_ts[0], False
+    for i in range(pnl.size):
+        before = after
+        after = before + pnl[i]
+        if pnl[i] <= 0:
+            lost = True
+        if pnl[i] > 0 and after > peak:
+            if lost:
+                longest = max(longest, exit_ts[i] - since)
+            since, lost = exit_ts[i], False
+        peak, best = higher(peak, after), higher(best, before + mfe[i])
+        fall, inner = -higher(-fall, peak - after), -higher(-inner, best - (before + mae[i]))
+    deepest[0], deepest[1] = fall, inner
+    return longest
+
+
+@kernel
+def higher(x: float, y: float) -> float:
+    """The higher of two; NaN where one is."""
+    return x if x > y or np.isnan(x) else y
 
 
 def legacy_names(
@@ -558,8 +629,18 @@ def _excess_kurtosis(values: Floats) -> float:
 
 def _longest(flags: Bools) -> int:
     """The longest run of true."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return int(np.diff(edges)[::2].max(initial=0))
+    return int(longest_run(flags))
+
+
+@kernel
+def longest_run(flags: Bools) -> int:
+    """How many in a row are true at most."""
+    longest, since = 0, 0
+    for i in range(flags.size):
+        if not flags[i]:
+            since = i + 1
+        longest = max(longest, i + 1 - since)
+    return longest
 
 
 def _same_size(x: Floats, y: Floats) -> None:

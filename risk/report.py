@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from shutil import copyfileobj
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from risk import attribution, curve, report_figures
@@ -53,6 +55,7 @@ SECTIONS = (
     "equity", "drawdowns", "months", "sharpe", "capital", "funnel", "rejections", "trades", "excursions", "symbols",
     "alphas", "regimes", "exits", "slippage", "listed", "statistics", "data", "settings",
 )  # fmt: skip
+_AT_ONCE = 1 << 17  # bytes of the library
 _LISTED = 8  # trades in each table
 _NO_TRADES = "No trade was closed in this run."
 _TRADE = ("closed", "symbol", "profit", "exit", "shares", "in", "out")
@@ -63,24 +66,37 @@ def write(folder: Path, run: Run | None = None) -> Path:
 
     `run`: what lies in the folder, where that is at hand.
     """
-    before, mark, after = page(read(folder) if run is None else run).partition(_MARK)
+    made = page(read(folder) if run is None else run)
     path, partial = folder / "report.html", folder / "report.html.partial"
     try:
         with partial.open("wb") as file:
-            file.write(before.encode())
-            if mark:
-                file.writelines([b"<script>", _plotly(), b"</script>"])
-            file.write(after.encode())
+            file.write(made.head.encode())
+            if made.figures != b"{}":
+                file.write(b"<script>")
+                with _plotly().open("rb") as library:
+                    copyfileobj(library, file, _AT_ONCE)
+                file.write(b"</script>")
+            file.writelines([made.body.encode(), made.figures, made.foot.encode()])
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path
 
 
-def page(run: Run) -> str:
-    """The page, with a mark where the library belongs."""
+class Page(NamedTuple):
+    """The page in parts; the library belongs behind the first, and is needed where there is a figure."""
+
+    head: str
+    body: str
+    figures: bytes  # JSON
+    foot: str
+
+
+def page(run: Run) -> Page:
+    """The page of a run."""
     figures: dict[str, Any] = {}
     of = curve.run_curve(run.equity, run.summary["initial_cash"]) if run.equity["ts"].size else None
+    kept = report_figures.sample(run.trades["pnl"])
     sections = [
         _head(run.summary),
         _tiles(run.summary),
@@ -92,8 +108,8 @@ def page(run: Run) -> str:
         _capital(run, of, figures),
         _funnel(run.summary),
         _rejections(run.summary),
-        _trades(run.trades, figures),
-        _excursions(run.trades, figures),
+        _trades(run.trades, kept, figures),
+        _excursions(run.trades, kept, figures),
         _symbols(run.trades, figures),
         _alphas(run),
         _regimes(run),
@@ -105,14 +121,16 @@ def page(run: Run) -> str:
         _data(run.summary),
         _settings(run.summary),
     ]
-    return PAGE.format(
+    text = PAGE.format(
         title=escape(f"{run.summary['bars'].get('label', 'run')}: {percent(run.summary['return'])}"),
         style=STYLE,
         body="\n".join(sections),
-        plotly=_MARK if figures else "",
-        figures=json.dumps(figures).replace("</", "<\\/"),
+        plotly=_MARK,
+        figures=_MARK,
         script=SCRIPT if figures else "",
     )
+    head, body, foot = text.split(_MARK)
+    return Page(head, body, msgspec.json.encode(figures).replace(b"</", b"<\\/"), foot)
 
 
 # The parts, in their order.
@@ -255,19 +273,19 @@ def _rejections(summary: Mapping[str, Any]) -> str:
     return section("rejections", title, f'<div class="bars">{"".join(rows)}</div>', note)
 
 
-def _trades(trades: Columns, figures: dict[str, Any]) -> str:
+def _trades(trades: Columns, kept: Longs, figures: dict[str, Any]) -> str:
     if not trades["pnl"].size:
         return section("trades", "Trades", nothing(_NO_TRADES))
-    figures |= {"dots": report_figures.trade_dots(trades), "spread": report_figures.histogram(trades["pnl"])}
+    figures |= {"dots": report_figures.trade_dots(trades, kept), "spread": report_figures.histogram(trades["pnl"])}
     charts = f"{chart('dots', 280)}<h3>Profit per trade</h3>{chart('spread', 240)}"
     return section("trades", "Trades", charts, figures["dots"]["note"])
 
 
-def _excursions(trades: Columns, figures: dict[str, Any]) -> str:
+def _excursions(trades: Columns, kept: Longs, figures: dict[str, Any]) -> str:
     title = "Worst and best price of each trade"
     if not trades["pnl"].size:
         return section("excursions", title, nothing(_NO_TRADES))
-    figures["reach"] = report_figures.excursion_dots(trades)
+    figures["reach"] = report_figures.excursion_dots(trades, kept)
     note = " · ".join(filter(None, ["MAE and MFE, per cent of the entry", figures["reach"]["note"]]))
     return section("excursions", title, chart("reach", 320), note)
 
@@ -331,11 +349,10 @@ def _slippage(run: Run) -> str:
     worse = sign * (fills["price"] - fills["expected_price"])
     bps = 10_000 * worse / fills["expected_price"]
     cost = worse * fills["qty"]
-    of_cost = dict(groups(fills["reason"], cost))
     rows = [
         ["entry" if name == "none" else words(name), f"{of.size:,}", ratio(float(of.mean())),
-         ratio(float(np.quantile(of, 0.95))), cell(-of_cost[name].sum())]
-        for name, of in groups(fills["reason"], bps)
+         ratio(float(np.quantile(of, 0.95))), cell(-paid.sum())]
+        for name, of, paid in groups(fills["reason"], bps, cost)
     ]  # fmt: skip
     rows.append(["all", f"{bps.size:,}", ratio(float(bps.mean())), ratio(float(np.quantile(bps, 0.95))),
                  cell(-cost.sum())])  # fmt: skip
@@ -396,17 +413,17 @@ def _data(summary: Mapping[str, Any]) -> str:
 
 
 def _settings(summary: Mapping[str, Any]) -> str:
-    text = escape(json.dumps(summary["settings"], indent=2))
+    text = escape(msgspec.json.format(json.dumps(summary["settings"]), indent=2))
     title = f"<summary>Settings {summary['settings_hash']}</summary>"
     return f'<section id="settings"><details>{title}<pre>{text}</pre></details></section>'
 
 
-def _plotly() -> bytes:
+def _plotly() -> Path:
     """The library's own JavaScript; found without importing the package, which takes its time."""
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("plotly is not installed")
-    return (Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_bytes()
+    return Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
 
 
-_MARK = "<!-- plotly.js -->"
+_MARK = "<!-- not yet -->"  # where what is no text belongs

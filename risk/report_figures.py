@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from operators.kernel import kernel
 from risk.report_words import BLUE, GREEN, GREY, RED, groups, local, texts
 from schemas.frames import Floats, Longs
 from schemas.units import NS_PER_DAY
@@ -75,7 +76,7 @@ def sharpe_line(days: Longs, values: Floats) -> Figure:
                 "type": "scatter",
                 "mode": "lines",
                 "x": local_days(days),
-                "y": [None if np.isnan(value) else value for value in rounded(values, 3)],
+                "y": rounded(values, 3),
                 "line": {"color": BLUE, "width": 1.5},
                 "hovertemplate": "%{x}: %{y:.2f}<extra></extra>",
             }
@@ -86,8 +87,8 @@ def sharpe_line(days: Longs, values: Floats) -> Figure:
 
 def capital(equity: Mapping[str, Any], days: Longs, turnover: Floats) -> Figure:
     """The share of the equity that is held, and below it what is traded on a day."""
-    share = equity["exposure"] / np.where(equity["equity"] > 0, equity["equity"], np.nan)
-    share = np.nan_to_num(share)
+    share = np.zeros(equity["equity"].size)
+    np.divide(equity["exposure"], equity["equity"], out=share, where=equity["equity"] > 0)
     kept = thinned(share)
     shown = thinned(turnover)
     return {
@@ -123,18 +124,16 @@ def capital(equity: Mapping[str, Any], days: Longs, turnover: Floats) -> Figure:
     }
 
 
-def trade_dots(trades: Mapping[str, Any]) -> Figure:
-    """Every trade's profit when it was closed."""
+def trade_dots(trades: Mapping[str, Any], kept: Longs) -> Figure:
+    """Profit of the trades that are `kept` when they were closed."""
     pnl = trades["pnl"]
-    kept = sample(pnl)
     return _dots(trades, kept, local(trades["exit_ts"][kept]), rounded(pnl[kept], 2)) | {
         "layout": {"yaxis": {"title": {"text": "profit USD"}, "zeroline": True}, "xaxis": {"type": "date"}}
     }
 
 
-def excursion_dots(trades: Mapping[str, Any]) -> Figure:
-    """How far each trade went against us, and how far our way; per cent of the entry."""
-    kept = sample(trades["pnl"])
+def excursion_dots(trades: Mapping[str, Any], kept: Longs) -> Figure:
+    """How far each of these trades went against us, and how far our way; per cent of the entry."""
     against, ours = rounded(100 * trades["mae"][kept], 3), rounded(100 * trades["mfe"][kept], 3)
     figure = _dots(trades, kept, against, ours)
     figure["data"][0]["hovertemplate"] = "%{text}<br>worst %{x:.2f} %, best %{y:.2f} %<extra></extra>"
@@ -147,9 +146,9 @@ def excursion_dots(trades: Mapping[str, Any]) -> Figure:
     }
 
 
-def _dots(trades: Mapping[str, Any], kept: Longs, x: list[Any], y: list[float]) -> Figure:
+def _dots(trades: Mapping[str, Any], kept: Longs, x: Any, y: list[float]) -> Figure:
     pairs = zip(texts(trades["symbol"], kept), texts(trades["exit_reason"], kept), strict=True)
-    size = trades["pnl"].size
+    won, size = (trades["pnl"][kept] > 0).tolist(), trades["pnl"].size
     return {
         "data": [
             {
@@ -157,11 +156,11 @@ def _dots(trades: Mapping[str, Any], kept: Longs, x: list[Any], y: list[float]) 
                 "mode": "markers",
                 "x": x,
                 "y": y,
-                "text": [" ".join(pair) for pair in pairs],
+                "text": [f"{symbol} {reason}" for symbol, reason in pairs],
                 "marker": {
                     "size": 5,
                     "opacity": 0.6,
-                    "color": np.where(trades["pnl"][kept] > 0, GREEN, RED).tolist(),
+                    "color": [GREEN if each else RED for each in won],
                 },
                 "hovertemplate": "%{text}<br>%{y:,.2f} USD<br>%{x}<extra></extra>",
             }
@@ -242,11 +241,22 @@ def thinned(*curves: Floats, most: int = MOST_POINTS, buckets: int = _BUCKETS) -
     edges = np.linspace(0, size, buckets + 1).astype(np.int64)
     kept = [edges[:-1], edges[1:] - 1]
     for curve in curves:
-        for extreme in (np.minimum, np.maximum):
-            of_bucket = np.repeat(extreme.reduceat(curve, edges[:-1]), np.diff(edges))
-            reached = np.flatnonzero(curve == of_bucket)
-            kept.append(reached[np.searchsorted(reached, edges[:-1])])  # the first of each bucket
+        low, high = np.empty(buckets, np.int64), np.empty(buckets, np.int64)
+        reach(np.require(curve, np.float64, ["C", "W"]), edges, low, high)
+        kept += [low, high]
     return np.unique(np.concatenate(kept))
+
+
+@kernel
+def reach(curve: Floats, edges: Longs, low: Longs, high: Longs) -> None:
+    """Where the lowest and the highest value of each bucket stands first."""
+    for k in range(low.size):
+        low[k] = high[k] = edges[k]
+        for i in range(edges[k] + 1, edges[k + 1]):
+            if curve[i] < curve[low[k]]:
+                low[k] = i
+            if curve[i] > curve[high[k]]:
+                high[k] = i
 
 
 def extremes(values: Floats, most: int) -> tuple[Longs, Longs]:
@@ -261,7 +271,7 @@ def extremes(values: Floats, most: int) -> tuple[Longs, Longs]:
 
 
 def rounded(values: Floats, digits: int) -> list[float]:
-    """Plain numbers, as short as they may be."""
+    """Plain numbers, as short as they may be; NaN is a gap in a line."""
     numbers: list[float] = np.round(values, digits).tolist()
     return numbers
 

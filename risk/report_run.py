@@ -1,7 +1,7 @@
 """What a run's page is made of: read from its folder, or at hand when the run ends."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +104,16 @@ def _show(path: Path, search: "Search") -> None:
             for group in range(file.num_row_groups):
                 bounds = file.metadata.row_group(group).column(0).statistics
                 if search.wants(bounds.min.value, bounds.max.value):
-                    search.see(columns_of(file.read_row_group(group, list(TABLES["signals"]), use_threads=False)))
+                    _see(columns_of(file.read_row_group(group, list(TABLES["signals"]), use_threads=False)), search)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _see(signals: Columns, search: "Search") -> None:
+    def said(rows: Longs) -> Columns:
+        return {name: Labels(signals[name].names, signals[name].place[rows]) for name in TABLES["signals"][2:]}
+
+    search.see(signals["ts"], signals["symbol"], said)
 
 
 class Search:
@@ -130,23 +137,26 @@ class Search:
         begin, end = self._within(first, last)
         return begin < end
 
-    def see(self, signals: Columns) -> None:
-        """Some signals, in order of time."""
-        if not signals["ts"].size:
+    def see(self, ts: Longs, symbol: Labels, said: Callable[[Longs], Columns]) -> None:
+        """Some signals, in order of time; `said` of some rows: their direction, regime and votes."""
+        if not ts.size:
             return
-        begin, end = self._within(int(signals["ts"][0]), int(signals["ts"][-1]))
-        which, names = self._order[begin:end], {name: k for k, name in enumerate(signals["symbol"].names)}
+        begin, end = self._within(int(ts[0]), int(ts[-1]))
+        which, names = self._order[begin:end], {name: k for k, name in enumerate(symbol.names)}
         same = np.array([names.get(name, -1) for name in self._symbols.names], np.int32)
         row = np.empty(which.size, np.int64)
-        seek(signals["ts"], signals["symbol"].place, self._decided[begin:end], same[self._symbols.place[which]], row)
+        # writable, so that there is one compiled form
+        ts, place = np.require(ts, None, "W"), np.require(symbol.place, np.int32, "W")
+        seek(ts, place, self._decided[begin:end], same[self._symbols.place[which]], row)
         which, row = which[row >= 0], row[row >= 0]
+        signals = said(row)
         self._known[which] = True
-        said = np.array([_SIGNS[name] for name in signals["direction"].names], np.int8)
-        self._direction[which] = said[signals["direction"].place[row]]
+        directions = np.array([_SIGNS[name] for name in signals["direction"].names], np.int8)
+        self._direction[which] = directions[signals["direction"].place]
         votes = [attribution.views_of(each, self._alphas) for each in signals["votes"].names]
-        self._views[which] = np.array(votes, np.int8).reshape(-1, len(self._alphas))[signals["votes"].place[row]]
+        self._views[which] = np.array(votes, np.int8).reshape(-1, len(self._alphas))[signals["votes"].place]
         self._regimes = signals["regime"].names  # every group has all of them
-        self._place[which] = signals["regime"].place[row]
+        self._place[which] = signals["regime"].place
 
     def entries(self) -> Entries:
         """What was found."""

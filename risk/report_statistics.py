@@ -1,6 +1,7 @@
 """The page's numbers: all that `utp metrics` says of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from html import escape
 
 import numpy as np
@@ -25,7 +26,7 @@ def statistics(run: Run, of: Curve | None) -> str:
                 parts.append((f"Beside {run.summary['benchmark']['name']}", _numbers(curve.beside(of, other))))
     if run.trades["pnl"].size:
         trades = curve.trades_of(run.trades)
-        book, lean = perf.trade_statistics(trades), perf.trade_statistics(trades, "lean")
+        book, lean = perf.both_forms(trades)
         other_form = {f"{name}_lean": value for name, value in lean.items() if not _same(value, book[name])}
         parts.append(("Trades", _numbers(book | other_form)))
     if not parts:
@@ -71,6 +72,7 @@ _USD = ("profit_loss", "total_profit", "total_loss", "largest_", "average_profit
         "_mae", "_mfe", "trade_drawdown", "total_fees", "_deviation")  # fmt: skip
 
 
+@cache
 def _title(name: str) -> str:
     """`var_95` -> `VaR 95`; a probabilistic Sharpe ratio is a probability."""
     if name.endswith("_ts"):
@@ -83,20 +85,24 @@ def _value(name: str, value: float | None) -> str:
     """In the unit that its name tells."""
     if value is None:
         return ""
-    if not np.isfinite(value):
-        return "–"
+    return _unit(name)(value) if np.isfinite(value) else "–"
+
+
+@cache
+def _unit(name: str) -> Callable[[float], str]:
+    """How a number of this name is written."""
     if name.endswith("_ts"):
-        return clock(int(value))
+        return lambda value: clock(int(value))
     if "duration_seconds" in name:
-        return lasted(value * 1e9)
+        return lambda value: lasted(value * 1e9)
     if "number_of" in name or "consecutive" in name or name == "returns":
-        return f"{value:,.0f}"
+        return lambda value: f"{value:,.0f}"
     if name.endswith("variance"):
-        return f"{value:.3g}"
+        return lambda value: f"{value:.3g}"
     if "ratio" in name or name.endswith("_days"):
-        return ratio(value, 3)
+        return partial(ratio, digits=3)
     if any(part in name for part in _USD):
-        return money(value)
+        return money
     if any(part in name for part in _PERCENT):
-        return percent(value, sign=any(part in name for part in _SIGNED))
-    return ratio(value, 3)
+        return partial(percent, sign=any(part in name for part in _SIGNED))
+    return partial(ratio, digits=3)

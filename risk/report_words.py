@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from html import escape
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
+from operators.kernel import kernel
+from risk.order_ids import STAMP, Bytes, write_stamp
 from schemas.calendar import NEW_YORK, on_the_clock
-from schemas.frames import Floats, Ints, Longs
+from schemas.frames import Codes, Floats, Ints, Longs
 from schemas.units import NS_PER_DAY, NS_PER_MINUTE, NS_PER_SECOND
 
 GREEN, RED, BLUE, GREY = "#1a7f4b", "#c0392b", "#2457a6", "#8a94a3"
@@ -20,15 +24,17 @@ class Labels(NamedTuple):
     """A column of words: row i says names[place[i]]."""
 
     names: list[str]
-    place: Ints
+    place: Codes | Ints
 
 
-def groups(labels: Labels, values: Floats) -> list[tuple[str, Floats]]:
-    """Values by name, names in alphabetical order."""
+def groups(labels: Labels, *values: Floats) -> list[tuple[Any, ...]]:
+    """A name and its values, of each column; names in alphabetical order."""
     order = np.argsort(labels.place.astype(np.int16) if len(labels.names) < 1 << 15 else labels.place, kind="stable")
     sizes = np.bincount(labels.place, minlength=len(labels.names))
-    parts = zip(labels.names, np.split(values[order], np.cumsum(sizes)[:-1]), strict=True)
-    return sorted((part for part in parts if part[1].size), key=lambda part: part[0])
+    ends = np.cumsum(sizes)
+    some = [(labels.names[k], int(ends[k] - sizes[k]), int(ends[k])) for k in np.flatnonzero(sizes).tolist()]
+    columns = [column[order] for column in values]
+    return [(name, *(column[begin:end] for column in columns)) for name, begin, end in sorted(some)]
 
 
 def section(name: str, title: str, body: str, note: str = "") -> str:
@@ -123,7 +129,12 @@ def ratio(value: float | None, digits: int = 2) -> str:
 
 def words(text: Any) -> str:
     """A code's name, for reading."""
-    return escape(str(text).replace("_", " "))
+    return _words(str(text))
+
+
+@cache
+def _words(text: str) -> str:
+    return escape(text.replace("_", " "))
 
 
 def texts(labels: Labels, rows: Longs) -> list[str]:
@@ -155,11 +166,30 @@ def facts(values: Mapping[str, Any], above: str = "") -> list[list[str]]:
     return rows
 
 
-def local(ts: Longs) -> list[str]:
-    """New York's clock, as a date axis takes it."""
-    seconds = on_the_clock(ts) // NS_PER_SECOND
-    found: list[str] = np.datetime_as_string(seconds.view("M8[s]")).tolist()
-    return found
+def local(ts: Longs) -> msgspec.Raw:
+    """New York's clock, as a date axis takes it: a list of times, as JSON."""
+    text = np.empty((ts.size, len('"2024-01-02T15:00:00",')), np.uint8)
+    write_times(on_the_clock(ts), np.zeros(STAMP, np.uint8), text)
+    return msgspec.Raw(b"[%b]" % text.tobytes()[:-1])
+
+
+@kernel
+def write_times(shown: Longs, stamp: Bytes, text: Bytes) -> None:
+    """`"2024-01-02T15:00:00",` of each; `stamp` is room for the same without the marks."""
+    for i in range(shown.size):
+        write_stamp(stamp, shown[i] // NS_PER_SECOND)
+        text[i, 0] = ord('"')
+        at = 1
+        for k in range(STAMP):
+            if k in (4, 6):
+                text[i, at] = ord("-")
+                at += 1
+            if k in (11, 13):
+                text[i, at] = ord(":")
+                at += 1
+            text[i, at] = stamp[k]
+            at += 1
+        text[i, at], text[i, at + 1] = ord('"'), ord(",")
 
 
 def clock(ts: int) -> str:

@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import date, datetime
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -34,12 +35,33 @@ def exchange_dates(ts: Longs) -> Longs:
 
 
 def on_the_clock(ts: Longs) -> Longs:
-    """What New York's clock shows at each instant, as if it were UTC, ns; its offset changes on the hour."""
-    hours = ts // _NS_PER_HOUR
-    begins = np.flatnonzero(np.append(True, hours[1:] != hours[:-1])) if ts.size else np.zeros(0, np.int64)
-    offset = np.array([_utc_offset_ns(hour * _NS_PER_HOUR) for hour in hours[begins].tolist()], np.int64)
-    shown: Longs = ts + np.repeat(offset, np.diff(np.append(begins, ts.size)))
-    return shown
+    """What New York's clock shows at each instant, as if it were UTC, ns."""
+    if not ts.size:
+        return ts.copy()
+    first, last = int(ts.min()), int(ts.max())
+    years = np.array([first, last]).astype("M8[ns]").astype("M8[Y]").astype(np.int64) + 1970
+    since, offset = (np.concatenate(each) for each in zip(*map(_offsets, range(years[0], years[1] + 1)), strict=True))
+    if bool((ts[1:] >= ts[:-1]).all()):
+        shown = ts.copy()
+        ends = np.append(np.searchsorted(ts, since[1:]), ts.size)
+        for begin, end, ahead in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), offset.tolist(), strict=True):
+            shown[begin:end] += ahead
+        return shown
+    behind: Longs = ts + offset[np.searchsorted(since[1:], ts, side="right")]
+    return behind
+
+
+@cache
+def _offsets(year: int) -> tuple[Longs, Longs]:
+    """How many ns New York is ahead of UTC, and from when on, within a year of UTC; it changes on the hour."""
+    first, last = (int(np.datetime64(f"{y}-01-01T00", "h").astype(np.int64)) for y in (year, year + 1))
+    offset = {hour: _utc_offset_ns(hour * _NS_PER_HOUR) for hour in range(first, last + 1, 24)}
+    for day in range(first, last, 24):
+        if offset[day] != offset[day + 24]:
+            offset |= {hour: _utc_offset_ns(hour * _NS_PER_HOUR) for hour in range(day, day + 24)}
+    hours = sorted(offset)
+    since = [first, *(hour for before, hour in pairwise(hours[:-1]) if offset[before] != offset[hour])]
+    return _NS_PER_HOUR * np.array(since), np.array([offset[hour] for hour in since], np.int64)
 
 
 def evenings(days: Longs) -> Longs:

@@ -138,7 +138,7 @@ def test_profits_of_all_tables_are_those_of_the_trades(run: Path) -> None:
 def test_any_counts_of_quality_are_shown(run: Path) -> None:
     of = report_run.read(run)
     more = of._replace(summary={**of.summary, "quality": {"gaps": 12, "flags": {"stale": 3, "jump": 1}}})
-    text = report.page(more)
+    text = report.page(more).body
     for part in ("<td>gaps</td><td>12</td>", "<td>flags · stale</td><td>3</td>", "<td>flags · jump</td><td>1</td>"):
         assert part in text
 

@@ -9,15 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.calendar import DAY, NEW_YORK, TIMEFRAMES, Calendar, timeframe_name
+from schemas.calendar import DAY, NEW_YORK, TIMEFRAMES, Calendar, on_the_clock, timeframe_name
 from schemas.events import Phase
 from schemas.frames import Slices
+from schemas.units import NS_PER_SECOND
 from tests.infra.barkit import LEAN, needs_lean
 
 EPOCH = date(1970, 1, 1)
+HOUR = 3600 * NS_PER_SECOND
 # LEAN's list lacks three early closes; its own bars of these days are thin after 13:00.
 UNLISTED = {date(1998, 11, 27), date(1998, 12, 24), date(1999, 12, 31)}
 LATE_OPENING = date(2002, 9, 11)  # trading began after 11:00; the schedule does not say so
@@ -246,3 +248,12 @@ def test_past_the_calendar_s_end_there_is_nothing_ahead():
     calendar = Calendar(DAY, date(2024, 6, 26), date(2024, 7, 12))
     with pytest.raises(ValueError, match="past the calendar's end"):
         calendar.ahead(np.array([0]), [2_000])
+
+
+@given(hours=st.lists(st.integers(0, 700_000), max_size=30), past=st.integers(0, HOUR - 1), rise=st.booleans())
+@example(hours=[475_000 + k for k in range(30)], past=0, rise=True)  # around a change, 10 March 2024
+@example(hours=[480_740 - k for k in range(30)], past=HOUR - 1, rise=False)  # and back, 3 November
+def test_the_clock_is_new_yorks_in_any_order(hours, past, rise):
+    ts = np.array(sorted(hours) if rise else hours, np.int64) * HOUR + past
+    offsets = [datetime.fromtimestamp(hour * 3600, NEW_YORK).utcoffset().total_seconds() for hour in ts // HOUR]
+    assert (on_the_clock(ts) - ts).tolist() == [int(offset) * 10**9 for offset in offsets]
