@@ -22,7 +22,7 @@ from schemas.frames import NO_FLOATS, SHARDS, Floats, Ints, Listing, Longs, RawF
 from schemas.universe import Universe, shard_of
 
 AUTO_ROWS = 131_072  # in a chunk, over all shards: enough to hide what a frame costs, little enough for the caches
-AUTO_SLICES = 8_192  # of a chunk at most, then
+AUTO_SLICES = 32_768  # of a chunk at most, then: of one symbol, fifteen frames of sixteen are empty
 SYNTHETIC = "synthetic"
 NO_FILES, DEFAULTS = Files(), ReferenceParams()
 
@@ -182,10 +182,11 @@ class Bars:
         """
         known: tuple[str, ...] | None = None
         ids: Ints = np.zeros(0, np.int32)
-        code = -1
+        is_same, code = False, -1
         for names, columns in self._feed.tables(after, self.upto, numbers):
             if names is not known:
                 known, ids = names, np.array([self.universe.ids.get(name, -1) for name in names], np.int32)
+                is_same = bool((ids == np.arange(ids.size)).all())
                 code = names.index(self.market) if self.market in names else -1
             begin, end = np.searchsorted(columns.ts, (after, self.upto), side="right").tolist()
             own = columns.rows(begin, end)
@@ -193,7 +194,7 @@ class Bars:
                 rows = np.flatnonzero(own.symbol == code)
                 if rows.size:
                     market.append(Columns._make(column[rows] if column.size else column for column in own))
-            yield own._replace(symbol=ids.take(own.symbol))
+            yield own if is_same else own._replace(symbol=ids.take(own.symbol))
 
 
 class Closing(Protocol):

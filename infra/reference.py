@@ -90,7 +90,7 @@ class Reference:
 
     def attach(self, frame: RawFrame, market: Floats) -> RawFrame:
         """The frame with all that was known at its bars; `market`: as `market_closes` gives it."""
-        more: dict[str, Any] = {"market": market}
+        more: dict[str, Any] = {"market": market} if market.size else {}
         if self.quotes is not None:
             more["bid"], more["ask"] = self._quotes_of(self.quotes, frame)
         if self.volumes is not None:
@@ -100,7 +100,7 @@ class Reference:
             more["earnings_days"] = self._days(self.earnings, frame)
         if self.actions:
             more["actions"], more["acted"] = self._acted(frame)
-        return replace(frame, **more)
+        return replace(frame, **more) if more else frame
 
     def _quotes_of(self, quotes: Known, frame: RawFrame) -> tuple[Floats, Floats]:
         """The last bid and ask of each bar, NaN where they are too old."""

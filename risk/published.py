@@ -7,7 +7,7 @@ import numpy as np
 from operators.kernel import kernel
 from risk.ledger import SignalColumns
 from schemas.events import Reason
-from schemas.frames import Codes, Ints, Longs, SliceFrame
+from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame
 
 UNPUBLISHED = (Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_PUBLISH_GATE)
 LAST_UNPUBLISHED = int(max(UNPUBLISHED))  # any other reason than NONE comes behind it
@@ -19,9 +19,10 @@ def published(frame: SliceFrame) -> SignalColumns:
     rows, ts = np.empty(size + 1, np.int64), np.empty(size + 1, np.int64)
     pick(frame.slices.ts, frame.starts, frame.order, frame.reason, rows, ts)
     rows, ts = rows[:size], ts[:size]
-    return SignalColumns(ts, frame.symbol[rows], frame.direction[rows], frame.confidence[rows], frame.score[rows],
-                         frame.regime[rows], frame.views[rows], frame.reason[rows],
-                         **_of_forecasts(frame, rows))  # fmt: skip
+    given = (frame.symbol, frame.direction, frame.confidence, frame.score, frame.regime, frame.views, frame.reason)
+    told = tuple(np.empty(size, column.dtype) for column in given)
+    gather(rows, *given, *told)
+    return SignalColumns(ts, *told, **_of_forecasts(frame, rows))
 
 
 def _of_forecasts(frame: SliceFrame, rows: Longs) -> dict[str, Any]:
@@ -53,3 +54,17 @@ def pick(slices: Longs, starts: Longs, order: Ints, reason: Codes, rows: Longs, 
         for j in range(starts[s], starts[s + 1]):
             rows[k], ts[k] = order[j], slices[s]
             k += is_published(reason[order[j]])
+
+
+@kernel
+def gather(
+    rows: Longs,
+    symbol: Ints, direction: Codes, confidence: Floats, score: Floats, regime: Codes, views: Ints, reason: Codes,
+    symbols: Ints, directions: Codes, confidences: Floats, scores: Floats, regimes: Codes, all_views: Ints,
+    reasons: Codes,
+) -> None:  # fmt: skip
+    """All columns of these rows in one pass."""
+    for k in range(rows.size):
+        r = rows[k]
+        symbols[k], directions[k], confidences[k], scores[k] = symbol[r], direction[r], confidence[r], score[r]
+        regimes[k], all_views[k], reasons[k] = regime[r], views[r], reason[r]

@@ -11,6 +11,7 @@ from risk.portfolio import Book
 from risk.scratch import TAIL, Returns
 from schemas.frames import Floats
 
+HALVINGS = 8  # of the range between the worst and nothing, at most
 NORMAL_TAIL = 2.0627  # φ(Φ⁻¹(0.05)) / 0.05: the mean of a normal distribution's worst twentieth, in deviations
 SLACK = 1e-9  # what rounding may do to a sum of squares, and far more
 
@@ -144,7 +145,7 @@ def marginal_shortfall(
 @kernel
 def tail_loss(profit: Floats, part: Floats, known: int, worst: Floats, tail: Floats) -> float:
     """Mean loss of a part where the whole's profit is in its worst twentieth: at or below the 5th percentile."""
-    edge = smallest(profit, worst[: (known - 1) // TAIL + 1])
+    edge = smallest(profit, worst[: (known - 1) // TAIL + 1], tail)
     total, count = 0.0, 0
     for k in range(profit.size):  # nothing to guess: most are not of the tail
         tail[count] = part[k]
@@ -155,14 +156,53 @@ def tail_loss(profit: Floats, part: Floats, known: int, worst: Floats, tail: Flo
 
 
 @kernel
-def smallest(values: Floats, least: Floats) -> float:
-    """The last of as many smallest values as there is room for; NaNs are none."""
-    least[:] = math.inf
+def smallest(values: Floats, least: Floats, room: Floats) -> float:
+    """The last of as many smallest values as `least` has room for; NaNs are none. `room` is as long as the values.
+
+    Those below a rough edge are picked first, by a store that depends on no guess; few are left to be put in order.
+    """
+    edge, found = rough_edge(values, least.size), 0
     for k in range(values.size):
-        if values[k] < least[-1]:
+        room[found] = values[k]
+        found += values[k] <= edge
+    least[:] = math.inf
+    for k in range(found):
+        if room[k] < least[-1]:
             place = least.size - 1
-            while place > 0 and least[place - 1] > values[k]:
+            while place > 0 and least[place - 1] > room[k]:
                 least[place] = least[place - 1]
                 place -= 1
-            least[place] = values[k]
+            least[place] = room[k]
     return float(least[-1])
+
+
+@kernel
+def rough_edge(values: Floats, wanted: int) -> float:
+    """Some number that at least so many values do not exceed, and where it is easily found, few more.
+
+    Counting takes eight values at a time, so a few counts cost less than one look at each value.
+    """
+    low, high = 0.0, 0.0
+    if up_to(values, high) < wanted:
+        return math.inf
+    for k in range(values.size):
+        low = min(low, values[k])
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2.0
+        count = up_to(values, middle)
+        if count < wanted:
+            low = middle
+        else:
+            high = middle
+            if count <= 2 * wanted:
+                break
+    return high
+
+
+@kernel
+def up_to(values: Floats, edge: float) -> int:
+    """How many do not exceed the edge."""
+    count = 0
+    for k in range(values.size):
+        count += values[k] <= edge
+    return count

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from schemas.events import Phase
-from schemas.frames import Codes, Ints, Longs, Slices
+from schemas.frames import Ints, Longs, Slices
 from schemas.units import NS_PER_DAY, NS_PER_MINUTE, NS_PER_SECOND
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -85,6 +85,7 @@ class Calendar:
         # slices of a session: the clock's multiples strictly between open and close, and the close
         inside = (self._close_minute - 1) // timeframe - self._open_minute // timeframe
         self._first: Longs = np.concatenate([[0], np.cumsum(inside + 1)]).astype(np.int64)
+        self._before_first: Longs = self._open_minute // timeframe  # multiples of the clock up to the open
         # For one instant at a time: a search in a list takes a fortieth of what numpy's takes.
         self._close_list: list[int] = self.closes.tolist()
         self._first_list: list[int] = self._first.tolist()
@@ -175,33 +176,36 @@ class Calendar:
         return found
 
     def _slices(self, first: int, last: int, after: int, upto: int) -> Slices:
-        index = np.arange(first, last + 1)
-        session = np.searchsorted(self._first, index, side="right") - 1
-        ends = self.ends_at(index)
-        begins = np.maximum(self.opens[session], ends - self._span(ends, session))
+        index, session = np.arange(first, last), self._sessions_of(first, last + 1)
         own, following = session[:-1], session[1:]
-        left = self._first[own + 1] - index[:-1]
-        phase: Codes = np.select([left == 1, left == 2], [Phase.LAST, Phase.EVE], Phase.MIDDLE).astype(np.int8)
+        begin = (self._before_first[own] + (index - self._first[own])) * self.timeframe
+        minute = np.minimum(begin + self.timeframe, self._close_minute[own])
+        # Of the next slice; in the same session it begins where this one ends.
+        next_begin = np.where(own == following, begin + self.timeframe, self._open_minute[following])
+        left = self._first[own + 1] - index
+        phase = np.full(index.size, Phase.MIDDLE, np.int8)
+        phase[left == 2], phase[left == 1] = Phase.EVE, Phase.LAST
         return Slices(
             after=after,
             upto=upto,
-            ts=ends[:-1],
+            ts=self._midnight[own] + minute * NS_PER_MINUTE,
             session=self.sessions[own],
-            minute=((ends[:-1] - self._midnight[own]) // NS_PER_MINUTE).astype(np.int32),
-            to_close=((self.closes[following] - begins[1:]) // NS_PER_MINUTE).astype(np.int32),
+            minute=minute.astype(np.int32),
+            to_close=(self._close_minute[following] - next_begin).astype(np.int32),
             phase=phase,
         )
 
-    def _span(self, ends: Longs, session: Longs) -> Longs:
-        """How long each slice is; a clock-cut slice may be short at the open and at the close."""
-        minute = (ends - self._midnight[session]) // NS_PER_MINUTE
-        return (minute - (minute - 1) // self.timeframe * self.timeframe) * NS_PER_MINUTE
+    def _sessions_of(self, first: int, last: int) -> Longs:
+        """Which session each slice `first <= index < last` belongs to; a search for each would take far longer."""
+        begin, end = bisect_right(self._first_list, first) - 1, bisect_left(self._first_list, last)
+        edges = self._first[begin : end + 1].clip(first, last)
+        return np.repeat(np.arange(begin, end), np.diff(edges))
 
     def ends_at(self, index: Longs) -> Longs:
         """Ends of slices by their places, UTC ns."""
         session = np.searchsorted(self._first, index, side="right") - 1
         nth = index - self._first[session] + 1
-        minute = (self._open_minute[session] // self.timeframe + nth) * self.timeframe
+        minute = (self._before_first[session] + nth) * self.timeframe
         minute = np.minimum(minute, self._close_minute[session])
         ends: Longs = self._midnight[session] + minute * NS_PER_MINUTE
         return ends
