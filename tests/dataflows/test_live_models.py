@@ -93,7 +93,7 @@ def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(
     for model, ts in zip((one, two, "none"), TIMES, strict=True):
         bundle = "" if model == "none" else sha256(folder / model / MANIFEST)
         announce.write(kafka, model, nanos(ts), bundle)
-    place = site(**market, INGEST__SPEED=str(600 * minutes))  # ten slices a second
+    place = site(**{**market, "INGEST__SPEED": str(600 * minutes)})  # ten slices a second
     place.start("ingest", "dataflows.ingest")
     place.start("live", "dataflows.live")
     until(kafka, "account.log", 250 // minutes)  # under the first model
