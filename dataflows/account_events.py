@@ -5,7 +5,7 @@ is made again after a crash is the same record.
 """
 
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from schemas.identity import correlation_id, envelope, iso, moment_key
 from schemas.records import Execution, ExitSignal, Order, Risk, ScoredSignal
 from schemas.units import to_usd
 
+TOLD = ("risk.approved", "risk.rejected", "execution.completed", "execution.blocked", "exit.signals", "signals.scored")
 ENTRY_LEGS = (Leg.TAKE_PROFIT, Leg.STOP_LOSS)
 DIRECTIONS = {Direction.LONG: "long", Direction.SHORT: "short", Direction.FLAT: "neutral"}
 
@@ -33,23 +34,11 @@ class Writer:
         self._account, self._timeframe, self._alphas, self._limits = account, timeframe, alphas, limits
         self._at_broker = at_broker
 
-    def outputs(self) -> dict[str, Callable[[LedgerFrame], Iterator[Record]]]:
-        """By topic, what is written there."""
-        return {
-            "account.orders": self.orders,
-            "risk.approved": lambda frame: self.verdicts(frame, True),
-            "risk.rejected": lambda frame: self.verdicts(frame, False),
-            "execution.completed": self.fills,
-            "execution.blocked": self.unfilled,
-            "exit.signals": self.exits,
-            "signals.scored": self.signals,
-        }
-
-    def batch(self, make: Callable[[LedgerFrame], Iterator[Record]], item: tuple[str, LedgerFrame]) -> Iterator[Any]:
-        """The records of one frame, for a gated sink."""
-        records = list(make(item[1]))
-        if records:
-            yield item[0], records
+    def told(self, frame: LedgerFrame) -> dict[str, list[Record]]:
+        """By topic, what is written there for others than the broker's side."""
+        made = (self.verdicts(frame, True), self.verdicts(frame, False), self.fills(frame), self.unfilled(frame),
+                self.exits(frame), self.signals(frame))  # fmt: skip
+        return {topic: list(records) for topic, records in zip(TOLD, made, strict=True)}
 
     def orders(self, frame: LedgerFrame) -> Iterator[Record]:
         """One record per cancel, then per order that was sent, the entry's with the prices of its bracket.

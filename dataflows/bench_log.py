@@ -10,6 +10,7 @@ when the flow handed the last order to its own, which the order's record states.
 before the append.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -35,7 +36,7 @@ from infra.bars import open_bars
 from infra.embedded import Broker
 from infra.gated_sink import BY
 from infra.kafka import ID, TS, Cluster, bounds, cluster, stated_time
-from infra.ranges import Messages, RangeSource, part_name
+from infra.ranges import BATCH, Messages, RangeSource, part_name
 from infra.reader import Reader
 from infra.settings import Settings, load
 from infra.topics import create_topics
@@ -48,12 +49,14 @@ if TYPE_CHECKING:
 
 MARKETS = ((100, 10), (1_000, 2))  # symbols, days of minutes: 6 and 62 bars in a record
 LIVE = (100, 4)
-LONG = (400, 66)  # ten million bars
+LONG = (400, 67)  # ten million bars
 PACE = 0.15  # seconds between two slices
 SEED = 7
 TOPIC = slice_log.TOPIC
+BLOCK = 64  # bytes of a small Python object, about
 
 Answer = dict[str, Any]
+Ranges = dict[tuple[str, int], tuple[int, int]]
 
 
 def lines(quick: bool = False) -> Iterator[Line]:
@@ -126,32 +129,38 @@ def replay(times: int) -> Answer:
     spent: list[float] = []
     for _ in range(times + 1):
         counted: list[int] = []
-        graph = _flow(cluster(), counted)
+        graph = _flow(cluster(), counted.append, _ranges(cluster()))
         with _cpu(spent):
             cluster_main(graph, [], 0)  # type: ignore[no-untyped-call]
     return {"cpu": spent[1:], "slices": sum(counted)}  # the first one loads the kernels
 
 
-def growth() -> Answer:
-    """Memory in MB at ten places of a replay."""
+def growth(slices: int | None = None, batch: int = BATCH) -> Answer:
+    """Memory in MB at ten places of a replay, at its highest, and of what the flow holds at its last slice.
+
+    `slices`: no more than these of the log. At the last one all has been read, so that the log itself, which takes as
+    much memory in the client as the broker sends at once, is not in that figure.
+    """
     from bytewax.testing import cluster_main
 
     where = cluster()
-    slices = _ranges(where)[TOPIC, 0][1]
-    counted: list[int] = []
-    resident: list[tuple[int, float]] = []
+    ranges = {place: (first, stop if slices is None else min(stop, first + slices))
+              for place, (first, stop) in _ranges(where).items()}  # fmt: skip
+    total = min(stop - first for first, stop in ranges.values())
+    done, tenths, held = 0, [0.0] * 10, list[float]()
 
-    def watch() -> None:
-        while True:
-            resident.append((sum(counted), _resident()))
-            time.sleep(0.5)
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        tenths[min(done * 10 // total, 9)] = _resident()
+        if done == total:
+            gc.collect()
+            held.append(_in_use())
 
-    threading.Thread(target=watch, daemon=True).start()
     begun = time.process_time()
-    cluster_main(_flow(where, counted), [], 0)  # type: ignore[no-untyped-call]
+    cluster_main(_flow(where, count, ranges, batch), [], 0)  # type: ignore[no-untyped-call]
     cpu = time.process_time() - begun
-    tenths = [max((mb for done, mb in resident if done * 10 // slices == k), default=0.0) for k in range(10)]
-    return {"mb": tenths, "slices": sum(counted), "cpu": cpu}
+    return {"mb": tenths, "peak_mb": _peak(), "held_mb": held[0], "slices": done, "cpu": cpu}
 
 
 def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
@@ -201,7 +210,7 @@ def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
 # What they share.
 
 
-def _flow(where: Cluster, counted: list[int]) -> "Dataflow":
+def _flow(where: Cluster, count: Callable[[int], None], ranges: Ranges, batch: int = BATCH) -> "Dataflow":
     """From the log to the ledger: the steps of the live flow, without the account log between its halves."""
     import bytewax.operators as op
     from bytewax.dataflow import Dataflow
@@ -209,13 +218,13 @@ def _flow(where: Cluster, counted: list[int]) -> "Dataflow":
 
     settings, calendar = _settings(), _calendar()
     graph = Dataflow("bench")
-    read = op.input("slices", graph, RangeSource(where, _ranges(where), headers=False))
+    read = op.input("slices", graph, RangeSource(where, ranges, batch, headers=False))
     keyed = op.map("shard", read, _by_shard)
     answers = scan("intake", keyed, intake.start(), partial(intake.step, calendar))
     frames = op.flat_map("frames", answers, _frames)
     decided = pipeline.decide("decide", frames, pipeline.decide_params(settings, calendar.timeframe))
     ledger = pipeline.trade("trade", decided, settings.account, _after(where))
-    sizes = op.map("slices_done", ledger, lambda item: counted.append(item[1].slices.size))
+    sizes = op.map("slices_done", ledger, lambda item: count(item[1].slices.size))
     op.output("nothing", op.filter("none", sizes, lambda _: False), TestingSink([]))
     return graph
 
@@ -249,7 +258,7 @@ def _frames(item: tuple[str, intake.Answer]) -> list[tuple[str, RawFrame]]:
     return [(item[0], frame) for frame in item[1].frames]
 
 
-def _ranges(where: Cluster) -> dict[tuple[str, int], tuple[int, int]]:
+def _ranges(where: Cluster) -> Ranges:
     return {(TOPIC, number): span for number, span in bounds(where, TOPIC).items()}
 
 
@@ -377,6 +386,29 @@ def _resident() -> float:
     """MB of this process that are in memory now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _peak() -> float:
+    """MB of this process that were in memory at once."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    high: int = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return high / 2**10
+
+
+class _Mallinfo(ctypes.Structure):
+    """What the C library says of its heap (mallinfo2 of glibc), bytes."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",
+                                                     "fsmblks", "uordblks", "fordblks", "keepcost")]  # fmt: skip
+
+
+def _in_use() -> float:
+    """MB of this process that something holds: what is free, and what the system has not got back, is not among it."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _Mallinfo
+    told = ask()
+    held: int = told.uordblks + told.hblkhd + sys.getallocatedblocks() * BLOCK
+    return held / 2**20
 
 
 @contextmanager

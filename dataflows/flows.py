@@ -4,11 +4,12 @@ import gc
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dataflows.pipeline import KEYS
 from infra.gated_sink import Record
 from infra.kafka import Cluster, cluster
+from infra.late import ByTopic
 from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.settings import Settings, load, of_log
@@ -18,7 +19,9 @@ from schemas.errors import UserError
 
 if TYPE_CHECKING:
     from bytewax.dataflow import Dataflow
+    from bytewax.operators import KeyedStream
 
+T = TypeVar("T")
 SETTINGS = "UTP_SETTINGS"  # names the settings file, for flows that Bytewax starts
 
 Part = Callable[["Dataflow", Settings, Cluster], None]
@@ -60,3 +63,21 @@ def first(key: str) -> int:
 def some(key: str, records: list[Record]) -> list[tuple[str, list[Record]]]:
     """Records for a gated sink; nothing where there are none."""
     return [(key, records)] if records else []
+
+
+def of_topic(topic: str, item: tuple[str, ByTopic]) -> list[tuple[str, list[Record]]]:
+    """A topic's share of what a late lane made, for a gated sink."""
+    return some(item[0], item[1].get(topic, []))
+
+
+def behind(step_id: str, stream: "KeyedStream[T]", hops: int) -> "KeyedStream[T]":
+    """The same, so many hops later: a worker takes its steps in turn, so what has fewer hops before it goes first."""
+    import bytewax.operators as op
+
+    for k in range(hops):
+        stream = op.map(f"{step_id}_{k}", stream, _same)
+    return stream
+
+
+def _same(item: T) -> T:
+    return item

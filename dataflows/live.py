@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dataflows import account_log, pipeline, taps
-from dataflows.account_events import Writer
-from dataflows.flows import assemble, by_shard, grid, some
+from dataflows.account_events import TOLD, Writer
+from dataflows.flows import assemble, behind, by_shard, grid, of_topic, some
 from dataflows.flows import first as _first
 from infra import intake
 from infra.abreast import AbreastSource
@@ -26,7 +26,8 @@ from infra.dead_letters import Letter
 from infra.dead_letters import record as letter_record
 from infra.forecaster import NONE, Event, Forecaster, described, live_forecaster
 from infra.gated_sink import GatedSink, Record
-from infra.kafka import LINGER_MS, Cluster
+from infra.kafka import Cluster
+from infra.late import late
 from infra.ranges import Messages
 from infra.result_header import Header, header
 from infra.settings import Settings
@@ -36,7 +37,6 @@ from infra.tail import TailSource
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
-from schemas.events import Phase
 from schemas.frames import RawFrame, SliceFrame, Slices
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
 
 DECISIVE = ("clean", "features", "alphas", "regime", "ensemble", "filters", "rules", "exits", "halts", "venue", "cash")
+HOPS = 3  # from the late lane to the end of the sinks behind it
 
 
 def flow(settings: str | None = None, sets: Sequence[str] = ()) -> "Dataflow":
@@ -101,14 +102,19 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
     start = account.start(settings.account)
     ledger = scan("account", log, start, partial(account_log.step, calendar, settings.account), keep=keeper.account)
     writer = writer_of(settings)
-    for topic, make in writer.outputs().items():
-        step, linger_ms = topic.replace(".", "_"), 0 if topic == "account.orders" else LINGER_MS
-        made = op.flat_map(f"{step}_record", ledger, partial(writer.batch, make))
-        op.output(step, made, GatedSink(where, topic, "account", _first, linger_ms))
+    orders = op.flat_map("account_orders_record", ledger, lambda item: some(item[0], list(writer.orders(item[1]))))
+    op.output("account_orders", orders, GatedSink(where, "account.orders", "account", _first, linger_ms=0))
+    # what nobody waits for goes after the orders; what comes at a close is in its topics before its results are there
+    told = late("told", ledger, (), lambda state, frame: (state, writer.told(frame)), lambda one: one.slices.closes)
+    for topic in TOLD:
+        step = topic.replace(".", "_")
+        own = op.flat_map(f"{step}_record", told, partial(of_topic, topic))
+        op.output(step, own, GatedSink(where, topic, "account", _first))
     models = (
         partial(_models, where, Path(settings.forecast.store).expanduser()) if settings.forecast.model != NONE else None
     )
-    op.output("results", ledger, DayResults(_results(settings), partial(_header, settings), calendar, models))
+    op.output("results", behind("results_behind", ledger, HOPS),
+              DayResults(_results(settings), partial(_header, settings), calendar, models))  # fmt: skip
 
 
 def _frames(forecaster: Forecaster | None, item: tuple[str, intake.Answer]) -> Iterator[tuple[str, RawFrame]]:
@@ -160,20 +166,16 @@ class Keeper:
 
     def decide(self, frame: RawFrame, state: pipeline.State) -> None:
         """The state of a shard, when its frame ends with the session."""
-        if _closes(frame.slices):
+        if frame.slices.closes:
             self._write(frame.slices, f"decide.{frame.shard:02}", state)
 
     def account(self, one: account_log.Act, state: account.State) -> None:
         """The state of the account, after the session's last slice."""
-        if isinstance(one, SliceFrame) and _closes(one.slices):
+        if isinstance(one, SliceFrame) and one.slices.closes:
             self._write(one.slices, "account", state)
 
     def _write(self, slices: Slices, key: str, state: Any) -> None:
         write(self._folder, int(slices.session[-1]), key, Snapshot(slices.upto, self._identity, flat(state)))
-
-
-def _closes(slices: Slices) -> bool:
-    return slices.size > 0 and slices.phase[-1] == Phase.LAST and slices.ts[-1] == slices.upto
 
 
 def _results(settings: Settings) -> Path:

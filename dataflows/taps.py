@@ -1,7 +1,7 @@
 """Taps: what decide makes on its way, for others: features, forecasts, and the alphas' views when they change.
 
-Written by shard, each with an id that is a function of what happened. Nothing reads them to decide; `live.taps` says
-which there are.
+Written by shard, each with an id that is a function of what happened. Nothing reads them to decide, so they take
+the late lane; `live.taps` says which there are.
 """
 
 import math
@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 
 from dataflows.account_events import DIRECTIONS
-from dataflows.flows import some
+from dataflows.flows import of_topic
 from dataflows.pipeline import Decided
 from infra.gated_sink import GatedSink, Record, event_record
 from infra.kafka import Cluster
+from infra.late import late
 from infra.settings import Settings
 from operators import features
-from operators.drive import scan
 from schemas.frames import Floats, ForecastFrame, Names
 from schemas.identity import correlation_id, envelope, moment_key
 from schemas.records import AlphaSignal, MarketEngineered, Prediction
@@ -92,14 +92,14 @@ def draw(decided: "KeyedStream[Decided]", settings: Settings, where: Cluster, mi
     params = params_of(settings, minutes)
     if not params.topics:
         return
-    tapped = scan("taps", decided, start(params), partial(step, params))
+    tapped = late("taps", decided, start(params), partial(step, params), _closes)
     for topic in sorted(params.topics):
-        own = op.flat_map(f"{topic}_tap".replace(".", "_"), tapped, partial(_of, topic))
+        own = op.flat_map(f"{topic}_tap".replace(".", "_"), tapped, partial(of_topic, topic))
         op.output(topic.replace(".", "_"), own, GatedSink(where, topic, "decide", int))
 
 
-def _of(topic: str, item: tuple[str, dict[str, list[Record]]]) -> list[tuple[str, list[Record]]]:
-    return some(item[0], item[1].get(topic, []))
+def _closes(decided: Decided) -> bool:
+    return decided.signals.bars.slices.closes
 
 
 def step(params: Params, state: State, decided: Decided) -> tuple[State, dict[str, list[Record]]]:

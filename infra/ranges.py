@@ -5,7 +5,7 @@ An item is one `Messages`: parallel lists, for an object per record costs more t
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -59,6 +59,8 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
     ):
         self._where, self._shared = where, Shared(batch, headers, Pace())
         self._ranges = {part_name(*place): (*place, *span) for place, span in ranges.items()}
+        topics = {topic: [number for name, number in ranges if name == topic] for topic, _ in ranges}
+        self._held = {topic: Held(where, topic, numbers) for topic, numbers in topics.items()}
         for topic, number, start, stop in self._ranges.values():
             if not 0 <= start <= stop:
                 raise ValueError(f"{topic} partition {number}: from {start} to {stop} is no range of offsets")
@@ -72,7 +74,7 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
         topic, number, start, stop = self._ranges[for_part]
         first = start if resume_state is None else resume_state
         if first < stop:
-            end = check_place(self._where, topic, number, first)
+            end = check_place(self._where, topic, number, first, self._held[topic].of(number))
             if stop > end:
                 raise UserError(
                     f"{self._where.topic(topic)} partition {number}: the log ends at {end}, before offset {stop}"
@@ -80,9 +82,26 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
         return Part(self._where, topic, number, (start, stop), first, self._shared)
 
 
-def check_place(where: Cluster, topic: str, number: int, first: int) -> int:
-    """Is this offset, or the place after the last record, in the log? Returns its end."""
-    low, high = bounds(where, topic, [number])[number]
+class Held:
+    """Where the partitions of a topic begin and end, as their parts ask when they are built, one after the other.
+
+    All are asked for at once: a client for each of them costs more than reading its records. No answer serves twice.
+    """
+
+    def __init__(self, where: Cluster, topic: str, numbers: Sequence[int] | None = None):
+        self._where, self._topic, self._numbers = where, topic, numbers
+        self._found: dict[int, tuple[int, int]] = {}
+
+    def of(self, number: int) -> tuple[int, int]:
+        """The first offset that is there, and the one that comes next."""
+        if number not in self._found:
+            self._found = bounds(self._where, self._topic, self._numbers)
+        return self._found.pop(number)
+
+
+def check_place(where: Cluster, topic: str, number: int, first: int, held: tuple[int, int]) -> int:
+    """Is this offset, or the place after the last record, in the log that is held? Returns its end."""
+    low, high = held
     if first < low:
         raise UserError(
             f"{where.topic(topic)} partition {number}: offset {first} is no longer in the log, which begins at {low}; "
@@ -191,8 +210,10 @@ class Part(StatefulSourcePartition[Messages, int]):
         complete = self._queue.complete  # asked first: what came before it is in the queue
         if self._bytes < BYTES:
             found = self._queue.take(self._shared.batch - len(self._kept))
-            self._kept += [message for message in found if message.offset() < self._span[1]]
-            self._bytes += sum(len(message) for message in found)
+            if found and found[-1].offset() >= self._span[1]:
+                found = [message for message in found if message.offset() < self._span[1]]
+            self._kept += found
+            self._bytes += sum(map(len, found))
         if not complete or self._queue.messages:
             return False
         self._leave()

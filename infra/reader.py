@@ -8,20 +8,22 @@ keep the client and itself busy all the time; when that is seen, the reader rest
 """
 
 import contextlib
+import gc
 import json
 import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from infra.kafka import Cluster, at_end, consumer, lost, passing
 
-AT_ONCE = 5_000  # records that the client is asked for
+AT_ONCE = 1_000  # records that the client is asked for
 LOOK = 0.05  # seconds that the reader waits for a record, or to hear that there is none
 REST = 0.006  # seconds that it rests, where empty fetches come back at once
 BUSY = 500  # answers of the broker a second, without records, that tell such a broker
 FULL, DRAINED = 16_000_000, 4_000_000  # bytes in a queue: no more are fetched; fetched again
+YOUNG = 100_000  # new objects after which the collector of cycles looks at them, while a range is read
 ENVELOPE = 100  # bytes that a record takes beside its value, about
 
 Place = tuple[str, int]  # topic as the cluster knows it, partition
@@ -47,18 +49,54 @@ class Queue:
         """Whether all that is wanted has come."""
         return self.stop is not None and self.reached >= self.stop
 
-    def put(self, message: Any) -> None:
-        """By the reader: a record."""
-        self._put += len(message) + ENVELOPE
-        self.messages.append(message)
+    def put(self, messages: list[Any]) -> None:
+        """By the reader: records, in order."""
+        self._put += _bytes(messages)
+        self.messages.extend(messages)
         if self.stop is not None:
-            self.reached = message.offset() + 1
+            self.reached = messages[-1].offset() + 1
 
     def take(self, most: int) -> list[Any]:
         """By whoever reads this partition: up to so many records, in order."""
         found = [self.messages.popleft() for _ in range(min(len(self.messages), most))]
-        self._taken += sum(len(message) for message in found) + ENVELOPE * len(found)
+        self._taken += _bytes(found)
         return found
+
+
+def _bytes(messages: list[Any]) -> int:
+    return sum(map(len, messages)) + ENVELOPE * len(messages)
+
+
+class Seldom:
+    """The collector of cycles looks more seldom, while somebody wants it to.
+
+    Each record that waits is an object that it would walk, again and again, and none is ever part of a cycle: that took
+    a fifth of a replay's CPU.
+    """
+
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _before: ClassVar[tuple[int, int, int]] = gc.get_threshold()
+    _users: ClassVar[int] = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def wanted(cls, really: bool) -> Iterator[None]:
+        """Until the last one leaves."""
+        cls._count(int(really))
+        try:
+            yield
+        finally:
+            cls._count(-int(really))
+
+    @classmethod
+    def _count(cls, more: int) -> None:
+        with cls._lock:
+            if more and not cls._users:
+                cls._before = gc.get_threshold()
+                gc.set_threshold(YOUNG, *cls._before[1:])
+            cls._users += more
+            if more and not cls._users:
+                gc.set_threshold(*cls._before)
 
 
 class Reader:
@@ -67,8 +105,8 @@ class Reader:
     _open: ClassVar[dict[tuple[Cluster, Hashable], "Reader"]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, where: Cluster, user: Hashable):
-        self._where, self._user = where, user
+    def __init__(self, where: Cluster, user: Hashable, bulk: bool):
+        self._where, self._user, self._bulk = where, user, bulk
         self._users: set[Place] = set()
         self._asked: SimpleQueue[tuple[Place, int, Queue | None]] = SimpleQueue()  # from where on; None: leave
         self._queues: dict[Place, Queue] = {}  # the thread's: a place that is joined again gets nothing of before
@@ -88,7 +126,7 @@ class Reader:
         with cls._lock:
             reader = cls._open.get((where, user))
             if reader is None:
-                reader = cls._open[where, user] = cls(where, user)
+                reader = cls._open[where, user] = cls(where, user, stop is not None)
             if place in reader._users:
                 raise RuntimeError(f"{place[0]} partition {place[1]} is read twice in this process")
             reader._users.add(place)
@@ -115,9 +153,10 @@ class Reader:
     def _run(self) -> None:
         client = consumer(self._where, stats_cb=self._listen, statistics_interval_ms=1_000, enable_partition_eof=True)
         try:
-            while not self._stop.is_set():
-                self._assign(client)
-                self._look(client)
+            with Seldom.wanted(self._bulk):
+                while not self._stop.is_set():
+                    self._assign(client)
+                    self._look(client)
         except Exception as error:  # raised again by the parts
             self._error = error
         finally:
@@ -147,28 +186,45 @@ class Reader:
     def _look(self, client: Any) -> None:
         first = client.poll(LOOK)
         found = [first, *client.consume(AT_ONCE, 0.001 if self._rests else 0.0)] if first is not None else []
-        taken = sum(self._take(message) for message in found)
+        taken = self._sort(found)
         for place in [place for place in self._assigned if self._queues[place].complete]:
             self._unassign(client, place)  # at once: a broker that answers empty fetches would keep it busy
         self._throttle(client)
         if self._rests and not taken and self._assigned:
             self._rest(client)
 
-    def _take(self, message: Any) -> bool:
-        """Put a record into its queue; whether it was one."""
+    def _sort(self, found: list[Any]) -> bool:
+        """Put records into their queues, a run of one partition at once; whether there were any."""
+        taken, run, place = False, list[Any](), ("", -1)
+        for message in found:
+            error = message.error()
+            if error is None and message.partition() == place[1] and message.topic() == place[0]:
+                run.append(message)
+                continue
+            taken |= self._put(place, run)  # what came before an end of a partition is there before it is known
+            run, place = [], ("", -1)
+            if error is None:
+                run, place = [message], (message.topic(), message.partition())
+            else:
+                self._heed(message, error)
+        return taken | self._put(place, run)
+
+    def _put(self, place: Place, run: list[Any]) -> bool:
+        queue = self._queues.get(place)
+        if queue is None or not run:
+            return False
+        queue.put(run)
+        self._records += len(run)
+        return True
+
+    def _heed(self, message: Any, error: Any) -> None:
+        """An end of a partition, or something worse."""
         place = message.topic(), message.partition()
-        error, queue = message.error(), self._queues.get(place)
-        if error is None:
-            if queue is not None:
-                queue.put(message)
-                self._records += 1
-            return queue is not None
         if at_end(error):
-            if queue is not None:
-                queue.reached = message.offset()
+            if place in self._queues:
+                self._queues[place].reached = message.offset()
         elif not passing(error):
             raise lost(*place, message.offset(), error)
-        return False
 
     def _throttle(self, client: Any) -> None:
         """Fetch nothing for a queue that is full, until it is drained."""

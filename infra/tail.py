@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from infra.kafka import Cluster, bounds, partitions, wait_for
-from infra.ranges import BATCH, Messages, check_place, messages_of, part_name
+from infra.kafka import Cluster, partitions, wait_for
+from infra.ranges import BATCH, Held, Messages, check_place, messages_of, part_name
 from infra.reader import Reader
 
 IDLE = timedelta(milliseconds=2)  # before an empty queue is asked again
@@ -38,6 +38,7 @@ class TailSource(FixedPartitionedSource[Messages, int]):
 
     def __init__(self, where: Cluster, topic: str, starts: Mapping[int, int] | None = None):
         self._where, self._topic, self._starts = where, topic, starts or {}
+        self._held = Held(where, topic)
 
     def list_parts(self) -> list[str]:
         """All partitions."""
@@ -49,11 +50,11 @@ class TailSource(FixedPartitionedSource[Messages, int]):
     ) -> "StatefulSourcePartition[Messages, int]":
         """Begin, or go on; a UserError where retention has removed the place."""
         number = int(for_part.rpartition(":")[2])
-        first = self._starts.get(number) if resume_state is None else resume_state
+        first, held = self._starts.get(number) if resume_state is None else resume_state, self._held.of(number)
         if first is None:
-            first, _ = bounds(self._where, self._topic, [number])[number]
+            first, _ = held
         else:
-            check_place(self._where, self._topic, number, first)
+            check_place(self._where, self._topic, number, first, held)
         return Part(self._where, self._topic, number, first)
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from schemas.events import Phase
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Longs: TypeAlias = npt.NDArray[np.int64]
 Ints: TypeAlias = npt.NDArray[np.int32]
@@ -101,6 +103,11 @@ class Slices:
     def size(self) -> int:
         """How many slices."""
         return int(self.ts.size)
+
+    @property
+    def closes(self) -> bool:
+        """Whether a session ends with the last one."""
+        return bool(self.size) and bool(self.phase[-1] == Phase.LAST and self.ts[-1] == self.upto)
 
     def cut(self, ts: int) -> tuple["Slices", "Slices"]:
         """Two ranges: up to and including `ts`, and after it."""

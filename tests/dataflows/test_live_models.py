@@ -1,6 +1,10 @@
-"""A model in the live flow: what was announced acts at its slice live, in a replay, and in a backtest of the log."""
+"""A model in the live flow: what was announced acts at its slice live, in a replay, and in a backtest of the log.
+
+`HYPOTHESIS_PROFILE=long` does so with a hundred symbols in bars of a minute, too.
+"""
 
 import json
+import os
 import signal
 import time
 
@@ -28,6 +32,7 @@ from tests.dataflows.test_live import QUIET, SOURCE
 from tests.models import bundles
 
 ABOUT = {"feature_set": set_hash(Params(set="all")), "timeframe": 5}
+SIZES = [(12, 5), (100, 1)] if os.environ.get("HYPOTHESIS_PROFILE") == "long" else [(12, 5)]  # symbols, minutes
 WIDE = ("returns_1", "returns_5", "rsi_14")
 TIMES = ("2024-01-02T18:00:00Z", "2024-01-03T15:30:00Z", "2024-01-03T19:00:00Z")
 TOPICS = ["alpha.signals", "market.engineered", "predictions.tft"]
@@ -74,22 +79,30 @@ def until(where, topic, count):
         time.sleep(0.1)
 
 
-def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(site, store, kafka, tmp_path):
+@pytest.mark.parametrize(("symbols", "minutes"), SIZES)
+def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(
+    site, store, kafka, tmp_path, symbols, minutes
+):
     folder, one, two = store
+    if minutes != ABOUT["timeframe"]:
+        about = ABOUT | {"timeframe": minutes}
+        one, two = (bundles.make(folder, lookback, WIDE, seed=k, **about).name for k, lookback in enumerate((12, 20)))
+    source = f"synthetic:symbols={symbols},days=2,seed=11,timeframe={minutes}m"
+    market = {**MODEL, "INGEST__SOURCE": source, "LIVE__TIMEFRAME": f"{minutes}m", "LIVE__TAPS": json.dumps(TOPICS)}
     create_topics(kafka)
     for model, ts in zip((one, two, "none"), TIMES, strict=True):
         bundle = "" if model == "none" else sha256(folder / model / MANIFEST)
         announce.write(kafka, model, nanos(ts), bundle)
-    place = site(**{**MODEL, "INGEST__SPEED": "3000", "LIVE__TAPS": json.dumps(TOPICS)})  # ten slices a second
+    place = site(**{**market, "INGEST__SPEED": str(600 * minutes)})  # ten slices a second
     place.start("ingest", "dataflows.ingest")
     place.start("live", "dataflows.live")
-    until(kafka, "account.log", 50)  # under the first model
+    until(kafka, "account.log", 250 // minutes)  # under the first model
     place.stop("live")
     place.start("live", "dataflows.live", "-w", "2")
-    until(kafka, "market.slices", 85)  # on the second day
+    until(kafka, "market.slices", 425 // minutes)  # on the second day
     place.stop("ingest", signal.SIGTERM)
     place.start("ingest", "dataflows.ingest")
-    live = place.wait(2)
+    live = place.wait(2, 600.0)
     told = {number: [each for _, event in found for each in event.models if each.since == event.ts]
             for number, found in events(kafka, "market.slices", SliceBars).items()}  # fmt: skip
     assert len(told) == 16
@@ -101,7 +114,7 @@ def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(
     history = folder / "history.jsonl"
     history.write_text("\n".join(json.dumps({"from": ts, "model": model})
                                  for ts, model in zip(TIMES, (one, two, "none"), strict=True)))  # fmt: skip
-    done = place.utp("backtest", SOURCE, "--models", str(history), "--out", str(tmp_path / "file"))
+    done = place.utp("backtest", source, "--models", str(history), "--out", str(tmp_path / "file"))
     assert done.returncode == 0, done.stderr
     assert compare(live, [tmp_path / "file"]) == []
     models = [name for run in live for name in pq.read_table(run / "signals.parquet")["model"].to_pylist()]
@@ -123,13 +136,13 @@ def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(
     outcome = json.loads(done.stdout)
     assert (done.returncode, outcome["forecasts"]["largest"]) == (0, 0.0)
     assert outcome["forecasts"]["compared"] == outcome["forecasts"]["computed"] > 0
-    agree(kafka, place, store, tmp_path)
+    agree(kafka, place, (folder, one, two), tmp_path, source, minutes)
 
 
-def agree(kafka, place, store, tmp_path):
+def agree(kafka, place, store, tmp_path, source, minutes):
     """The taps are what `utp features` and a plain loop over the file say."""
     settings = of_log(load(None, [], place.env))
-    features.run(SOURCE, settings, tmp_path / "features.parquet")
+    features.run(source, settings, tmp_path / "features.parquet")
     table = pq.read_table(tmp_path / "features.parquet").to_pandas()
     wanted = {(row.symbol, row.ts.value): row for row in table.itertuples()}
     rows = [each for found in events(kafka, "market.engineered", MarketEngineered).values() for _, each in found]
@@ -139,10 +152,10 @@ def agree(kafka, place, store, tmp_path):
         for name in taps.NAMED:
             np.testing.assert_array_equal(getattr(row, name), getattr(other, name), name)
     folder, one, two = store
-    bars = open_bars(SOURCE)
+    bars = open_bars(source)
     history = [Event(nanos(ts), model) for model, ts in zip((one, two, ""), TIMES, strict=True)]
     forecaster = Forecaster(history, {}, folder, bars.calendar, bars.after)
-    params, own = decide_params(settings, 5, forecaster), taps.params_of(settings, 5)
+    params, own = decide_params(settings, minutes, forecaster), taps.params_of(settings, minutes)
     states, marks, expected = {}, {}, {topic: {} for topic in TOPICS}
     for chunk in bars.frames():
         for frame in chunk:

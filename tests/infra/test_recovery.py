@@ -37,7 +37,7 @@ def test_so_are_those_of_the_live_flows():
     )
     own = (
         "account account_log barrier command_letters commands decide heard intake letters log report_letters reports "
-        "results slices taps"
+        "results slices taps told"
     )
     topics += " alpha_signals predictions_tft"
     assert step_ids(graph) == {f"live.{name}" for name in (topics + " " + own).split()}

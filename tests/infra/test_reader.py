@@ -1,0 +1,82 @@
+"""What the reader does beside reading; what it reads is tested with the sources."""
+
+import gc
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.ranges import RangeSource
+from infra.reader import ENVELOPE, YOUNG, Queue, Reader, Seldom
+from infra.topics import Topic, create_topics
+from tests.infra.logkit import drain, fill
+
+PLACES = [("a", 0), ("a", 1), ("b", 0)]
+
+
+class Message:
+    """What the client hands over: a record, or the end of a partition."""
+
+    def __init__(self, place, offset, value=b"", end=False):
+        self.place, self.at, self.text, self.end = place, offset, value, end
+
+    def __len__(self):
+        return len(self.text)
+
+    def topic(self):
+        return self.place[0]
+
+    def partition(self):
+        return self.place[1]
+
+    def offset(self):
+        return self.at
+
+    def error(self):
+        from confluent_kafka import KafkaError
+
+        return KafkaError(KafkaError._PARTITION_EOF) if self.end else None
+
+
+@given(st.lists(st.tuples(st.sampled_from([*PLACES, ("left", 0)]), st.integers(0, 3)), max_size=60), st.integers(1, 9))
+def test_each_queue_gets_its_records_in_order_and_hears_of_an_end_after_what_came_before_it(given_out, most):
+    """Records of partitions in any order, ends of partitions (0) among them; one partition was left meanwhile."""
+    queues = {place: Queue(10**6) for place in PLACES}
+    reader = SimpleNamespace(_queues=queues, _records=0)
+    for name in ("_put", "_heed"):
+        setattr(reader, name, getattr(Reader, name).__get__(reader))
+    wanted, count, found = {place: [] for place in PLACES}, dict.fromkeys([*PLACES, ("left", 0)], 0), []
+    for place, kind in given_out:
+        found.append(Message(place, count[place], b"x" * kind, end=kind == 0))
+        if kind:
+            count[place] += 1
+            wanted.get(place, []).append(found[-1])
+    own = sum(map(len, wanted.values()))
+    assert Reader._sort(reader, found) == (own > 0)
+    assert reader._records == own
+    for place, queue in queues.items():
+        assert list(queue.messages) == wanted[place]
+        assert queue.reached in ([-1, 0] if not wanted[place] else [count[place]])
+        assert queue.size == sum(map(len, wanted[place])) + ENVELOPE * len(wanted[place])
+        taken = []
+        while batch := queue.take(most):
+            assert len(batch) <= most
+            taken += batch
+        assert (taken, queue.size) == (wanted[place], 0)
+
+
+def test_while_a_range_is_read_the_collector_looks_more_seldom_and_then_as_before(kafka):
+    create_topics(kafka, [Topic("a", 1)])
+    fill(kafka, "a", 0, [b"v"] * 5)
+    before = gc.get_threshold()
+    part = RangeSource(kafka, {("a", 0): (0, 5)}, batch=2).build_part("step", "a:000", None)
+    assert sum(len(item.offsets) for item in drain(part)) == 5
+    part.close()
+    assert gc.get_threshold() == before
+    with Seldom.wanted(True):
+        with Seldom.wanted(True), Seldom.wanted(False):
+            assert gc.get_threshold() == (YOUNG, *before[1:])
+        assert gc.get_threshold() == (YOUNG, *before[1:])
+    assert gc.get_threshold() == before
+    with Seldom.wanted(False):
+        assert gc.get_threshold() == before
