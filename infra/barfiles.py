@@ -106,8 +106,10 @@ class Decoder:
         ts = self.instants(batch.column("ts"))
         floats = {name: self.floats(name, batch.column(name)) for name in self.numeric}
         self.row += batch.num_rows
-        columns = (floats.get(name, _NONE) for name in (*PRICES, *QUOTES))
-        return Table(self.names, Columns(ts, symbol, *columns))
+        columns = Columns(ts, symbol, *(floats.get(name, _NONE) for name in (*PRICES, *QUOTES)))
+        for column in columns:  # Arrow's are; with those that had to be converted, so that loops have one compiled form
+            column.flags.writeable = False
+        return Table(self.names, columns)
 
     def codes(self, array: Any) -> Ints:
         """Places in the names; a new dictionary becomes new names."""

@@ -194,7 +194,9 @@ class Bars:
                 rows = np.flatnonzero(own.symbol == code)
                 if rows.size:
                     market.append(Columns._make(column[rows] if column.size else column for column in own))
-            yield own if is_same else own._replace(symbol=ids.take(own.symbol))
+            symbol = own.symbol if is_same else ids.take(own.symbol)
+            symbol.flags.writeable = own.symbol.flags.writeable  # one compiled form of what reads it
+            yield own._replace(symbol=symbol)
 
 
 class Closing(Protocol):
