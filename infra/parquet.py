@@ -14,7 +14,7 @@ from risk.order_ids import order_ids
 from schemas.frames import Bools, Codes, Ints, Longs
 
 _KEYS = ("ts", "exit_ts", "symbol")  # whose lowest and highest value in each group of rows readers may ask for
-_BATCH_ROWS = 1 << 17  # of a column at once
+GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 
 
 class Numbers(NamedTuple):
@@ -94,7 +94,7 @@ class Writer:
             compression={name: "lz4" if kind in (Instants, Ids) else "none" for name, kind in kinds.items()},
             use_dictionary=[name for name, kind in kinds.items() if kind is Coded],
             write_statistics=[name for name in _KEYS if name in kinds],
-            write_batch_size=_BATCH_ROWS,
+            write_batch_size=GROUP_ROWS,
         )  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infra.parquet import GROUP_ROWS
 from infra.result_header import Header, LedgerError
 from risk.ledger import LedgerFrame, uncalibrated
 from schemas.errors import UserError
 
-GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
 HELD_BYTES = 32 << 20  # of full parts in memory before they are written: those of some million bars
 

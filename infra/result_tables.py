@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from infra.parquet import Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
-from infra.result_parts import GROUP_ROWS, OUTLOOK, TABLES, Columns, Parts, grouped, joined
+from infra.parquet import GROUP_ROWS, Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
+from infra.result_parts import OUTLOOK, TABLES, Columns, Parts, grouped, joined
 from risk.report_run import TABLES as SHOWN
 from risk.report_run import Run, Search, with_points
 from risk.report_words import Labels
@@ -34,10 +34,13 @@ def write_all(
         rows = _sorted(parts.read(table), rank) if table == "quarantine" else parts.read(table)
 
         def see(group: Told) -> None:
+            if table not in kept:
+                return
+            shown = {name: group[name] for name in SHOWN[table]}
             if table == "signals":  # too many to be kept
-                _search(search, group)
-            elif table in kept:
-                kept[table].append({name: group[name] for name in SHOWN[table]})
+                search.see(_shown([shown]))
+            else:
+                kept[table].append(shown)
 
         nothing = write(folder / f"{table}.parquet", table, words, parts.dtypes[table], rows, see)
         if table in kept and not kept[table]:
@@ -85,19 +88,6 @@ def _whole(parts: Sequence[Any]) -> Any:
     if isinstance(first, Coded):
         return Labels(first.lexicon.words, np.concatenate([part.lexicon.places(part.codes) for part in parts]))
     return np.concatenate([part.values for part in parts]) if len(parts) > 1 else first.values
-
-
-def _search(search: Search, signals: Mapping[str, Any]) -> None:
-    """Show the signals of a group to who looks for those behind the trades."""
-
-    def said(rows: Longs) -> dict[str, Labels]:
-        return {name: _labels(signals[name], rows) for name in ("direction", "regime", "votes")}
-
-    search.see(signals["ts"].values, _labels(signals["symbol"]), said)
-
-
-def _labels(column: Coded, rows: Longs | slice = slice(None)) -> Labels:
-    return Labels(column.lexicon.words, column.lexicon.places(column.codes[rows]))
 
 
 def _sorted(parts: Iterable[Columns], rank: Ints) -> Iterator[Columns]:

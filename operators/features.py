@@ -10,6 +10,7 @@ Groups read prices and volumes without the steps of splits, and answer in the ba
 import hashlib
 import math
 from enum import IntEnum
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -212,14 +213,19 @@ def step(params: Params, state: State, frame: BarFrame) -> tuple[State, FeatureF
     if not size:
         return after, FeatureFrame(frame, ORDER, values)
     known = calendar(frame)
-    columns = np.array([ORDER.index(name) for name in (*known, *MARKET)])
     advance_all(risk, prices, averages, ranges, volumes, frame.slot, frame.at, *_steady(frame),
-                np.stack([*known.values(), *by_slice.T], axis=1), columns, values)  # fmt: skip
+                np.stack([*known.values(), *by_slice.T], axis=1), _places((*known, *MARKET)), values)  # fmt: skip
     if frame.scale.size:
         for name in IN_DOLLARS:
             values[:, ORDER.index(name)] /= frame.scale
         values[:, At.PRICE], values[:, At.VOLUME] = frame.close, frame.volume
     return after, FeatureFrame(frame, ORDER, values)
+
+
+@cache
+def _places(names: tuple[str, ...]) -> Longs:
+    """Where these columns stand among all."""
+    return np.array([ORDER.index(name) for name in names], np.int64)
 
 
 def _market(rows: Table, frame: BarFrame) -> Floats:

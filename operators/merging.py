@@ -199,9 +199,9 @@ def halve(bid: Floats, ask: Floats, close: Floats, half: Floats) -> None:
 def _refused(parts: list[Refused], rank: Ints) -> Refused:
     if not any(part.ts.size for part in parts):
         return parts[0]
-    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in Refused.__dataclass_fields__]
-    order = np.lexsort((rank[joined[1]], joined[0]))
-    return Refused(*(column[order] for column in joined))
+    columns = [joined([getattr(part, name) for part in parts]) for name in Refused.__dataclass_fields__]
+    order = np.lexsort((rank[columns[1]], columns[0]))
+    return Refused(*(column[order] for column in columns))
 
 
 @kernel

@@ -161,38 +161,12 @@ def drawdowns(equity: Floats) -> Floats:
 
 def max_drawdown(equity: Floats) -> float:
     """The deepest fall from a peak, a positive fraction. LEAN rounds the same to three decimals."""
-    return float(deepest(np.require(equity, np.float64, ["C", "W"])))
-
-
-@kernel
-def deepest(equity: Floats) -> float:
-    """The highest of `drawdowns`."""
-    if not equity.size:
-        return np.nan
-    peak, worst = equity[0], 0.0
-    for i in range(equity.size):
-        peak = max(peak, equity[i])
-        if not peak > 0 or np.isnan(equity[i]):
-            return np.nan
-        worst = max(worst, (peak - equity[i]) / peak)
-    return worst
+    return float(drawdowns(equity).max()) if equity.size else _NAN
 
 
 def max_drawdown_duration(equity: Floats) -> int:
     """The longest stretch of consecutive samples below the peak; one that has not ended counts too."""
-    return int(longest_below(np.require(equity, np.float64, ["C", "W"])))
-
-
-@kernel
-def longest_below(equity: Floats) -> int:
-    """How many samples in a row lie below the highest before them."""
-    longest, top = 0, 0
-    for i in range(1, equity.size):
-        if equity[i] < equity[top]:
-            longest = max(longest, i - top)
-        else:
-            top = i
-    return longest
+    return _longest(equity < np.maximum.accumulate(equity))
 
 
 def max_drawdown_recovery_days(equity: Floats, days: Floats) -> float:

@@ -1,7 +1,7 @@
 """What a run's page is made of: read from its folder, or at hand when the run ends."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,16 +104,9 @@ def _show(path: Path, search: "Search") -> None:
             for group in range(file.num_row_groups):
                 bounds = file.metadata.row_group(group).column(0).statistics
                 if search.wants(bounds.min.value, bounds.max.value):
-                    _see(columns_of(file.read_row_group(group, list(TABLES["signals"]), use_threads=False)), search)
+                    search.see(columns_of(file.read_row_group(group, list(TABLES["signals"]), use_threads=False)))
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
-
-
-def _see(signals: Columns, search: "Search") -> None:
-    def said(rows: Longs) -> Columns:
-        return {name: Labels(signals[name].names, signals[name].place[rows]) for name in TABLES["signals"][2:]}
-
-    search.see(signals["ts"], signals["symbol"], said)
 
 
 class Search:
@@ -137,8 +130,9 @@ class Search:
         begin, end = self._within(first, last)
         return begin < end
 
-    def see(self, ts: Longs, symbol: Labels, said: Callable[[Longs], Columns]) -> None:
-        """Some signals, in order of time; `said` of some rows: their direction, regime and votes."""
+    def see(self, signals: Columns) -> None:
+        """Some signals, in order of time."""
+        ts, symbol = signals["ts"], signals["symbol"]
         if not ts.size:
             return
         begin, end = self._within(int(ts[0]), int(ts[-1]))
@@ -149,14 +143,13 @@ class Search:
         ts, place = np.require(ts, None, "W"), np.require(symbol.place, np.int32, "W")
         seek(ts, place, self._decided[begin:end], same[self._symbols.place[which]], row)
         which, row = which[row >= 0], row[row >= 0]
-        signals = said(row)
         self._known[which] = True
         directions = np.array([_SIGNS[name] for name in signals["direction"].names], np.int8)
-        self._direction[which] = directions[signals["direction"].place]
+        self._direction[which] = directions[signals["direction"].place[row]]
         votes = [attribution.views_of(each, self._alphas) for each in signals["votes"].names]
-        self._views[which] = np.array(votes, np.int8).reshape(-1, len(self._alphas))[signals["votes"].place]
+        self._views[which] = np.array(votes, np.int8).reshape(-1, len(self._alphas))[signals["votes"].place[row]]
         self._regimes = signals["regime"].names  # every group has all of them
-        self._place[which] = signals["regime"].place
+        self._place[which] = signals["regime"].place[row]
 
     def entries(self) -> Entries:
         """What was found."""

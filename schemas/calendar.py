@@ -126,14 +126,14 @@ class Calendar:
         # The first multiple of the timeframe after it, of those after the open; the close cuts the last one short.
         minute = (ts - int(self._midnight[session])) // NS_PER_MINUTE
         begin, end = self._first_list[session : session + 2]
-        nth: int = minute // self.timeframe - int(self._open_minute[session]) // self.timeframe
+        nth: int = minute // self.timeframe - int(self._before_first[session])
         return begin + min(max(nth, 0), end - begin - 1)
 
     def index_of(self, ts: Longs) -> Longs:
         """Places of the slices that end at these instants; each must be the end of a slice."""
         session = np.searchsorted(self.closes, ts, side="left")
         minute = (ts - self._midnight[session]) // NS_PER_MINUTE
-        nth = -(-minute // self.timeframe) - self._open_minute[session] // self.timeframe
+        nth = -(-minute // self.timeframe) - self._before_first[session]
         index: Longs = self._first[session] + nth - 1
         return index
 
@@ -152,16 +152,14 @@ class Calendar:
             raise ValueError(f"{int(later.max() - index.max())} bars after the last instant is past the calendar's end")
         now = np.searchsorted(self._first, index, side="right") - 1
         session = np.searchsorted(self._first, later, side="right") - 1
-        nth = later - self._first[session] + 1
-        minute = (self._open_minute[session] // self.timeframe + nth) * self.timeframe
-        minute = np.minimum(minute, self._close_minute[session])
+        minute = self._minute_of(later, session)
         return self.sessions[session], minute.astype(np.int32), (session - now[:, None]).astype(np.int32)
 
     def ts_at(self, index: int) -> int:
         """End of one slice, UTC ns."""
         session = bisect_right(self._first_list, index) - 1
         nth = index - self._first_list[session] + 1
-        minute = (int(self._open_minute[session]) // self.timeframe + nth) * self.timeframe
+        minute = (int(self._before_first[session]) + nth) * self.timeframe
         return int(self._midnight[session]) + min(minute, int(self._close_minute[session])) * NS_PER_MINUTE
 
     def end_of(self, ts: int) -> int:
@@ -200,10 +198,9 @@ class Calendar:
     def _slices(self, first: int, last: int, after: int, upto: int) -> Slices:
         index, session = np.arange(first, last), self._sessions_of(first, last + 1)
         own, following = session[:-1], session[1:]
-        begin = (self._before_first[own] + (index - self._first[own])) * self.timeframe
-        minute = np.minimum(begin + self.timeframe, self._close_minute[own])
+        minute = self._minute_of(index, own)
         # Of the next slice; in the same session it begins where this one ends.
-        next_begin = np.where(own == following, begin + self.timeframe, self._open_minute[following])
+        next_begin = np.where(own == following, minute, self._open_minute[following])
         left = self._first[own + 1] - index
         phase = np.full(index.size, Phase.MIDDLE, np.int8)
         phase[left == 2], phase[left == 1] = Phase.EVE, Phase.LAST
@@ -226,11 +223,14 @@ class Calendar:
     def ends_at(self, index: Longs) -> Longs:
         """Ends of slices by their places, UTC ns."""
         session = np.searchsorted(self._first, index, side="right") - 1
-        nth = index - self._first[session] + 1
-        minute = (self._before_first[session] + nth) * self.timeframe
-        minute = np.minimum(minute, self._close_minute[session])
-        ends: Longs = self._midnight[session] + minute * NS_PER_MINUTE
+        ends: Longs = self._midnight[session] + self._minute_of(index, session) * NS_PER_MINUTE
         return ends
+
+    def _minute_of(self, index: Longs, session: Longs) -> Longs:
+        """Minute of the exchange's day at the end of each slice, whose session is known."""
+        clock = (self._before_first[session] + (index - self._first[session]) + 1) * self.timeframe
+        minute: Longs = np.minimum(clock, self._close_minute[session])
+        return minute
 
 
 @lru_cache(maxsize=1 << 16)
