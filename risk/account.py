@@ -22,9 +22,9 @@ from risk.portfolio import LONG_AGO, NO_LEG, Book, attend, dismiss_idle
 from risk.portfolio import start as empty_book
 from risk.published import published
 from risk.returns import NORMAL_TAIL, own_shortfall
-from risk.rules import Candidate, notional, object_to, score, size, stop_for, target_for, usd
+from risk.rules import Candidate, notional, object_to, reserve, score, size, stop_for, take_stock, target_for, usd
 from risk.scratch import Scratch, scratch
-from risk.tape import EQUITY, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
+from risk.tape import EQUITY, PER_SYMBOL, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
 from schemas.events import Kind, Leg, Phase, Reason
 from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
@@ -92,8 +92,9 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
                     frame.volatility, frame.direction, frame.confidence, frame.reason, frame.q10,
                     *_actions(frame))  # fmt: skip
 
-    tape, widest = blank(slices.size, EVENTS + frame.rows // 8), int(np.diff(frame.starts).max(initial=0))
-    room = scratch(book.rows.size, frame.rows, widest, limits.returns_window)
+    events = EVENTS + frame.rows // 8 + PER_SYMBOL * int(book.funds[0].busy)
+    tape, widest = blank(slices.size, events), int(np.diff(frame.starts).max(initial=0))
+    room = scratch(book.rows.size, frame.rows, widest, limits.returns_window, sheet.sectors)
     done = 0
     while done < slices.size:
         done = advance(limits, sheet, market, book, tape, room, done)
@@ -112,8 +113,8 @@ def widened(book: Book, symbols: int) -> Book:
     rows["last_ts"][book.rows.size :] = LONG_AGO
     busy = np.zeros(rows.size, np.int32)
     busy[: book.busy.size] = book.busy
-    closes = np.full((rows.size, book.closes.shape[1]), np.nan)
-    closes[: book.rows.size] = book.closes
+    closes = np.empty((rows.size, book.closes.shape[1]))
+    closes[: book.rows.size], closes[book.rows.size :] = book.closes, np.nan
     return Book(grown(book.funds, 1), rows, busy, closes)
 
 
@@ -138,7 +139,7 @@ def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape
     action = 0
     for i in range(first, market.ts.size):
         begin, end = market.starts[i], market.starts[i + 1]
-        if funds.overflow or not has_room(tape, end - begin + funds.busy):
+        if funds.overflow or not fits(market, tape, begin, end, funds.busy):
             return i
         ts, phase = market.ts[i], market.phase[i]
         funds.slices += 1
@@ -156,6 +157,20 @@ def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape
         if found > 0:
             decide(limits, sheet, market, book, tape, room, ts, room.candidates[:found])
     return market.ts.size
+
+
+@kernel
+def fits(market: Market, tape: Tape, begin: int, end: int, busy: int) -> bool:
+    """Whether the tables have room for a slice: only symbols that are busy or candidates write into them.
+
+    Candidates are counted where room for all rows is not there anyway: of thousands of symbols few are any.
+    """
+    if has_room(tape, end - begin + busy):
+        return True
+    found = 0
+    for j in range(begin, end):
+        found += market.reason[market.order[j]] == Reason.NONE
+    return has_room(tape, found + busy)
 
 
 @kernel
@@ -249,6 +264,7 @@ def decide(
     for r in rows:
         room.urgency[r] = -market.confidence[r]
     sort(room.urgency, rows, room.spare)
+    take_stock(limits, sheet, book, room.stock)
     for r in rows:
         row = book.rows[market.symbol[r]]
         if not (row.shares > 0 and market.direction[r] == -row.side):  # that one was an exit
@@ -261,7 +277,7 @@ def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, 
     funds, symbol = book.funds[0], market.symbol[r]
     row, price = book.rows[symbol], ticks(market.close[r])
     one = Candidate(symbol, int(market.direction[r]), market.confidence[r], market.volatility[r], price)
-    found = object_to(limits, sheet, book, room.returns, ts, one)
+    found = object_to(limits, sheet, book, room, ts, one)
     verdict = tape.verdicts[tape.written[VERDICTS]]
     tape.written[VERDICTS] += 1
     verdict.ts, verdict.symbol, verdict.direction = ts, symbol, market.direction[r]
@@ -274,12 +290,13 @@ def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, 
     verdict.risk_score = score(limits, sheet, funds, one, verdict.cvar_95)
     if not verdict.approved:
         return
-    shares = size(limits, sheet, book, one)
+    shares = size(limits, sheet, book, room.stock, one)
     verdict.measured, verdict.limit = usd(price * shares), usd(notional(limits, one.confidence))
     if market.half_spread.size > 0:
         row.half_spread = 0
         quote(row, market.half_spread[r])
     enter(limits, market, book, tape, ts, symbol, one.direction, shares, price)
+    reserve(sheet, room.stock, funds, symbol, price * shares)
     verdict.max_loss = one.direction * (price - row.stop) * shares
     if market.q10.size > 0 and market.q10[r] == market.q10[r]:
         verdict.max_loss = round(price * abs(market.q10[r])) * shares
@@ -289,7 +306,7 @@ def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, 
 def enter(
     limits: Limits, market: Market, book: Book, tape: Tape, ts: int, symbol: int, side: int, shares: int, price: int
 ) -> None:
-    """Send a bracket: its prices are fixed now, its cash is reserved now."""
+    """Send a bracket: its prices are fixed now."""
     funds, row = book.funds[0], book.rows[symbol]
     row.side, row.entry_shares, row.entry_price, row.order_ts = side, shares, price, ts
     row.stop, row.target = stop_for(limits, side, price), target_for(limits, side, price)
@@ -300,8 +317,6 @@ def enter(
     row.orders_session = funds.session
     funds.sent = 1 + (funds.sent if funds.sent_ts == ts else 0)
     funds.sent_ts = ts
-    funds.reserved += price * shares
-    funds.pending += 1
     attend(book, market.rank, symbol)
     write_order(tape, ts, symbol, side, shares, Kind.MARKET, Leg.ENTRY, ts, Reason.NONE, price)
     write_legs(tape, ts, symbol, row, shares, ts, Reason.NONE)

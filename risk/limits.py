@@ -214,6 +214,7 @@ class Sheet(NamedTuple):
     max_volatility: Floats
     max_position_bps: Longs
     sector: Longs  # a number for each; below 0 for a symbol that is a sector by itself
+    sectors: int  # that have a number
 
 
 def sheet(rules: Rules, names: Names) -> Sheet:
@@ -230,6 +231,7 @@ def sheet(rules: Rules, names: Names) -> Sheet:
         np.array([volatilities.get(name, rules.max_volatility) for name in texts], np.float64),
         np.array([shares.get(name, usual) for name in texts], np.int64),
         np.array([sectors.get(name, -1 - k) for k, name in enumerate(texts)], np.int64),
+        len(numbers),
     )
 
 

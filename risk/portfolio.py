@@ -125,11 +125,16 @@ def start(limits: Limits) -> Book:
 def attend(book: Book, rank: Ints, symbol: int) -> None:
     """Put a symbol on the busy list, in alphabetical order."""
     funds = book.funds[0]
-    k = funds.busy
-    while k > 0 and rank[book.busy[k - 1]] > rank[symbol]:
-        book.busy[k] = book.busy[k - 1]
-        k -= 1
-    book.busy[k] = symbol
+    place, end = 0, funds.busy
+    while place < end:
+        middle = (place + end) // 2
+        if rank[book.busy[middle]] > rank[symbol]:
+            end = middle
+        else:
+            place = middle + 1
+    behind, coming = book.busy[place : funds.busy + 1], symbol
+    for k in range(behind.size):  # from 0 upwards: eight at a time
+        behind[k], coming = coming, behind[k]
     funds.busy += 1
 
 

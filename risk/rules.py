@@ -9,7 +9,7 @@ from risk.halts import day_loss, drawdown, fraction
 from risk.limits import Limits, Sheet
 from risk.portfolio import Book, Funds, Row, power
 from risk.returns import NORMAL_TAIL, marginal_shortfall, mean_correlation
-from risk.scratch import Returns
+from risk.scratch import Scratch, Stock
 from schemas.events import Direction, Reason
 from schemas.units import NS_PER_MINUTE, NS_PER_SECOND, TICKS_PER_USD, to_cents
 
@@ -37,19 +37,46 @@ class Objection(NamedTuple):
 
 
 @kernel
-def object_to(limits: Limits, sheet: Sheet, book: Book, room: Returns, ts: int, one: Candidate) -> Objection:
+def take_stock(limits: Limits, sheet: Sheet, book: Book, stock: Stock) -> None:
+    """Sum up what the rules ask of all names together, once for all verdicts of a slice.
+
+    No verdict changes it but by its own order (`reserve`), so nobody looks at each name again: with thousands held
+    that would be nearly all of a verdict. A symbol that is a sector by itself needs no sum.
+    """
+    funds = book.funds[0]
+    stock.sectors[:] = 0
+    for k in range(funds.busy):
+        symbol = book.busy[k]
+        if sheet.sector[symbol] >= 0:
+            stock.sectors[sheet.sector[symbol]] += committed_to(book.rows[symbol])
+    stock.opened[0] = 0
+    if funds.equity < limits.day_trade_equity:
+        stock.opened[0] = opened_today(book)
+
+
+@kernel
+def reserve(sheet: Sheet, stock: Stock, funds: Funds, symbol: int, amount: int) -> None:
+    """An entry was sent: its cash is spoken for, in the account and in its sector."""
+    funds.reserved += amount
+    funds.pending += 1
+    if sheet.sector[symbol] >= 0:
+        stock.sectors[sheet.sector[symbol]] += amount
+
+
+@kernel
+def object_to(limits: Limits, sheet: Sheet, book: Book, room: Scratch, ts: int, one: Candidate) -> Objection:
     """The first rule that objects to an entry."""
     found = halted(limits, book.funds[0], ts, one.price)
     if found.reason == Reason.NONE:
         found = unwanted(limits, sheet, one)
     if found.reason == Reason.NONE:
-        found = crowded(limits, sheet, book, one)
+        found = crowded(limits, sheet, book, room.stock, one)
     if found.reason == Reason.NONE:
         found = concentrated(limits, sheet, book, room, one)
     if found.reason == Reason.NONE:
         found = throttled(limits, book.funds[0], book.rows[one.symbol], ts)
     if found.reason == Reason.NONE:
-        found = guarded(limits, book, ts)
+        found = guarded(limits, book, room.stock, ts)
     if found.reason == Reason.NONE:
         found = misfit(limits, one)
     return found
@@ -85,7 +112,7 @@ def unwanted(limits: Limits, sheet: Sheet, one: Candidate) -> Objection:
 
 
 @kernel
-def crowded(limits: Limits, sheet: Sheet, book: Book, one: Candidate) -> Objection:
+def crowded(limits: Limits, sheet: Sheet, book: Book, stock: Stock, one: Candidate) -> Objection:
     """Room for at least one share: in the symbol, under the caps, in the cash, in the sector."""
     funds, row, price = book.funds[0], book.rows[one.symbol], one.price
     if row.shares > 0:
@@ -102,36 +129,42 @@ def crowded(limits: Limits, sheet: Sheet, book: Book, one: Candidate) -> Objecti
         return Objection(Reason.SYMBOL_EXPOSURE, usd(price), usd(limits.max_symbol_exposure))
     if price > power(funds):
         return Objection(Reason.BUYING_POWER, usd(price), usd(power(funds)))
-    committed, cap = in_sector(sheet, book, one.symbol) + price, portion(funds.equity, limits.max_sector_bps)
+    committed, cap = in_sector(sheet, book, stock, one.symbol) + price, portion(funds.equity, limits.max_sector_bps)
     if committed > cap:
         return Objection(Reason.SECTOR_EXPOSURE, usd(committed), usd(cap))
     return Objection(Reason.NONE, 0.0, 0.0)
 
 
 @kernel
-def in_sector(sheet: Sheet, book: Book, symbol: int) -> int:
+def in_sector(sheet: Sheet, book: Book, stock: Stock, symbol: int) -> int:
     """Exposure and reserved cash in the symbol's sector."""
-    committed = 0
-    for k in range(book.funds[0].busy):
-        other = book.busy[k]
-        if sheet.sector[other] == sheet.sector[symbol]:
-            row = book.rows[other]
-            committed += row.mark * row.shares + row.entry_price * row.entry_shares
-    return committed
+    if sheet.sector[symbol] >= 0:
+        return int(stock.sectors[sheet.sector[symbol]])
+    return committed_to(book.rows[symbol])
 
 
 @kernel
-def concentrated(limits: Limits, sheet: Sheet, book: Book, room: Returns, one: Candidate) -> Objection:
+def committed_to(row: Row) -> int:
+    """Exposure and reserved cash of one symbol."""
+    return row.mark * row.shares + row.entry_price * row.entry_shares
+
+
+@kernel
+def concentrated(limits: Limits, sheet: Sheet, book: Book, room: Scratch, one: Candidate) -> Objection:
     """How it moves with what is held: the mean correlation, and its part in the portfolio's shortfall."""
     if limits.max_correlation < 1.0:
-        found = mean_correlation(book, room, limits.min_returns, limits.max_correlation, one.symbol, one.direction)
+        found = mean_correlation(
+            book, room.returns, limits.min_returns, limits.max_correlation, one.symbol, one.direction
+        )
         if found > limits.max_correlation:
             return Objection(Reason.CORRELATION, found, limits.max_correlation)
-    value = one.price * max(size(limits, sheet, book, one), 1)
+    value = one.price * max(size(limits, sheet, book, room.stock, one), 1)
     # no long lot loses more than all of it: most candidates need no further look
     most = max(1.0, NORMAL_TAIL * one.volatility) * value
     if one.direction != Direction.LONG or most > limits.max_cvar * book.funds[0].equity:
-        found = marginal_shortfall(book, room, limits.min_returns, one.symbol, one.direction, value, one.volatility)
+        found = marginal_shortfall(
+            book, room.returns, limits.min_returns, one.symbol, one.direction, value, one.volatility
+        )
         if found > limits.max_cvar:
             return Objection(Reason.CVAR, found, limits.max_cvar)
     return Objection(Reason.NONE, 0.0, 0.0)
@@ -155,29 +188,34 @@ def throttled(limits: Limits, funds: Funds, row: Row, ts: int) -> Objection:
 
 
 @kernel
-def guarded(limits: Limits, book: Book, ts: int) -> Objection:
+def guarded(limits: Limits, book: Book, stock: Stock, ts: int) -> Objection:
     """Pauses that our own fills have brought about."""
     funds = book.funds[0]
     if ts - funds.slipped_ts < limits.guard_ns:
         return Objection(Reason.SLIPPAGE_GUARD, funds.slipped, limits.guard_bps / 10_000)
     if funds.equity < limits.day_trade_equity:
-        trades = day_trades(book)
+        trades = day_trades(funds, stock)
         if trades >= limits.max_day_trades:
             return Objection(Reason.PATTERN_DAY_TRADER, float(trades), float(limits.max_day_trades))
     return Objection(Reason.NONE, 0.0, 0.0)
 
 
 @kernel
-def day_trades(book: Book) -> int:
+def day_trades(funds: Funds, stock: Stock) -> int:
     """Day trades in five sessions, those included that what was entered today may still become."""
-    funds = book.funds[0]
     trades = funds.day_trades + funds.day_trades_1 + funds.day_trades_2 + funds.day_trades_3 + funds.day_trades_4
-    trades += funds.pending
+    return int(trades + funds.pending + stock.opened[0])
+
+
+@kernel
+def opened_today(book: Book) -> int:
+    """Lots that were opened in this session; one whose entry still comes counts among the pending entries."""
+    funds, opened = book.funds[0], 0
     for k in range(funds.busy):
         row = book.rows[book.busy[k]]
         if row.shares > 0 and row.entry_shares == 0 and row.entry_session == funds.session:
-            trades += 1
-    return int(trades)
+            opened += 1
+    return opened
 
 
 @kernel
@@ -213,7 +251,7 @@ def notional(limits: Limits, confidence: float) -> int:
 
 
 @kernel
-def size(limits: Limits, sheet: Sheet, book: Book, one: Candidate) -> int:
+def size(limits: Limits, sheet: Sheet, book: Book, stock: Stock, one: Candidate) -> int:
     """Whole shares: the least that any cap leaves room for."""
     funds = book.funds[0]
     room = min(
@@ -222,7 +260,7 @@ def size(limits: Limits, sheet: Sheet, book: Book, one: Candidate) -> int:
         limits.max_total_exposure - funds.exposure - funds.reserved,
         limits.max_symbol_exposure,
         power(funds),
-        portion(funds.equity, limits.max_sector_bps) - in_sector(sheet, book, one.symbol),
+        portion(funds.equity, limits.max_sector_bps) - in_sector(sheet, book, stock, one.symbol),
     )
     return int(min(room // one.price, limits.max_shares))
 

@@ -59,14 +59,13 @@ def advance(limits: Any, sheet: Any, market: Any, book: Any, tape: Any, room: An
     fast = market._replace(**{k: Column(v.tolist()) for k, v in market._asdict().items()})
     pages = [Rows(table) for table in tape[:-1]]
     funds, rows = Rows(book.funds), Rows(book.rows)
-    written, busy = (Column(a.tolist()) for a in (tape.written, book.busy))
-    own = type(sheet)(*(Column(a.tolist()) for a in sheet))
-    quick = type(book)(funds, rows, busy, book.closes)
+    written = Column(tape.written.tolist())
+    own = type(sheet)(*(Column(a.tolist()) for a in sheet[:-1]), sheet.sectors)
+    quick = type(book)(funds, rows, book.busy, book.closes)  # parts of the busy list are written by themselves
     done = loop(limits, own, fast, quick, type(tape)(*pages, written), room, first)
     for page in (*pages, funds, rows):
         page.close()
-    for array, column in ((tape.written, written), (book.busy, busy)):
-        array[:] = np.array(column, array.dtype)
+    tape.written[:] = np.array(written, tape.written.dtype)
     return done
 
 

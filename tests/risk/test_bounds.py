@@ -17,6 +17,7 @@ from risk import account, exits, fills, halts, portfolio, rules
 from risk.actions import MAX_SHARES_HELD
 from risk.limits import MAX_SHARES, MAX_USD, Exits, Halts, Limits, Params, Rules, Sheet, Venue, limits
 from risk.portfolio import MAX_MONEY, Book, Funds, Row
+from risk.scratch import Stock
 from risk.tape import longer
 from schemas.events import Direction, Phase, Reason, Side
 from schemas.frames import Table
@@ -166,13 +167,14 @@ def test_the_size_at_the_highest_caps(price: int, equity: int, cash: int, data: 
                            max_sector_bps=data.draw(bps))  # fmt: skip
     book, position = one_lot(1, 1), data.draw(bps)
     book.funds["busy"] = 0
-    funds, own = book.funds[0], Sheet(np.array([0.1]), np.array([position]), np.array([-1]))
+    funds, own = book.funds[0], Sheet(np.array([0.1]), np.array([position]), np.array([-1]), 0)
     funds.equity, funds.cash, funds.reserved = equity, cash, data.draw(st.integers(0, cash))
     funds.exposure = data.draw(st.integers(0, MAX_USD * 10_000))
+    stock = Stock(np.zeros(0, np.int64), np.zeros(1, np.int64))
     least = min(limit.max_notional, equity * position // 10_000, limit.max_symbol_exposure,
                 limit.max_total_exposure - funds.exposure - funds.reserved, cash - funds.reserved,
                 equity * limit.max_sector_bps // 10_000)  # fmt: skip
-    found = rules.size(limit, own, book, rules.Candidate(0, Direction.LONG, 0.9, 0.01, price))
+    found = rules.size(limit, own, book, stock, rules.Candidate(0, Direction.LONG, 0.9, 0.01, price))
     assert found == min(int(least) // price, MAX_SHARES)
 
 
