@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dataflows.pipeline import KEYS
 from infra.gated_sink import Record
+from infra.heap import share_heap
 from infra.kafka import Cluster, cluster
 from infra.late import ByTopic
 from infra.ranges import Messages
@@ -31,6 +32,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     """A flow of some parts, on topics that are there and a recovery store that is its own."""
     from bytewax.dataflow import Dataflow
 
+    share_heap()
     path = settings or os.environ.get(SETTINGS)
     loaded, where = of_log(load(Path(path) if path else None, sets)), cluster()
     create_topics(where)
