@@ -24,6 +24,7 @@ from dataflows.sources import SCHEME, Source, logged, open_source
 from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
+from infra.heap import share_heap
 from infra.reference import Files
 from infra.result_header import Header, header
 from infra.results import Recorder, check_out, write_timing
@@ -201,6 +202,7 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
 
     What stops it, Ctrl-C too, leaves nothing: there is no store from which to go on.
     """
+    share_heap()
     gc.freeze()  # what is loaded now stays: the collector need not walk it, now or later
     begun = time.perf_counter(), time.process_time()
     try:

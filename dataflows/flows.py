@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dataflows.pipeline import KEYS
 from infra.gated_sink import Record
+from infra.heap import share_heap
 from infra.kafka import Cluster, cluster
+from infra.lag import show_lag
 from infra.late import ByTopic
 from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
@@ -31,6 +33,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     """A flow of some parts, on topics that are there and a recovery store that is its own."""
     from bytewax.dataflow import Dataflow
 
+    share_heap()
     path = settings or os.environ.get(SETTINGS)
     loaded, where = of_log(load(Path(path) if path else None, sets)), cluster()
     create_topics(where)
@@ -38,6 +41,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     for part in parts:
         part(graph, loaded, where)
     check_store(graph, folder_of(), accepts_loss())
+    show_lag().group = name
     gc.freeze()  # what is loaded by now stays: a collection that walked it would hold up a slice by a tenth of a second
     return graph
 

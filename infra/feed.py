@@ -20,6 +20,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from msgspec import Meta
 
 from infra.bars import Bars
+from infra.worker_thread import keep_state
 from operators.slicer import Arrival
 from schemas.frames import SHARDS, RawFrame
 from schemas.units import NS_PER_MINUTE, NS_PER_SECOND
@@ -69,6 +70,7 @@ class PacedFeed(FixedPartitionedSource[Received, tuple[int, int]]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: tuple[int, int] | None) -> "Part":
         """Begin, or go on with the record that follows the snapshot's."""
+        keep_state()
         place = Place(*resume_state) if resume_state else Place(0, 0)
         span = self._bars.timeframe * 60.0
         return Part(played(self._bars, self._grace, self._disorder, place.slice), place, span, self._speed)

@@ -13,6 +13,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from infra.kafka import SCHEMA, Cluster, Headers, bounds
 from infra.reader import Place, Reader
+from infra.worker_thread import keep_state
 from schemas.errors import UserError
 
 BATCH = 1_000  # records in an item, at most
@@ -71,6 +72,7 @@ class RangeSource(FixedPartitionedSource[Messages, int]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
         """Begin, or go on; a UserError where the log no longer has the range, or not yet."""
+        keep_state()
         topic, number, start, stop = self._ranges[for_part]
         first = start if resume_state is None else resume_state
         if first < stop:

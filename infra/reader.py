@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Hashable, Iterator
 from queue import SimpleQueue
@@ -20,7 +21,8 @@ from infra.kafka import Cluster, at_end, consumer, lost, passing
 
 AT_ONCE = 1_000  # records that the client is asked for
 LOOK = 0.05  # seconds that the reader waits for a record, or to hear that there is none
-REST = 0.006  # seconds that it rests, where empty fetches come back at once
+REST, NAP = 0.006, 0.001  # seconds that it rests, where empty fetches come back at once; soon after a record came
+WAKE = 0.05  # seconds after a record in which another is likely: a slice's answers come through the log, too
 BUSY = 500  # answers of the broker a second, without records, that tell such a broker
 FULL, DRAINED = 16_000_000, 4_000_000  # bytes in a queue: no more are fetched; fetched again
 YOUNG = 100_000  # new objects after which the collector of cycles looks at them, while a range is read
@@ -115,6 +117,7 @@ class Reader:
         self._error: Exception | None = None
         self._stop, self._rests, self._seen = threading.Event(), False, 0
         self._answers, self._records = 0, 0
+        self._last = 0.0  # when a record came, by the monotonic clock
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
         self._thread.start()
 
@@ -190,7 +193,9 @@ class Reader:
         for place in [place for place in self._assigned if self._queues[place].complete]:
             self._unassign(client, place)  # at once: a broker that answers empty fetches would keep it busy
         self._throttle(client)
-        if self._rests and not taken and self._assigned:
+        if taken:
+            self._last = time.monotonic()
+        elif self._rests and self._assigned:
             self._rest(client)
 
     def _sort(self, found: list[Any]) -> bool:
@@ -251,7 +256,7 @@ class Reader:
         if not idle:
             return
         client.pause(idle)
-        self._stop.wait(REST)
+        self._stop.wait(NAP if time.monotonic() - self._last < WAKE else REST)
         client.resume(idle)
         with contextlib.suppress(KafkaException):  # the broker is away: the client goes on by itself
             client.get_watermark_offsets(idle[0], timeout=1.0)

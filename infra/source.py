@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from infra.worker_thread import keep_state
 from schemas.frames import SHARDS, Longs, RawFrame
 
 WAIT = timedelta(milliseconds=3)  # before a part that is ahead looks again
@@ -47,6 +48,7 @@ class BarInput(FixedPartitionedSource[RawFrame, int]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
         """Join the reader of this process, or start it."""
+        keep_state()
         shard = int(for_part)
         with _LOCK:
             reader = _READERS.get(self._token)

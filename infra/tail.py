@@ -1,7 +1,8 @@
 """Topics from explicit offsets on, for ever."""
 
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -9,8 +10,9 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from infra.kafka import Cluster, partitions, wait_for
 from infra.ranges import BATCH, Held, Messages, check_place, messages_of, part_name
 from infra.reader import Reader
+from infra.worker_thread import keep_state
 
-IDLE = timedelta(milliseconds=2)  # before an empty queue is asked again
+TICK = 0.001  # seconds: an empty queue is asked again at the clock's next multiple, all parts in one round
 USER = "tail"  # all tails of a process share a reader
 
 
@@ -49,6 +51,7 @@ class TailSource(FixedPartitionedSource[Messages, int]):
         self, step_id: str, for_part: str, resume_state: int | None
     ) -> "StatefulSourcePartition[Messages, int]":
         """Begin, or go on; a UserError where retention has removed the place."""
+        keep_state()
         number = int(for_part.rpartition(":")[2])
         first, held = self._starts.get(number) if resume_state is None else resume_state, self._held.of(number)
         if first is None:
@@ -84,7 +87,7 @@ class Part(StatefulSourcePartition[Messages, int]):
 
     def next_awake(self) -> datetime | None:
         """Soon, while there is nothing."""
-        return datetime.now(UTC) + IDLE if self._empty else None
+        return datetime.fromtimestamp((time.time() // TICK + 1.0) * TICK, UTC) if self._empty else None
 
     def snapshot(self) -> int:
         """The next offset."""

@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+import pytest
+
+MALLOC = """
+import ctypes, re, sys, threading
+from pathlib import Path
+from infra.heap import share_heap
+
+if sys.argv[1] == "shared":
+    share_heap()
+malloc = ctypes.CDLL(None).malloc
+malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+found = []
+thread = threading.Thread(target=lambda: found.append(malloc(10_000)))
+thread.start()
+thread.join()
+first, last = re.search(r"(\\w+)-(\\w+) .*\\[heap\\]", Path("/proc/self/maps").read_text()).groups()
+print(int(first, 16) <= found[0] < int(last, 16))
+"""
+
+
+def told(code, *arguments, **environ):
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+@pytest.mark.parametrize(("how", "one"), [("shared", "True"), ("not", "False")])
+def test_a_thread_allocates_from_the_heap_of_the_process(how, one):
+    assert told(MALLOC, how) == one
+
+
+@pytest.mark.parametrize("entry", ["dataflows.cli", "dataflows.backtest", "dataflows.bench_measures", "dataflows.live"])
+def test_arrow_allocates_there_too_unless_the_environment_says_otherwise(entry):
+    ask = f"import {entry}, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    assert told(ask) == "system"
+    assert told(ask, ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "mimalloc"
