@@ -124,7 +124,7 @@ class Decoder:
 
     def _symbol(self, name: str) -> str:
         """The name as the platform knows it."""
-        if not name or len(name) > MAX_NAME or not all("!" <= letter <= "~" for letter in name):
+        if not (name and len(name) <= MAX_NAME and name.isascii() and name.isprintable() and " " not in name):
             raise UserError(
                 f"{self.path}: symbol {name!r}: want 1 to {MAX_NAME} visible ASCII characters without spaces"
             )

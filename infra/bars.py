@@ -19,7 +19,7 @@ from operators.tally import LONG
 from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
 from schemas.errors import UserError
 from schemas.frames import NO_FLOATS, SHARDS, Floats, Ints, Listing, Longs, RawFrame, Slices
-from schemas.universe import Universe, shard_of
+from schemas.universe import Universe
 
 AUTO_ROWS = 131_072  # in a chunk, over all shards: enough to hide what a frame costs, little enough for the caches
 AUTO_SLICES = 32_768  # of a chunk at most, then: of one symbol, fifteen frames of sixteen are empty
@@ -142,9 +142,9 @@ class Bars:
     def _listings(self) -> dict[int, tuple[Listing, ...]]:
         """All symbols by shard, as the universe admitted them."""
         listed: dict[int, list[Listing]] = {}
-        for symbol, name in enumerate(self.universe.names):
-            listing = Listing(symbol, int(self.universe.slots[symbol]), name)
-            listed.setdefault(shard_of(name), []).append(listing)
+        places = zip(self.universe.shards.tolist(), self.universe.slots.tolist(), self.universe.names, strict=True)
+        for symbol, (shard, slot, name) in enumerate(places):
+            listed.setdefault(shard, []).append(Listing(symbol, slot, name))
         return {shard: tuple(listings) for shard, listings in listed.items()}
 
     def instants(self, most: int) -> Longs:
