@@ -11,6 +11,7 @@ from infra.kafka import Cluster, bounds, cluster, topic_names, wait_for
 from infra.recovery import stored_step_ids
 from infra.settings import Settings, of_log
 from infra.snapshots import session_name, sessions
+from infra.store_places import stored_places
 from infra.topics import TOPICS
 from schemas.errors import UserError
 from schemas.identity import iso
@@ -30,7 +31,7 @@ def examine(settings: Settings, recovery: Path) -> list[Finding]:
     """Everything, even if some of it is not well."""
     where = cluster()
     checks: list[Callable[[], Iterator[Finding]]] = [
-        lambda: _settings(settings), lambda: _calendar(settings), lambda: _log(where),
+        lambda: _settings(settings), lambda: _calendar(settings), lambda: _log(where, recovery),
         lambda: _stores(recovery), lambda: _snapshots(settings),
     ]  # fmt: skip
     findings: list[Finding] = []
@@ -57,7 +58,7 @@ def _calendar(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _log(where: Cluster) -> Iterator[Finding]:
+def _log(where: Cluster, recovery: Path) -> Iterator[Finding]:
     wait_for(where, PATIENCE)
     yield Finding("log", True, f"Kafka at {where.servers} answers")
     there = topic_names(where)
@@ -71,10 +72,36 @@ def _log(where: Cluster) -> Iterator[Finding]:
         if name not in absent:
             spans = bounds(where, name).values()
             yield Finding(name, True, f"{sum(high - low for low, high in spans):,} records")
+    for folder in _folders(recovery):
+        yield from _lag(where, folder, {topic.name for topic in TOPICS} - set(absent))
+
+
+def _lag(where: Cluster, folder: Path, topics: set[str]) -> Iterator[Finding]:
+    """How far a store's newest snapshot is behind the log, and whether the log still has what comes next."""
+    places = {place: offset for place, offset in stored_places(folder).items() if place[0] in topics}
+    spans = {topic: bounds(where, topic) for topic in sorted({topic for topic, _ in places})}
+    behind = dict.fromkeys(spans, 0)
+    for (topic, number), offset in places.items():
+        low, high = spans[topic].get(number, (0, 0))
+        behind[topic] += max(high - offset, 0)
+        if not low <= offset <= high:
+            yield Finding(
+                f"place of {folder.name}",
+                False,
+                f"{topic} partition {number}: the store goes on with offset {offset}, the log has {low} to {high}: "
+                f"retention has removed it, or this is another log",
+            )
+    if behind:
+        told = ", ".join(f"{count:,} of {topic}" for topic, count in behind.items())
+        yield Finding(f"lag of {folder.name}", True, f"{told} not read at the newest snapshot")
+
+
+def _folders(recovery: Path) -> list[Path]:
+    return sorted(path for path in recovery.glob("*") if path.is_dir())
 
 
 def _stores(recovery: Path) -> Iterator[Finding]:
-    for folder in sorted(path for path in recovery.glob("*") if path.is_dir()):
+    for folder in _folders(recovery):
         steps = stored_step_ids(folder)
         yield Finding(f"store {folder.name}", True, f"{len(steps)} steps have state" if steps else "new")
     if not recovery.is_dir():

@@ -10,6 +10,7 @@ from dataflows.pipeline import KEYS
 from infra.gated_sink import Record
 from infra.heap import share_heap
 from infra.kafka import Cluster, cluster
+from infra.lag import show_lag
 from infra.late import ByTopic
 from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
@@ -40,6 +41,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     for part in parts:
         part(graph, loaded, where)
     check_store(graph, folder_of(), accepts_loss())
+    show_lag().group = name
     gc.freeze()  # what is loaded by now stays: a collection that walked it would hold up a slice by a tenth of a second
     return graph
 

@@ -1,9 +1,10 @@
 """How far behind the log this process is, for Prometheus: `kafka_consumer_lag{topic,partition}` and their sum.
 
-Register it in the process that reads: `prometheus_client.REGISTRY.register(LagCollector("live"))`.
+With `BYTEWAX_DATAFLOW_API_ENABLED=1` Bytewax serves it at `/metrics`, port 3030, beside its own metrics.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 from infra.tail import reading
@@ -12,11 +13,21 @@ if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily
 
 
+@cache
+def show_lag() -> "LagCollector":
+    """Put the gauges of this process among its metrics, once; whoever builds a flow gives them its name."""
+    from prometheus_client import REGISTRY
+
+    shown = LagCollector("")
+    REGISTRY.register(shown)
+    return shown
+
+
 class LagCollector:
     """Asks the parts of this process when it is scraped; nothing runs in between."""
 
     def __init__(self, group: str):
-        self._group = group  # the flow, in place of a consumer group, which we have none of
+        self.group = group  # the flow, in place of a consumer group, which we have none of
 
     def describe(self) -> list["GaugeMetricFamily"]:
         """Nothing is asked when it is registered."""
@@ -33,9 +44,9 @@ class LagCollector:
         )
         total = 0
         for (topic, number), at in sorted(reading().items()):
-            lag.add_metric([self._group, topic, str(number)], at.end - at.next)
+            lag.add_metric([self.group, topic, str(number)], at.end - at.next)
             total += at.end - at.next
         yield lag
         whole = GaugeMetricFamily("kafka_consumer_lag_total", "The sum over partitions.", labels=["consumer_group"])
-        whole.add_metric([self._group], total)
+        whole.add_metric([self.group], total)
         yield whole

@@ -52,7 +52,7 @@ def check_store(flow: "Dataflow", folder: Path | None, accept_loss: bool = False
     if lost and not accept_loss:
         raise UserError(
             f"{folder}: holds state of {', '.join(lost)}, which is no step of {flow.flow_id}: it would be lost. "
-            f"Run the version that wrote it, name another store, or set {ACCEPT}=1"
+            f"Run the version that wrote it, name another store, or set {ACCEPT}=1 (infra.run: --accept-state-loss)"
         )
 
 

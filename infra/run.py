@@ -1,8 +1,11 @@
 """Run a flow: the options of `python -m bytewax.run`, but a user's mistake is one line and exit code 2.
 
 python -m infra.run dataflows.live -r var/recovery/live -s 10 -b 0
+
+`--accept-state-loss` starts on a store that holds state of steps which the flow does not have, and leaves it behind.
 """
 
+import os
 import sys
 from datetime import timedelta
 
@@ -10,11 +13,17 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.run import _locate_dataflow, _parse_args, _prepare_import
 from bytewax.testing import cluster_main
 
+from infra.recovery import ACCEPT
 from schemas.errors import UserError
+
+LOSS = "--accept-state-loss"
 
 
 def main() -> None:
     """Run until the flow ends. What stops it is raised, unless a user can mend it."""
+    if LOSS in sys.argv:
+        sys.argv.remove(LOSS)
+        os.environ[ACCEPT] = "1"
     given = _parse_args()  # type: ignore[no-untyped-call]
     store, interval = given.recovery_directory, given.snapshot_interval
     try:

@@ -12,7 +12,7 @@ from infra.ranges import BATCH, Held, Messages, check_place, messages_of, part_n
 from infra.reader import Reader
 from infra.worker_thread import keep_state
 
-TICK = 0.001  # seconds: an empty queue is asked again at the clock's next multiple, all parts in one round
+TICK = 0.002  # seconds: an empty queue is asked again at the clock's next multiple, all parts in one round
 USER = "tail"  # all tails of a process share a reader
 
 

@@ -6,6 +6,8 @@ Only `scan` imports Bytewax, when it is called: a replay needs none of it.
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from schemas.errors import UserError
+
 if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
 
@@ -15,8 +17,11 @@ G = TypeVar("G")
 Step: TypeAlias = Callable[[S, F], tuple[S, G | None]]
 
 
-class StateVersionError(RuntimeError):
+class StateVersionError(UserError):
     """A snapshot was written by a version of an operator whose state has another shape."""
+
+    def __init__(self, what: str):
+        super().__init__(f"{what}: run the version that wrote it, or begin with a new recovery store")
 
 
 def replay(start: S, step: Step[S, F, G], frames: Iterable[F]) -> Iterator[G]:
