@@ -154,16 +154,19 @@ class Reader:
             raise self._error
 
     def _run(self) -> None:
-        client = consumer(self._where, stats_cb=self._listen, statistics_interval_ms=1_000, enable_partition_eof=True)
         try:
-            with Seldom.wanted(self._bulk):
-                while not self._stop.is_set():
-                    self._assign(client)
-                    self._look(client)
-        except Exception as error:  # raised again by the parts
+            client = consumer(
+                self._where, stats_cb=self._listen, statistics_interval_ms=1_000, enable_partition_eof=True
+            )
+            try:
+                with Seldom.wanted(self._bulk):
+                    while not self._stop.is_set():
+                        self._assign(client)
+                        self._look(client)
+            finally:
+                client.close()
+        except Exception as error:  # raised again by the parts; no client is an error like any other
             self._error = error
-        finally:
-            client.close()
 
     def _assign(self, client: Any) -> None:
         from confluent_kafka import TopicPartition

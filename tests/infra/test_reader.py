@@ -3,9 +3,11 @@
 import gc
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.kafka import Cluster
 from infra.ranges import RangeSource
 from infra.reader import ENVELOPE, YOUNG, Queue, Reader, Seldom
 from infra.topics import Topic, create_topics
@@ -80,3 +82,20 @@ def test_while_a_range_is_read_the_collector_looks_more_seldom_and_then_as_befor
     assert gc.get_threshold() == before
     with Seldom.wanted(False):
         assert gc.get_threshold() == before
+
+
+def test_a_client_that_cannot_be_made_is_told_to_the_parts(monkeypatch):
+    """Else the thread would end unheard, and its parts wait for ever."""
+
+    def none(where, **more):
+        raise OSError("no thread left")
+
+    monkeypatch.setattr("infra.reader.consumer", none)
+    where = Cluster("127.0.0.1:1")
+    reader, _ = Reader.join(where, "nobody", ("a", 0), 0)
+    reader._thread.join(10.0)
+    try:
+        with pytest.raises(OSError, match="no thread left"):
+            reader.check()
+    finally:
+        reader.leave(("a", 0))
