@@ -336,7 +336,7 @@ class _Watch:
         place = self._where.topic(self._topic), 0
         reader, queue = Reader.join(self._where, "bench", place, 0)
         while not self._stop.is_set():
-            for message in queue.take(100):
+            for message in queue.take(100)[0]:
                 ts = stated_time(message.headers())
                 if ts is not None:
                     self.last[ts] = message.timestamp()[1] / 1e3

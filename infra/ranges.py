@@ -7,6 +7,7 @@ An item is one `Messages`: parallel lists, for an object per record costs more t
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import methodcaller
 from typing import Any, NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -20,6 +21,7 @@ BATCH = 1_000  # records in an item, at most
 AHEAD = 4  # batches
 BYTES = 4_000_000  # in an item, about: no more records are added
 IDLE = timedelta(milliseconds=2)  # before an empty partition is asked again
+_OFFSET, _KEY, _VALUE = map(methodcaller, ("offset", "key", "value"))
 
 
 class Messages(NamedTuple):
@@ -31,7 +33,6 @@ class Messages(NamedTuple):
     keys: list[bytes | None]
     values: list[bytes | None]
     headers: list[Headers]  # empty where the source was told to leave them
-    written: list[int]  # when the record was appended, UTC ms: of the broker's clock, for latencies only
     schema: bytes | None = None  # the fingerprint that all of them have, where the headers were left
 
     def cut(self, count: int) -> tuple["Messages", "Messages"]:
@@ -39,8 +40,9 @@ class Messages(NamedTuple):
         return self._part(slice(count)), self._part(slice(count, None))
 
     def _part(self, rows: slice) -> "Messages":
-        return self._replace(offsets=self.offsets[rows], keys=self.keys[rows], values=self.values[rows],
-                             headers=self.headers[rows], written=self.written[rows])  # fmt: skip
+        return self._replace(
+            offsets=self.offsets[rows], keys=self.keys[rows], values=self.values[rows], headers=self.headers[rows]
+        )
 
 
 def part_name(topic: str, number: int) -> str:
@@ -123,11 +125,10 @@ def messages_of(topic: str, number: int, found: list[Any], headers: bool = True)
     return Messages(
         topic,
         number,
-        [message.offset() for message in found],
-        [message.key() for message in found],
-        [message.value() for message in found],
+        list(map(_OFFSET, found)),
+        list(map(_KEY, found)),
+        list(map(_VALUE, found)),
         [message.headers() or () for message in found] if schema is None else [],
-        [message.timestamp()[1] for message in found],
         schema,
     )
 
@@ -211,12 +212,12 @@ class Part(StatefulSourcePartition[Messages, int]):
         self._reader.check()
         complete = self._queue.complete  # asked first: what came before it is in the queue
         if self._bytes < BYTES:
-            found = self._queue.take(self._shared.batch - len(self._kept))
+            found, size = self._queue.take(self._shared.batch - len(self._kept))
             if found and found[-1].offset() >= self._span[1]:
                 found = [message for message in found if message.offset() < self._span[1]]
             self._kept += found
-            self._bytes += sum(map(len, found))
-        if not complete or self._queue.messages:
+            self._bytes += size
+        if not complete or self._queue.runs:
             return False
         self._leave()
         return True

@@ -14,6 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Hashable, Iterator
+from itertools import groupby
+from operator import methodcaller
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
@@ -29,6 +31,11 @@ YOUNG = 100_000  # new objects after which the collector of cycles looks at them
 ENVELOPE = 100  # bytes that a record takes beside its value, about
 
 Place = tuple[str, int]  # topic as the cluster knows it, partition
+_PARTITION, _ERROR = methodcaller("partition"), methodcaller("error")  # of a message, in a loop without bytecode
+
+
+def _place(message: Any) -> Place:
+    return message.topic(), message.partition()
 
 
 class Queue:
@@ -36,7 +43,7 @@ class Queue:
 
     def __init__(self, stop: int | None = None) -> None:
         self.stop = stop  # offset from which on nothing is wanted
-        self.messages: deque[Any] = deque()
+        self.runs: deque[tuple[list[Any], int]] = deque()  # messages in order, and their bytes
         self.end = 0  # of the log, as last heard
         self.reached = -1  # nothing before this offset is still to come; written after what came before it
         self._put = self._taken = 0  # bytes
@@ -53,16 +60,24 @@ class Queue:
 
     def put(self, messages: list[Any]) -> None:
         """By the reader: records, in order."""
-        self._put += _bytes(messages)
-        self.messages.extend(messages)
+        size = _bytes(messages)
+        self._put += size
+        self.runs.append((messages, size))
         if self.stop is not None:
             self.reached = messages[-1].offset() + 1
 
-    def take(self, most: int) -> list[Any]:
-        """By whoever reads this partition: up to so many records, in order."""
-        found = [self.messages.popleft() for _ in range(min(len(self.messages), most))]
-        self._taken += _bytes(found)
-        return found
+    def take(self, most: int) -> tuple[list[Any], int]:
+        """By whoever reads this partition: up to so many records, in order, and their bytes, about."""
+        found, before = list[Any](), self._taken
+        while self.runs and len(found) < most:
+            run, size = self.runs.popleft()
+            rest = run[most - len(found) :]
+            if rest:
+                self.runs.appendleft((rest, _bytes(rest)))
+                run, size = run[: most - len(found)], size - _bytes(rest)
+            found += run
+            self._taken += size
+        return found, self._taken - before
 
 
 def _bytes(messages: list[Any]) -> int:
@@ -112,6 +127,7 @@ class Reader:
         self._users: set[Place] = set()
         self._asked: SimpleQueue[tuple[Place, int, Queue | None]] = SimpleQueue()  # from where on; None: leave
         self._queues: dict[Place, Queue] = {}  # the thread's: a place that is joined again gets nothing of before
+        self._topics: set[str] = set()  # that were ever read
         self._assigned: set[Place] = set()  # the client fetches these, unless they are full
         self._full: set[Place] = set()
         self._error: Exception | None = None
@@ -179,6 +195,7 @@ class Reader:
             else:
                 client.incremental_assign([TopicPartition(*place, first)])
                 self._assigned.add(place)
+                self._topics.add(place[0])
                 self._queues[place] = queue
 
     def _unassign(self, client: Any, place: Place) -> None:
@@ -203,19 +220,25 @@ class Reader:
 
     def _sort(self, found: list[Any]) -> bool:
         """Put records into their queues, a run of one partition at once; whether there were any."""
-        taken, run, place = False, list[Any](), ("", -1)
-        for message in found:
+        taken = False
+        for _, run in groupby(found, _PARTITION if len(self._topics) == 1 else _place):
+            messages = list(run)
+            if any(map(_ERROR, messages)):
+                taken |= self._sort_out(messages)
+            else:
+                taken |= self._put(_place(messages[0]), messages)
+        return taken
+
+    def _sort_out(self, messages: list[Any]) -> bool:
+        """The same of one partition, where some say that something is the matter."""
+        taken = False
+        for message in messages:
             error = message.error()
-            if error is None and message.partition() == place[1] and message.topic() == place[0]:
-                run.append(message)
-                continue
-            taken |= self._put(place, run)  # what came before an end of a partition is there before it is known
-            run, place = [], ("", -1)
-            if error is None:
-                run, place = [message], (message.topic(), message.partition())
+            if error is None:  # what came before an end of a partition is there before it is known
+                taken |= self._put(_place(message), [message])
             else:
                 self._heed(message, error)
-        return taken | self._put(place, run)
+        return taken
 
     def _put(self, place: Place, run: list[Any]) -> bool:
         queue = self._queues.get(place)

@@ -73,7 +73,7 @@ class Part(StatefulSourcePartition[Messages, int]):
     def next_batch(self) -> list[Messages]:
         """What has come, up to a batch, as one item."""
         self._reader.check()
-        messages = self._queue.take(BATCH)
+        messages, _ = self._queue.take(BATCH)
         self._empty = not messages
         if not messages:
             return []

@@ -21,9 +21,7 @@ DECIDE = pipeline.decide_params(SETTINGS, 30)
 
 def messages(topic, rows):
     headers = [[(ID, row.id.encode()), (TS, b"%d" % row.ts), *row.headers] for row in rows]
-    size = len(rows)
-    return Messages(topic, 0, list(range(size)), [row.key for row in rows], [row.value for row in rows], headers,
-                    [0] * size)  # fmt: skip
+    return Messages(topic, 0, list(range(len(rows))), [row.key for row in rows], [row.value for row in rows], headers)
 
 
 def said(kind, account="backtest", ts=MARKET.upto):

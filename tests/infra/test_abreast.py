@@ -54,7 +54,7 @@ def give(parts, counts, wanted, seconds=30.0):
         for k, part in enumerate(parts):
             for messages in part.next_batch():
                 counts[k] += len(messages.offsets)
-            longest = max(longest, len(part._inner._queue.messages))
+            longest = max(longest, sum(len(run) for run, _ in part._inner._queue.runs))
         quiet = quiet + 1 if sum(counts) >= wanted else 0
         time.sleep(0.005)
     return longest
@@ -110,8 +110,7 @@ class Inner:
 
     def __init__(self, times, size):
         headers = [() if ts is None else ((TS, b"%d" % ts),) for ts in times]
-        whole = Messages("market.slices", 0, list(range(len(times))), [None] * len(times), [b""] * len(times), headers,
-                         [0] * len(times))  # fmt: skip
+        whole = Messages("market.slices", 0, list(range(len(times))), [None] * len(times), [b""] * len(times), headers)
         self.rest, self.size = whole, size
 
     def next_batch(self):

@@ -42,7 +42,7 @@ def messages(rows: list, first: int) -> Messages:
     headers = [[(ID, row.id.encode()), (TS, b"%d" % row.ts), *row.headers] for row in rows]
     size = len(rows)
     return Messages("market.slices", SHARD, list(range(first, first + size)), [row.key for row in rows],
-                    [row.value for row in rows], headers, [0] * size)  # fmt: skip
+                    [row.value for row in rows], headers)  # fmt: skip
 
 
 def run(rows: list, cuts: list[int]):
