@@ -30,6 +30,7 @@ Headers: TypeAlias = "Sequence[tuple[str, bytes | None]]"
 
 TS, ID, SCHEMA = "ts", "id", "schema"  # headers: event time, idempotency key, fingerprint of the Avro schema
 PATIENCE = 120.0  # seconds that a start waits for the cluster
+REMEDY = "start it (`utp broker`), or set KAFKA_BOOTSTRAP_SERVERS"
 DELIVERY_MS = 120_000  # within which a record is delivered or the flow stops
 LINGER_MS = 10
 _LATEST = 2**63 - 1  # UTC ns: the year 2262; a header can say anything
@@ -138,7 +139,7 @@ def wait_for(where: Cluster, seconds: float = PATIENCE) -> None:
     """Return once the cluster answers; a UserError if it does not in time."""
     from confluent_kafka import KafkaException
 
-    client, deadline = admin(where), time.monotonic() + seconds
+    client, deadline, told = admin(where), time.monotonic() + seconds, False
     while True:
         try:
             client.list_topics(timeout=max(0.1, min(2.0, deadline - time.monotonic())))
@@ -146,9 +147,11 @@ def wait_for(where: Cluster, seconds: float = PATIENCE) -> None:
         except KafkaException as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"Kafka at {where.servers} does not answer within {seconds:g} s ({error.args[0].str()}); "
-                    f"start it (`utp broker`), or set KAFKA_BOOTSTRAP_SERVERS"
+                    f"Kafka at {where.servers} does not answer within {seconds:g} s ({error.args[0].str()}); {REMEDY}"
                 ) from error
+            if not told:  # a person at a terminal would wait for minutes without a word
+                LOG.warning("Kafka at %s does not answer yet, waiting up to %g s; %s", where.servers, seconds, REMEDY)
+                told = True
 
 
 def topic_names(where: Cluster) -> set[str]:

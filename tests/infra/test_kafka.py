@@ -37,6 +37,14 @@ def test_a_cluster_that_is_not_there_is_one_clear_line():
         wait_for(Cluster("127.0.0.1:9"), 0.3)
 
 
+def test_who_waits_for_a_cluster_is_told_so_once(caplog):
+    with pytest.raises(UserError, match="does not answer within 5 s"):
+        wait_for(Cluster("127.0.0.1:9"), 5.0)
+    told = [line.getMessage() for line in caplog.records if "does not answer yet" in line.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("Kafka at 127.0.0.1:9 does not answer yet, waiting up to 5 s; start it (`utp broker`)")
+
+
 def test_the_topics_of_the_platform_are_created_once(kafka):
     assert create_topics(kafka) == sorted(kafka.topic(topic.name) for topic in TOPICS)
     assert create_topics(kafka) == []
