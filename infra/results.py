@@ -41,7 +41,7 @@ def check_out(out: Path) -> Path:
     try:
         return _free(out)
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from error
+        raise UserError(f"--out {out}: {error.strerror or error}; name another folder") from error
 
 
 def _free(out: Path) -> Path:
@@ -77,10 +77,10 @@ def _locked(work: Path) -> int:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         if isinstance(error, PermissionError) and not (work / "lock").exists():
-            raise UserError(f"--out {out}: {error.strerror}") from error
+            raise UserError(f"--out {out}: {error.strerror}; name another folder") from error
         raise UserError(f"--out {out}: another run is writing here; name another folder") from None
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from error
+        raise UserError(f"--out {out}: {error.strerror or error}; name another folder") from error
     return lock
 
 
@@ -107,7 +107,7 @@ class Recorder:
                 if left.is_dir():
                     shutil.rmtree(left)
         except OSError as error:
-            raise UserError(f"--out {self.out}: {error.strerror or error}") from error
+            raise UserError(f"--out {self.out}: {error.strerror or error}; name another folder") from error
 
     @classmethod
     def resume(
