@@ -25,6 +25,7 @@ from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
 from infra.heap import share_heap
+from infra.recovery import accepts_loss, check_store, folder_of
 from infra.reference import Files
 from infra.result_header import Header, header
 from infra.results import Recorder, check_out, write_timing
@@ -148,7 +149,9 @@ def flow(
     files = Files(quotes, earnings, actions, volumes)
     beside, history, keep = (None if given is None else Path(given) for given in (benchmark, models, forecasts))
     job = plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside, models=history, forecasts=keep)
-    return build(job, announce=True)[0]
+    graph = build(job, announce=True)[0]
+    check_store(graph, folder_of(), accepts_loss())
+    return graph
 
 
 def build(job: Plan, progress: Progress | None = None, announce: bool = False) -> tuple["Dataflow", "ResultSink"]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dataflows.flows import assemble, by_shard, first, grid, some
-from dataflows.pipeline import KEYS
+from dataflows.pipeline import KEYS, partition_of
 from infra import slice_log
 from infra.bars import Bars, open_bars
 from infra.dead_letters import TOPIC as LETTERS
@@ -88,19 +88,19 @@ def build(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
 
     received = op.input("feed", graph, PacedFeed(bars, own.speed, grace_ns, disorder))
     raw = op.flat_map_batch("raw_record", received, partial(raw_records, timeframe, market))
-    op.output("raw", raw, GatedSink(where, RAW, "feed", int))
+    op.output("raw", raw, GatedSink(where, RAW, "feed", partition_of))
     announced = op.map("announced", op.input("models", graph, TailSource(where, MODELS)), models)
     told = op.flat_map("model_record", announced, lambda item: model_records(item[0]))
-    op.output("raw_models", told, GatedSink(where, RAW, "models", int))
+    op.output("raw_models", told, GatedSink(where, RAW, "models", partition_of))
     refused = op.flat_map("model_letter", announced, lambda item: _letters("models", MODELS, item[1]))
     op.output("model_letters", refused, GatedSink(where, LETTERS, "models", first))
 
     arriving = op.map("shard", op.input("arrivals", graph, TailSource(where, RAW)), by_shard)
     sliced = scan("slicer", arriving, slicer.start(), partial(step, params), slicer.restore)
     closed = op.flat_map("slice_record", sliced, partial(slice_records, calendar, beside))
-    op.output("slices", closed, GatedSink(where, slice_log.TOPIC, "slicer", int, linger_ms=0))
+    op.output("slices", closed, GatedSink(where, slice_log.TOPIC, "slicer", partition_of, linger_ms=0))
     late = op.flat_map("late_record", sliced, partial(late_records, timeframe))
-    op.output("late", late, GatedSink(where, LATE, "slicer", int))
+    op.output("late", late, GatedSink(where, LATE, "slicer", partition_of))
     letters = op.flat_map("letter", sliced, lambda item: _letters("slicer", item[0], item[1].letters))
     op.output("letters", letters, GatedSink(where, LETTERS, "slicer", first))
 

@@ -29,8 +29,33 @@ from schemas.frames import NO_OUTCOMES, SHARDS, BarFrame, Names, OpinionFrame, R
 if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
 
-KEYS = tuple(f"{shard:02d}" for shard in range(SHARDS))  # of the symbol side
+# Of the symbol side, by shard. Bytewax reads part i of a source on worker i mod n and keeps a key's state on worker
+# hash(key) mod n: each of these names begins with its shard and has a hash of it mod 16, so for any n that divides 16
+# a shard is decided where it is read, and every worker has as many. tests/dataflows/test_shard_keys.py holds that.
+KEYS = (
+    "00z",
+    "01ai",
+    "02aw",
+    "03s",
+    "04g",
+    "05v",
+    "06i",
+    "07o",
+    "08j",
+    "09b",
+    "10c",
+    "11b",
+    "12d",
+    "13v",
+    "14ab",
+    "15j",
+)
 ACCOUNT = "account"  # the one key of the trading side
+
+
+def partition_of(key: str) -> int:
+    """The shard, and with that the partition, of a key of the symbol side."""
+    return int(key[:2])
 
 
 class Decide(NamedTuple):

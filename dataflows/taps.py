@@ -14,7 +14,7 @@ import numpy as np
 
 from dataflows.account_events import DIRECTIONS
 from dataflows.flows import of_topic
-from dataflows.pipeline import Decided
+from dataflows.pipeline import Decided, partition_of
 from infra.gated_sink import GatedSink, Record, event_record
 from infra.kafka import Cluster
 from infra.late import late
@@ -95,7 +95,7 @@ def draw(decided: "KeyedStream[Decided]", settings: Settings, where: Cluster, mi
     tapped = late("taps", decided, start(params), partial(step, params), _closes)
     for topic in sorted(params.topics):
         own = op.flat_map(f"{topic}_tap".replace(".", "_"), tapped, partial(of_topic, topic))
-        op.output(topic.replace(".", "_"), own, GatedSink(where, topic, "decide", int))
+        op.output(topic.replace(".", "_"), own, GatedSink(where, topic, "decide", partition_of))
 
 
 def _closes(decided: Decided) -> bool:

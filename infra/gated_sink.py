@@ -70,7 +70,7 @@ class GatedSink(FixedPartitionedSink[Sequence[Record], State]):
     """Writes keyed batches of records to one topic.
 
     `writer` names the flow and must outlive its versions. `place` gives the partition of a stream key, modulo their
-    number: `crc` for symbols, `int` for shards. A part without a snapshot compares with the log from `since`
+    number: `crc` for symbols, the shard for what has one. A part without a snapshot compares with the log from `since`
     (offsets by partition) on, by default all of it: a new store then doubles nothing either.
     """
 

@@ -19,7 +19,7 @@ ACCEPT = "UTP_ACCEPT_STATE_LOSS"
 _KEPT = ("input", "stateful_batch", "output")  # operators that have state
 
 
-def step_ids(flow: "Dataflow") -> set[str]:
+def step_ids(flow: "Dataflow", kinds: Sequence[str] = _KEPT) -> set[str]:
     """The steps of a flow that have state."""
     from bytewax.visualize import to_rendered
 
@@ -28,18 +28,27 @@ def step_ids(flow: "Dataflow") -> set[str]:
     while ahead:
         step = ahead.pop()
         ahead += step.substeps
-        if not step.substeps and step.op_type in _KEPT:
+        if not step.substeps and step.op_type in kinds:
             found.add(step.step_id)
     return found
 
 
 def stored_step_ids(folder: Path) -> set[str]:
     """The steps that have a snapshot in a recovery store."""
+    return _stored(folder, "SELECT DISTINCT step_id FROM snaps")
+
+
+def _keyed_by_number(folder: Path) -> set[str]:
+    """Those whose keys are two digits: parts of a bar file's source, and states by shard of the versions before."""
+    return _stored(folder, "SELECT DISTINCT step_id FROM snaps WHERE state_key GLOB '[0-9][0-9]'")
+
+
+def _stored(folder: Path, question: str) -> set[str]:
     found: set[str] = set()
     for part in sorted(folder.glob("part-*.sqlite3")):
         with sqlite3.connect(f"file:{part}?mode=ro", uri=True) as store:
             if store.execute("SELECT 1 FROM sqlite_master WHERE name = 'snaps'").fetchone():
-                found |= {row[0] for row in store.execute("SELECT DISTINCT step_id FROM snaps")}
+                found |= {row[0] for row in store.execute(question)}
         store.close()
     return found
 
@@ -53,6 +62,12 @@ def check_store(flow: "Dataflow", folder: Path | None, accept_loss: bool = False
         raise UserError(
             f"{folder}: holds state of {', '.join(lost)}, which is no step of {flow.flow_id}: it would be lost. "
             f"Run the version that wrote it, name another store, or set {ACCEPT}=1 (infra.run: --accept-state-loss)"
+        )
+    renamed = sorted(_keyed_by_number(folder) - step_ids(flow, ("input",)))
+    if renamed and not accept_loss:
+        raise UserError(
+            f"{folder}: holds state of {', '.join(renamed)} under the shards' former names, which nothing reads: "
+            f"begin a new store (what is in the log is known there), or set {ACCEPT}=1 (infra.run: --accept-state-loss)"
         )
 
 
