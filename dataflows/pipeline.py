@@ -32,24 +32,8 @@ if TYPE_CHECKING:
 # Of the symbol side, by shard. Bytewax reads part i of a source on worker i mod n and keeps a key's state on worker
 # hash(key) mod n: each of these names begins with its shard and has a hash of it mod 16, so for any n that divides 16
 # a shard is decided where it is read, and every worker has as many. tests/dataflows/test_shard_keys.py holds that.
-KEYS = (
-    "00z",
-    "01ai",
-    "02aw",
-    "03s",
-    "04g",
-    "05v",
-    "06i",
-    "07o",
-    "08j",
-    "09b",
-    "10c",
-    "11b",
-    "12d",
-    "13v",
-    "14ab",
-    "15j",
-)
+KEYS = ("00z", "01ai", "02aw", "03s", "04g", "05v", "06i", "07o",
+        "08j", "09b", "10c", "11b", "12d", "13v", "14ab", "15j")  # fmt: skip
 ACCOUNT = "account"  # the one key of the trading side
 
 

@@ -6,7 +6,8 @@ So a renamed step would silently begin anew, Kafka offsets included. Whoever sta
 import os
 import sqlite3
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,22 +36,21 @@ def step_ids(flow: "Dataflow", kinds: Sequence[str] = _KEPT) -> set[str]:
 
 def stored_step_ids(folder: Path) -> set[str]:
     """The steps that have a snapshot in a recovery store."""
-    return _stored(folder, "SELECT DISTINCT step_id FROM snaps")
+    return {name for (name,) in stored(folder, "SELECT DISTINCT step_id FROM snaps")}
 
 
 def _keyed_by_number(folder: Path) -> set[str]:
     """Those whose keys are two digits: parts of a bar file's source, and states by shard of the versions before."""
-    return _stored(folder, "SELECT DISTINCT step_id FROM snaps WHERE state_key GLOB '[0-9][0-9]'")
+    question = "SELECT DISTINCT step_id FROM snaps WHERE state_key GLOB '[0-9][0-9]'"
+    return {name for (name,) in stored(folder, question)}
 
 
-def _stored(folder: Path, question: str) -> set[str]:
-    found: set[str] = set()
+def stored(folder: Path, question: str) -> Iterator[tuple[Any, ...]]:
+    """What all parts of a recovery store answer to a question about their snapshots; a part may have none yet."""
     for part in sorted(folder.glob("part-*.sqlite3")):
-        with sqlite3.connect(f"file:{part}?mode=ro", uri=True) as store:
+        with closing(sqlite3.connect(f"file:{part}?mode=ro", uri=True)) as store:
             if store.execute("SELECT 1 FROM sqlite_master WHERE name = 'snaps'").fetchone():
-                found |= {row[0] for row in store.execute(question)}
-        store.close()
-    return found
+                yield from store.execute(question)
 
 
 def check_store(flow: "Dataflow", folder: Path | None, accept_loss: bool = False) -> None:

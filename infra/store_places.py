@@ -3,9 +3,10 @@
 import io
 import pickle
 import re
-import sqlite3
 from pathlib import Path
 from typing import Any
+
+from infra.recovery import stored
 
 _PART = re.compile(r"(.+):(\d{3})")  # as infra.ranges.part_name writes it
 
@@ -13,21 +14,13 @@ _PART = re.compile(r"(.+):(\d{3})")  # as infra.ranges.part_name writes it
 def stored_places(folder: Path) -> dict[tuple[str, int], int]:
     """By topic (without prefix) and partition: the next offset, as the newest snapshot has it."""
     newest: dict[tuple[str, int], tuple[int, int]] = {}
-    for path in sorted(folder.glob("part-*.sqlite3")):
-        store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        try:
-            if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'snaps'").fetchone():
-                continue
-            rows = store.execute("SELECT state_key, snap_epoch, ser_change FROM snaps WHERE ser_change IS NOT NULL")
-            for key, epoch, blob in rows:
-                part = _PART.fullmatch(key)
-                offset = _offset(blob) if part else None
-                if part is None or offset is None:
-                    continue
-                place = part[1], int(part[2])
-                newest[place] = max(newest.get(place, (-1, 0)), (epoch, offset))
-        finally:
-            store.close()
+    snaps = stored(folder, "SELECT state_key, snap_epoch, ser_change FROM snaps WHERE ser_change IS NOT NULL")
+    for key, epoch, blob in snaps:
+        part = _PART.fullmatch(key)
+        offset = _offset(blob) if part else None
+        if part is not None and offset is not None:
+            place = part[1], int(part[2])
+            newest[place] = max(newest.get(place, (-1, 0)), (epoch, offset))
     return {place: offset for place, (_, offset) in sorted(newest.items())}
 
 
