@@ -58,15 +58,21 @@ def signals(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
 
     calendar, keeper = grid(settings), Keeper(settings)
     forecaster = live_forecaster(settings.forecast, calendar)
-    params = pipeline.decide_params(taps.with_features(settings), calendar.timeframe, forecaster)
+    params = pipeline.decide_params(settings, calendar.timeframe, forecaster)
     source = AbreastSource(where, "market.slices", calendar, settings.live.ahead_slices)
     read = op.map("shard", op.input("slices", graph, source), by_shard)
     answers = scan("intake", read, intake.start(), partial(intake.step, calendar), intake.restore)
     op.output("letters", op.flat_map("letter", answers, _letters), GatedSink(where, LETTERS, "live", _first))
     frames = op.flat_map("frames", answers, partial(_frames, forecaster))
-    decided = scan("decide", frames, pipeline.start(params), partial(pipeline.step_openly, params), keep=keeper.decide)
-    taps.draw(decided, settings, where, calendar.timeframe)
-    one = op.map("one", decided, lambda item: (pipeline.ACCOUNT, item[1].signals))
+    if forecaster is None:
+        scored = pipeline.decide("decide", frames, params, keeper.decide)
+        taps.draw(frames, settings, where, calendar.timeframe)
+    else:  # a forecast is dear: the taps tell the one that was made
+        start = pipeline.start(params)
+        decided = scan("decide", frames, start, partial(pipeline.step_openly, params), keep=keeper.decide)
+        taps.draw(decided, settings, where, calendar.timeframe)
+        scored = op.map("scored", decided, lambda item: (item[0], item[1].signals))
+    one = op.map("one", scored, lambda item: (pipeline.ACCOUNT, item[1]))
     whole = scan("barrier", one, barrier.start(), barrier.step_singly, barrier.restore)
     name = settings.run.account
     logged = op.map("logged", whole, lambda item: account_log.records(name, item[1]))

@@ -1,26 +1,28 @@
 """Taps: what decide makes on its way, for others: features, forecasts, and the alphas' views when they change.
 
 Written by shard, each with an id that is a function of what happened. Nothing reads them to decide, so they take
-the late lane; `live.taps` says which there are.
+the late lane; `live.taps` says which there are. Where no model is configured what they tell is opined a second time
+there: decide is then one compiled call that keeps nothing of it, on whose answer orders wait.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 
+from dataflows import pipeline
 from dataflows.account_events import DIRECTIONS
 from dataflows.flows import of_topic
-from dataflows.pipeline import Decided, partition_of
+from dataflows.pipeline import Decide, Decided, partition_of
 from infra.gated_sink import GatedSink, Record, event_record
 from infra.kafka import Cluster
 from infra.late import late
 from infra.settings import Settings
 from operators import features
-from schemas.frames import Floats, ForecastFrame, Names
+from schemas.frames import Floats, ForecastFrame, Names, OpinionFrame, RawFrame
 from schemas.identity import correlation_id, envelope, moment_key
 from schemas.records import AlphaSignal, MarketEngineered, Prediction
 from schemas.universe import MAX_NAME
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 FEATURES, FORECASTS, VIEWS = "market.engineered", "predictions.tft", "alpha.signals"
 NAMED = tuple(name for name in features.ORDER if name in MarketEngineered.__struct_fields__)
 WHOLE = ("minute_of_day", "day_of_week")  # of these, those that are whole numbers
+NEVER = -1  # no instant
+
+Item: TypeAlias = RawFrame | Decided  # what decide was given, or what it kept
 
 
 class Alpha(NamedTuple):
@@ -48,28 +53,34 @@ class Params(NamedTuple):
     timeframe: str
     minutes: int
     alphas: tuple[Alpha, ...]  # in the order of their votes
+    decide: Decide
 
 
 class State(NamedTuple):
-    """Of one shard: names by slot, and the last votes."""
+    """Of one shard: names by slot, the last votes, and how far the frames went that were opined here."""
 
     version: int
     names: Names  # empty: not told yet, as a tap that is new begins with the next session
     votes: Floats  # [alphas, slots]
+    upto: int  # UTC ns
+    decide: pipeline.State
 
 
 def start(params: Params) -> State:
     """Nothing seen."""
-    return State(1, np.zeros(0, f"S{MAX_NAME}"), np.zeros((len(params.alphas), 0)))
+    votes = np.zeros((len(params.alphas), 0))
+    return State(2, np.zeros(0, f"S{MAX_NAME}"), votes, NEVER, pipeline.start(params.decide))
 
 
 def params_of(settings: Settings, minutes: int) -> Params:
-    """The taps that are set."""
+    """The taps that are set; they tell all features, whichever a decision needs."""
     total = sum(settings.ensemble.weights.values()) or 1.0  # the forecast may be the only voter
     alphas = tuple(
         Alpha(_indicator(name, getattr(settings.alphas, name)), settings.ensemble.weights[name] / total,
               getattr(settings.alphas, name).life) for name in settings.ensemble.voters)  # fmt: skip
-    return Params(frozenset(settings.live.taps), settings.live.timeframe, minutes, alphas)
+    whole = msgspec.structs.replace(settings, features=features.Params(set="all"))
+    return Params(frozenset(settings.live.taps), settings.live.timeframe, minutes, alphas,
+                  pipeline.decide_params(whole, minutes))  # fmt: skip
 
 
 def _indicator(name: str, params: Any) -> str:
@@ -78,47 +89,54 @@ def _indicator(name: str, params: Any) -> str:
     return "_".join(map(str, (name, *lengths)))
 
 
-def with_features(settings: Settings) -> Settings:
-    """The settings with all features computed, where they are wanted."""
-    if FEATURES not in settings.live.taps:
-        return settings
-    return msgspec.structs.replace(settings, features=features.Params(set="all"))
-
-
-def draw(decided: "KeyedStream[Decided]", settings: Settings, where: Cluster, minutes: int) -> None:
+def draw(stream: "KeyedStream[Item]", settings: Settings, where: Cluster, minutes: int) -> None:
     """Add the taps to a flow."""
     import bytewax.operators as op
 
     params = params_of(settings, minutes)
     if not params.topics:
         return
-    tapped = late("taps", decided, start(params), partial(step, params), _closes)
+    tapped = late("taps", stream, start(params), partial(step, params), _closes)
     for topic in sorted(params.topics):
         own = op.flat_map(f"{topic}_tap".replace(".", "_"), tapped, partial(of_topic, topic))
         op.output(topic.replace(".", "_"), own, GatedSink(where, topic, "decide", partition_of))
 
 
-def _closes(decided: Decided) -> bool:
-    return decided.signals.bars.slices.closes
+def _closes(item: Item) -> bool:
+    slices = item.slices if isinstance(item, RawFrame) else item.signals.bars.slices
+    return slices.closes
 
 
-def step(params: Params, state: State, decided: Decided) -> tuple[State, dict[str, list[Record]]]:
+def step(params: Params, state: State, item: Item) -> tuple[State, dict[str, list[Record]]]:
     """The records of one frame, by topic."""
-    state = _widened(state, decided)
+    if isinstance(item, RawFrame):
+        state, opinions = _opined(params, state, item)
+        models = state.decide.forecast.models
+    else:
+        opinions, models = item.opinions, item.models
+    state = _widened(state, opinions)
     made: dict[str, Callable[[], Iterator[Record]]] = {
-        FEATURES: lambda: _features(params, state, decided),
-        FORECASTS: lambda: _forecasts(params, state, decided.opinions.forecast, decided.models),
+        FEATURES: lambda: _features(params, state, opinions),
+        FORECASTS: lambda: _forecasts(params, state, opinions.forecast, models),
     }
     records = {topic: list(make()) for topic, make in made.items() if topic in params.topics}
     if VIEWS in params.topics:
-        votes, records[VIEWS] = _views(params, state, decided)
+        votes, records[VIEWS] = _views(params, state, opinions)
         state = state._replace(votes=votes)
     return state, records
 
 
-def _widened(state: State, decided: Decided) -> State:
+def _opined(params: Params, state: State, frame: RawFrame) -> tuple[State, OpinionFrame]:
+    """What decide weighed; anew from nothing where frames went by without it, while a model was configured."""
+    slices = frame.slices
+    before = state.decide if slices.after == state.upto else pipeline.start(params.decide)
+    after, opinions = pipeline.opine(params.decide, before, frame)
+    return state._replace(upto=slices.upto, decide=after), opinions
+
+
+def _widened(state: State, opinions: OpinionFrame) -> State:
     """With the symbols that are new."""
-    bars, names, votes = decided.opinions.features.bars, state.names, state.votes
+    bars, names, votes = opinions.features.bars, state.names, state.votes
     slots = max(bars.slots, names.size, *(entry.slot + 1 for entry in bars.listed), 0)
     if slots > names.size or bars.listed:
         names = np.zeros(slots, names.dtype)
@@ -127,12 +145,12 @@ def _widened(state: State, decided: Decided) -> State:
             names[entry.slot] = entry.name.encode()
     if slots > votes.shape[1]:
         votes = np.pad(votes, ((0, 0), (0, slots - votes.shape[1])))
-    return State(state.version, names, votes)
+    return state._replace(names=names, votes=votes)
 
 
-def _features(params: Params, state: State, decided: Decided) -> Iterator[Record]:
+def _features(params: Params, state: State, opinions: OpinionFrame) -> Iterator[Record]:
     """One record per bar; NaN before warm."""
-    frame = decided.opinions.features
+    frame = opinions.features
     bars = frame.bars
     columns = {name: frame.column(name).tolist() for name in NAMED}
     for name in WHOLE:
@@ -173,9 +191,9 @@ def _forecasts(params: Params, state: State, frame: ForecastFrame | None, models
         yield _record(key, ts, name, event)
 
 
-def _views(params: Params, state: State, decided: Decided) -> tuple[Floats, list[Record]]:
+def _views(params: Params, state: State, opinions: OpinionFrame) -> tuple[Floats, list[Record]]:
     """One record per view that begins, ends or begins anew; and the last votes."""
-    bars, votes = decided.opinions.features.bars, decided.opinions.votes
+    bars, votes = opinions.features.bars, opinions.votes
     last, records = state.votes.copy(), []
     edges = np.searchsorted(bars.at, np.arange(bars.slices.size + 1)).tolist()  # a slice has one bar of a symbol
     for first, end, ts in zip(edges, edges[1:], bars.slices.ts.tolist(), strict=False):

@@ -12,7 +12,7 @@ from infra.dead_letters import Letter, letter
 from infra.kafka import SCHEMA, stated_time
 from infra.ranges import Messages
 from operators.drive import unflat
-from operators.slice_columns import FLAWS, Columns, decode
+from operators.slice_columns import AFTER, FLAWS, LISTS, UPTO, Columns, decode
 from schemas import codec
 from schemas.calendar import Calendar
 from schemas.frames import NO_ACTIONS, NO_INTS, Actions, Activation, Floats, Ints, Listing, RawFrame, Slices
@@ -77,21 +77,21 @@ class _Desk:
     def take_all(self) -> bool:
         """All records at once, if they are good ones that follow each other; otherwise nothing."""
         c = self.columns
-        if not c.ts.size or c.flaw.any() or (c.shard != self.messages.partition).any():
+        if not len(c.heads):
             return False
-        begin = int(c.after[0]) if self.upto == UNBEGUN else self.upto
-        if c.after[0] != begin or (c.after[1:] != c.upto[:-1]).any() or (c.timeframe != self.calendar.timeframe).any():
+        begin, upto = int(c.heads[0, AFTER]) if self.upto == UNBEGUN else self.upto, int(c.heads[-1, UPTO])
+        if not c.sound(self.messages.partition, self.calendar.timeframe, begin):
             return False
-        first, last = self.calendar.index_after(begin), self.calendar.index_after(int(c.upto[-1]))
-        slices = self.calendar.slices(first, last, begin, int(c.upto[-1]))
-        if slices.size != c.ts.size or (slices.ts != c.ts).any():
+        slices = self._slices(begin, upto)
+        if slices.size != len(c.heads) or (slices.ts != c.ts).any():
             return False
-        lists = c.lists.nonzero()[0].tolist()
+        lists, session = c.lists.tolist(), slices.session
+        edges = (np.flatnonzero(np.diff(session)) + 1).tolist() if session[0] != session[-1] else []
         self.after = self.upto = begin
-        for last_of in [*(np.flatnonzero(np.diff(slices.session)) + 1).tolist(), slices.size]:
+        for last_of in [*edges, slices.size]:
             for at in (at for at in lists if self.first <= at < last_of):
                 self._list(at)
-            self.upto = int(c.upto[last_of - 1])
+            self.upto = int(c.heads[last_of - 1, UPTO])
             self.close(last_of)
         return True
 
@@ -104,7 +104,7 @@ class _Desk:
             self.first = at + 1
             self._skip(stated_time(self.messages.headers[at]) if self.messages.headers else None)
             return
-        after, upto = int(self.columns.after[at]), int(self.columns.upto[at])
+        after, upto, lists = self.columns.heads[at, [AFTER, UPTO, LISTS]].tolist()
         if self.upto == UNBEGUN:
             self.after = self.upto = after
         if after < self.upto:
@@ -116,7 +116,7 @@ class _Desk:
         if self.calendar.session_of(upto) != self.calendar.session_of(self.after + 1):
             self.close(at)
         self.upto = upto
-        if self.columns.lists[at]:
+        if lists:
             self._list(at)
 
     def _list(self, at: int) -> None:
@@ -129,18 +129,18 @@ class _Desk:
 
     def _objection(self, at: int) -> tuple[str, str]:
         """Why a record is of no use; two empty texts if it is."""
-        columns = self.columns
+        shard, timeframe, ts, _, upto, _, _, flaw = self.columns.heads[at].tolist()
         if self.foreign[at]:
             return "undecodable", self.foreign[at]
-        if columns.flaw[at]:
-            return "undecodable", FLAWS[columns.flaw[at]]
-        if columns.shard[at] != self.messages.partition:
-            return "wrong_partition", f"a slice of shard {columns.shard[at]} in partition {self.messages.partition}"
-        if columns.timeframe[at] != self.calendar.timeframe:
-            return "wrong_timeframe", f"bars of {columns.timeframe[at]} minutes, want {self.calendar.timeframe}"
-        if self.calendar.end_of(int(columns.ts[at])) != columns.ts[at]:
-            return "off_session", f"{columns.ts[at]} is no slice of the calendar"
-        if self.upto >= columns.upto[at]:
+        if flaw:
+            return "undecodable", FLAWS[flaw]
+        if shard != self.messages.partition:
+            return "wrong_partition", f"a slice of shard {shard} in partition {self.messages.partition}"
+        if timeframe != self.calendar.timeframe:
+            return "wrong_timeframe", f"bars of {timeframe} minutes, want {self.calendar.timeframe}"
+        if self.calendar.end_of(ts) != ts:
+            return "off_session", f"{ts} is no slice of the calendar"
+        if self.upto >= upto:
             return "repeated", "a slice that was there before"
         return "", ""
 
@@ -161,9 +161,7 @@ class _Desk:
         """The frame of what was taken since the one before: the rows of the records up to `last`."""
         if self.upto <= self.after:
             return
-        first, end = self.calendar.index_after(self.after), self.calendar.index_after(self.upto)
-        slices = self.calendar.slices(first, end, self.after, self.upto)
-        c = self.columns
+        slices, c = self._slices(self.after, self.upto), self.columns
         rows = slice(int(c.starts[self.first]), int(c.starts[last]))
         actions, acted = self._actions(slices)
         self.frames.append(
@@ -176,6 +174,10 @@ class _Desk:
             )
         )  # fmt: skip
         self.first, self.after, self.listed, self.acting, self.models = last, self.upto, [], [], []
+
+    def _slices(self, after: int, upto: int) -> Slices:
+        """The calendar's slices of a range."""
+        return self.calendar.slices(self.calendar.index_after(after), self.calendar.index_after(upto), after, upto)
 
     def _actions(self, slices: Slices) -> tuple[Actions, Ints]:
         """The splits and dividends of the frame in the making, and their symbols' slots."""

@@ -19,7 +19,7 @@ from infra.offsets import offsets_at
 from infra.ranges import Free, Part, Shared
 from infra.reference import Files
 from operators.hold import Holding
-from operators.slice_columns import decode
+from operators.slice_columns import UPTO, decode
 from schemas import codec
 from schemas.calendar import Calendar
 from schemas.errors import UserError
@@ -103,8 +103,8 @@ class LogBars:
                 self.has_quotes |= columns.bid.size > 0
                 self.beside |= {"earnings"} if columns.earnings_days.size else set()
                 self.beside |= {"volumes"} if columns.average_volume.size else set()
-                upto = max(upto, int(columns.upto[columns.flaw == 0].max(initial=upto)))
-                for at in columns.lists.nonzero()[0].tolist():
+                upto = max(upto, int(columns.heads[columns.flaws == 0, UPTO].max(initial=upto)))
+                for at in columns.lists.tolist():
                     found = codec.decode(SliceBars, values[at])
                     names |= {entry.name for entry in found.listed}
                     self.beside |= {"actions"} if found.actions else set()

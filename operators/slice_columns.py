@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from operators.kernel import kernel
-from schemas.frames import SHARDS, UNKNOWN_DAYS, Bools, Codes, Floats, Ints, Longs
+from schemas.frames import SHARDS, UNKNOWN_DAYS, Floats, Ints, Longs
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Grid: TypeAlias = npt.NDArray[np.int64]  # [records, fields]
@@ -20,25 +20,21 @@ FLAWS = ("", "cut short", "columns of different lengths", "bytes left over", "im
          "impossible symbol or slot")  # fmt: skip
 SHORT, UNEVEN, OVER, RANGE, SYMBOL = 1, 2, 3, 4, 5
 SHARD, TIMEFRAME, TS, AFTER, UPTO, ROWS, LISTS, FLAW, FIELDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
+_I4, _I8, _F8 = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64)
 # symbol, slot, bar_ts, open, high, low, close, volume, bid, ask; behind the actions earnings_days,
 # average_volume, market
-WIDTHS = (4, 4, 8, 8, 8, 8, 8, 8, 8, 8, 4, 8, 8)
+DTYPES = (_I4, _I4, _I8, *[_F8] * 7, _I4, _F8, _F8)
 BID = 8  # this column and those after it may be empty
 EARNINGS, MARKET = 10, 12  # the last one has a value by slice, not by row
-INTS = (np.int32(0), np.int32(0), np.int64(0))
-BLANKS = (*INTS, *(np.int32(UNKNOWN_DAYS) if k == EARNINGS else np.float64(np.nan) for k in range(3, len(WIDTHS))))
+BLANKS = np.zeros((len(DTYPES), 8), np.uint8)  # what a row has whose record is without the column, as bytes
+BLANKS[:] = np.frombuffer(np.float64(np.nan).tobytes(), np.uint8)
+BLANKS[EARNINGS, :4] = np.frombuffer(np.int32(UNKNOWN_DAYS).tobytes(), np.uint8)
 
 
 class Columns(NamedTuple):
     """Many records: numbers by record, and the rows of those without a flaw one after the other."""
 
-    shard: Longs
-    timeframe: Longs  # minutes
-    ts: Longs  # end of the slice, UTC ns
-    after: Longs
-    upto: Longs
-    lists: Bools  # has listings, corporate actions or models, which are rare and not read here
-    flaw: Codes  # place in FLAWS
+    heads: Grid  # of each record: SHARD, TIMEFRAME in minutes, TS, AFTER, UPTO, ROWS, LISTS, FLAW
     starts: Longs  # record i has the rows starts[i] : starts[i + 1]
     symbol: Ints
     slot: Ints
@@ -54,36 +50,63 @@ class Columns(NamedTuple):
     average_volume: Floats
     market: Floats  # likewise, by record
 
+    @property
+    def ts(self) -> Longs:
+        """Ends of the slices, UTC ns."""
+        return self.heads[:, TS]
+
+    @property
+    def flaws(self) -> Longs:
+        """By record, the place in FLAWS."""
+        return self.heads[:, FLAW]
+
+    @property
+    def lists(self) -> Longs:
+        """Good records with listings, corporate actions or models, which are rare and not read here."""
+        return self.heads[:, LISTS].nonzero()[0]
+
+    def sound(self, shard: int, timeframe: int, after: int) -> bool:
+        """Whether all records are good ones of this shard and timeframe, each going on where the one before ended."""
+        return follow(self.heads, shard, timeframe, after)
+
 
 def decode(values: Sequence[bytes]) -> Columns:
     """All records of a batch."""
-    data = np.frombuffer(b"".join(values), np.uint8)
-    ends = np.cumsum([len(value) for value in values], dtype=np.int64)
-    heads = np.zeros((len(values), FIELDS), np.int64)
-    places = np.full((len(values), len(WIDTHS)), -1, np.int64)
-    walk(data, ends, heads, places)
-    heads[heads[:, FLAW] != 0, ROWS] = 0
-    starts = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(heads[:, ROWS], out=starts[1:])
-    count = int(starts[-1])
-    has: Bools = np.any(places >= 0, axis=0)
-    sizes = [len(values) if k == MARKET else count if has[k] or k < BID else 0 for k in range(len(WIDTHS))]
-    columns: list[Any] = [np.full(size, blank) for size, blank in zip(sizes, BLANKS, strict=True)]
-    gather(data, starts, places, *(column.view(np.uint8) for column in columns))
-    if not has[MARKET]:
-        columns[MARKET] = columns[MARKET][:0]
-    shard, timeframe, ts, after, upto = (heads[:, field].copy() for field in (SHARD, TIMEFRAME, TS, AFTER, UPTO))
-    lists, flaw = heads[:, LISTS] != 0, heads[:, FLAW].astype(np.int8)
-    return Columns(shard, timeframe, ts, after, upto, lists, flaw, starts, *columns)
+    count, data = len(values), np.frombuffer(b"".join(values), np.uint8)
+    heads, places = np.zeros((count, FIELDS), np.int64), np.empty((count, len(DTYPES)), np.int64)
+    starts, has = np.zeros(count + 1, np.int64), np.zeros(len(DTYPES), np.int64)
+    walk(data, np.array(list(map(len, values)), np.int64), heads, places, starts, has)
+    rows = int(starts[-1])
+    sizes = [*[rows] * BID, *[rows if found else 0 for found in has[BID:MARKET]], count if has[MARKET] else 0]
+    columns: list[Any] = [np.empty(size, kind) for size, kind in zip(sizes, DTYPES, strict=True)]
+    gather(data, starts, places, BLANKS, *[column.view(np.uint8) for column in columns])
+    return Columns(heads, starts, *columns)
 
 
 @kernel
-def walk(data: Bytes, ends: Longs, heads: Grid, places: Grid) -> None:
-    """Find in each record its numbers and where its columns begin."""
+def walk(data: Bytes, sizes: Longs, heads: Grid, places: Grid, starts: Longs, has: Longs) -> None:
+    """Find in each record its numbers and where its columns begin, and which columns any record has."""
     begin = 0
-    for i in range(ends.size):
-        heads[i, FLAW] = walk_one(data, begin, ends[i], heads[i], places[i])
-        begin = ends[i]
+    for i in range(sizes.size):
+        places[i] = -1
+        heads[i, FLAW] = walk_one(data, begin, begin + sizes[i], heads[i], places[i])
+        if heads[i, FLAW]:
+            heads[i, ROWS], heads[i, LISTS] = 0, 0
+        starts[i + 1] = starts[i] + heads[i, ROWS]
+        for k in range(has.size):
+            has[k] |= places[i, k] >= 0
+        begin += sizes[i]
+
+
+@kernel
+def follow(heads: Grid, shard: int, timeframe: int, after: int) -> bool:
+    """Whether all records have no flaw, this shard and timeframe, and begin where the one before ended."""
+    for i in range(heads.shape[0]):
+        head = heads[i]
+        if head[FLAW] or head[SHARD] != shard or head[TIMEFRAME] != timeframe or head[AFTER] != after:
+            return False
+        after = head[UPTO]
+    return True
 
 
 @kernel
@@ -182,19 +205,24 @@ def possible(data: Bytes, at: int) -> bool:
 
 @kernel
 def gather(
-    data: Bytes, starts: Longs, places: Grid, symbol: Bytes, slot: Bytes, bar_ts: Bytes, opens: Bytes, high: Bytes,
-    low: Bytes, close: Bytes, volume: Bytes, bid: Bytes, ask: Bytes, days: Bytes, average: Bytes, market: Bytes,
+    data: Bytes, starts: Longs, places: Grid, blanks: npt.NDArray[np.uint8], symbol: Bytes, slot: Bytes, bar_ts: Bytes,
+    opens: Bytes, high: Bytes, low: Bytes, close: Bytes, volume: Bytes, bid: Bytes, ask: Bytes, days: Bytes,
+    average: Bytes, market: Bytes,
 ) -> None:  # fmt: skip
-    """Copy the columns of all records that have them."""
+    """Copy the columns of all records that have them; the others' rows are blank."""
     columns = (symbol, slot, bar_ts, opens, high, low, close, volume, bid, ask, days, average, market)
     for i in range(starts.size - 1):
         for k in range(len(columns)):
-            if places[i, k] < 0:
+            column = columns[k]
+            if not column.size:
                 continue
             width = 4 if k < 2 or k == EARNINGS else 8
             row, rows = (i, 1) if k == MARKET else (starts[i], starts[i + 1] - starts[i])
             to = np.uint64(row * width)  # unsigned: an index that may be negative costs more than the copy
+            if places[i, k] < 0:
+                for j in range(np.uint64(rows * width)):
+                    column[to + j] = blanks[k, j % np.uint64(width)]
+                continue
             at = np.uint64(places[i, k])
-            column = columns[k]
             for j in range(np.uint64(rows * width)):
                 column[to + j] = data[at + j]

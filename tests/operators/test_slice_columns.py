@@ -6,7 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import slice_columns
-from operators.slice_columns import FLAWS, OVER, RANGE, SHORT, SYMBOL, UNEVEN, decode
+from operators.slice_columns import (
+    AFTER,
+    FLAWS,
+    OVER,
+    RANGE,
+    SHARD,
+    SHORT,
+    SYMBOL,
+    TIMEFRAME,
+    TS,
+    UNEVEN,
+    UPTO,
+    decode,
+)
 from schemas import codec
 from schemas.records import Action, InForce, Listed, SliceBars
 from tests.plain import kernels, plain
@@ -69,9 +82,9 @@ def agrees(columns, events):
     for i, event in enumerate(events):
         head, symbol, slot, bar_ts, bars = reference(event)
         rows = slice(columns.starts[i], columns.starts[i + 1])
-        assert FLAWS[columns.flaw[i]] == ""
-        assert (columns.shard[i], columns.timeframe[i], columns.ts[i], columns.after[i], columns.upto[i],
-                columns.lists[i]) == head  # fmt: skip
+        assert FLAWS[columns.flaws[i]] == ""
+        assert (*columns.heads[i, [SHARD, TIMEFRAME, TS, AFTER, UPTO]].tolist(), i in columns.lists) == head
+        assert columns.ts[i] == event.ts
         assert columns.symbol[rows].tobytes() == symbol
         assert columns.slot[rows].tobytes() == slot
         assert columns.bar_ts[rows].tobytes() == bar_ts
@@ -102,11 +115,12 @@ def test_any_bytes_are_a_flaw_or_a_record_and_the_others_are_unharmed(events, da
         broken = values[0][: data.draw(st.integers(0, len(values[0]) - 1))]
     columns = decode([*values[:at], broken, *values[at:]])
     others = np.arange(len(values) + 1) != at
-    assert not columns.flaw[others].any()
-    if columns.flaw[at]:
+    assert not columns.flaws[others].any()
+    if columns.flaws[at]:
         assert columns.starts[at] == columns.starts[at + 1]
+        assert at not in columns.lists  # what it lists cannot be read
     rest = decode(values)
-    if columns.flaw[at]:
+    if columns.flaws[at]:
         assert columns.symbol.tobytes() == rest.symbol.tobytes()
         assert columns.close.tobytes() == rest.close.tobytes()
 
@@ -117,10 +131,11 @@ def test_compiled_or_not_the_bits_are_the_same(events, noise):
     compiled = decode(values)
     undone = {name: plain(getattr(slice_columns, name)) for name in kernels(slice_columns)}
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("walk", "gather"):
+        for name in ("walk", "follow", "gather"):
             patch.setattr(slice_columns, name, undone[name])
         for one, other in zip(decode(values), compiled, strict=True):
             assert one.tobytes() == other.tobytes()
+        assert decode([event(), event(after=20, ts=30, upto=30)]).sound(3, 1, 10)
 
 
 def event(**changed):
@@ -147,7 +162,7 @@ def event(**changed):
     ],
 )  # fmt: skip
 def test_each_flaw_has_its_name(value, flaw):
-    assert decode([value]).flaw.tolist() == [flaw]
+    assert decode([value]).flaws.tolist() == [flaw]
 
 
 def test_blocks_with_their_size_are_stepped_over():
@@ -159,9 +174,21 @@ def test_blocks_with_their_size_are_stepped_over():
     assert block[0] == 2  # one item
     other = head + b"\x01" + b"\x0a" + block[1:]  # minus one item, of five bytes
     found = decode([value, other])
-    assert found.flaw.tolist() == [0, 0]
-    assert found.lists.tolist() == [True, True]
+    assert found.flaws.tolist() == [0, 0]
+    assert found.lists.tolist() == [0, 1]
     assert found.close.tolist() == [7.0, 7.0]
+
+
+CHAIN = [{"after": 10, "ts": 20, "upto": 20}, {"after": 20, "ts": 30, "upto": 35}, {"after": 35, "ts": 40, "upto": 40}]
+
+
+@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("changed", [{"shard": 4}, {"timeframe": 5}, {"after": 11}, {"upto": 200}, {"open": b""}])
+def test_a_batch_is_sound_unless_one_record_is_not(at, changed):
+    assert decode([event(**one) for one in CHAIN]).sound(3, 1, 10)
+    wrong = [event(**(one | changed if k == at else one)) for k, one in enumerate(CHAIN)]
+    last = at == 2 and "upto" in changed  # nothing follows it
+    assert decode(wrong).sound(3, 1, 10) == last
 
 
 def test_no_records_are_no_rows():
