@@ -14,6 +14,7 @@ import numpy as np
 
 from infra import intake
 from infra.bars import shown
+from infra.heap import keep_freed
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from infra.offsets import offsets_at
 from infra.ranges import Free, Part, Shared
@@ -46,6 +47,7 @@ class LogBars:
     market = None
 
     def __init__(self, where: Cluster, topic: str, start: int | None = None, stop: int | None = None):
+        keep_freed()
         self._where, self._topic = where, topic
         self.label, self.files = f"{SCHEME}{topic}", Files()
         held = bounds(where, topic)
