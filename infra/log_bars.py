@@ -15,7 +15,7 @@ import numpy as np
 from infra import intake
 from infra.bars import shown
 from infra.heap import keep_freed
-from infra.kafka import SCHEMA, Cluster, bounds, records
+from infra.kafka import SCHEMA, Cluster, bounds, records, wait_for
 from infra.offsets import offsets_at
 from infra.ranges import Free, Part, Shared
 from infra.reference import Files
@@ -48,6 +48,7 @@ class LogBars:
 
     def __init__(self, where: Cluster, topic: str, start: int | None = None, stop: int | None = None):
         keep_freed()
+        wait_for(where)  # says so when it takes long
         self._where, self._topic = where, topic
         self.label, self.files = f"{SCHEME}{topic}", Files()
         held = bounds(where, topic)

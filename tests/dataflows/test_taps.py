@@ -1,5 +1,7 @@
 """Taps: what the late lane opines is what decide weighed, however it is had."""
 
+import math
+
 import msgspec
 import pytest
 
@@ -8,6 +10,8 @@ from infra.bars import open_bars
 from infra.settings import load
 from operators import features
 from operators.drive import flat, unflat
+from schemas import codec
+from schemas.records import MarketEngineered
 
 TOPICS = frozenset({"market.engineered", "alpha.signals"})
 
@@ -20,12 +24,12 @@ def frames(shard, days=1):
 
 @pytest.fixture(scope="module")
 def settings():
-    return load(None, ["live.timeframe=1m"], environ={})
+    return load(None, ["live.timeframe=1m", f"live.taps={sorted(TOPICS)}"], environ={})
 
 
 @pytest.fixture
 def params(settings):
-    return taps.params_of(settings, 1)._replace(topics=TOPICS)
+    return taps.params_of(settings, 1)
 
 
 def told(params, items, state=None):
@@ -74,3 +78,21 @@ def test_what_went_by_without_the_lane_is_not_taken_for_known(settings, params):
     known = {one.id for one in after["market.engineered"]}
     assert [one for one in cold["market.engineered"] if one.id in known] == after["market.engineered"]
     assert after["market.engineered"]
+
+
+def test_features_that_were_not_wanted_for_a_while_begin_cold(settings, params):
+    items = frames(3)[:200]
+    views = taps.params_of(msgspec.structs.replace(settings, live=msgspec.structs.replace(
+        settings.live, taps=("alpha.signals",))), 1)  # fmt: skip
+    assert views.decide.features.set == "risk"
+    early, state = told(params, items[:80])
+    without, state = told(views, items[80:120], state)
+    after, _ = told(params, items[120:], state)
+    cold = codec.decode(MarketEngineered, after["market.engineered"][0].value)
+    assert math.isnan(cold.sma_20)
+    assert cold.returns_1 == codec.decode(MarketEngineered, told(params, items)[0]["market.engineered"][
+        len(early["market.engineered"]) + sum(one.ts.size for one in items[80:120])].value).returns_1  # fmt: skip
+    assert without["market.engineered"] == []
+    whole, _ = told(params, items)
+    views_of = early["alpha.signals"] + without["alpha.signals"] + after["alpha.signals"]
+    assert views_of == whole["alpha.signals"]
