@@ -355,12 +355,13 @@ def _refuse_unknown(key: _Key, value: Any, place: str, root: types.Type) -> None
 
 
 def _nearest(key: _Key, root: types.Type) -> str:
-    """The most similar name: this word in another section, else beside it, else anywhere."""
+    """The most similar name: this word in another section, else beside it, else in its section, else anywhere."""
     names = list(_names(root))
     beside = [_dotted(name) for name in names if name[:-1] == key[:-1]]
     same_word = [_dotted(name) for name in names if name[-1] == key[-1]]
     everything = [_dotted(name) for name in names]
-    for choices, cutoff in ((same_word, 0.0), (beside, 0.6), (everything, 0.0)):
+    in_section = beside if len(key) > 1 else []  # a section is no remedy for a setting of it
+    for choices, cutoff in ((same_word, 0.0), (beside, 0.6), (in_section, 0.0), (everything, 0.0)):
         found = difflib.get_close_matches(_dotted(key), choices, 1, cutoff)
         if found:
             return found[0]

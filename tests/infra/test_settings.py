@@ -87,6 +87,7 @@ WRONG_SETS = {
     "max_shares=3": "max_shares: no such setting; the nearest is rules.max_shares",
     "exits.max_shares=3": "exits.max_shares: no such setting; the nearest is rules.max_shares",
     "rulez.max_shares=3": "rulez: no such section; the nearest is rules",
+    "exits.nope=1": "exits.nope: no such setting; the nearest is exits.trailing_pct",
     "rules.max_shares.x=3": "rules.max_shares is one value, it has no x",
     "cash=3": "cash = 3: want a section with initial_cash_usd",
 }
