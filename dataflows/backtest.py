@@ -25,6 +25,7 @@ from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
 from infra.heap import share_heap
+from infra.preload import load_all
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.reference import Files
 from infra.result_header import Header, header
@@ -149,6 +150,7 @@ def flow(
     files = Files(quotes, earnings, actions, volumes)
     beside, history, keep = (None if given is None else Path(given) for given in (benchmark, models, forecasts))
     job = plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside, models=history, forecasts=keep)
+    load_all()  # there may be several workers
     graph = build(job, announce=True)[0]
     check_store(graph, folder_of(), accepts_loss())
     return graph
@@ -206,6 +208,8 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
     What stops it, Ctrl-C too, leaves nothing: there is no store from which to go on.
     """
     share_heap()
+    if workers > 1:
+        load_all()
     gc.freeze()  # what is loaded now stays: the collector need not walk it, now or later
     begun = time.perf_counter(), time.process_time()
     try:

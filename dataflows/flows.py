@@ -12,6 +12,7 @@ from infra.heap import keep_freed, share_heap
 from infra.kafka import Cluster, cluster
 from infra.lag import show_lag
 from infra.late import ByTopic
+from infra.preload import load_all
 from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.settings import Settings, load, of_log
@@ -35,6 +36,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
 
     share_heap()
     keep_freed()
+    load_all()
     path = settings or os.environ.get(SETTINGS)
     loaded, where = of_log(load(Path(path) if path else None, sets)), cluster()
     create_topics(where)
