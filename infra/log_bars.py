@@ -14,7 +14,7 @@ import numpy as np
 
 from infra import intake
 from infra.bars import shown
-from infra.kafka import SCHEMA, Cluster, bounds, records
+from infra.kafka import SCHEMA, Cluster, bounds, records, wait_for
 from infra.offsets import offsets_at
 from infra.ranges import Free, Part, Shared
 from infra.reference import Files
@@ -48,6 +48,7 @@ class LogBars:
     def __init__(self, where: Cluster, topic: str, start: int | None = None, stop: int | None = None):
         self._where, self._topic = where, topic
         self.label, self.files = f"{SCHEME}{topic}", Files()
+        wait_for(where)  # says that it waits, and is one line in the end
         held = bounds(where, topic)
         if any(low >= high for low, high in held.values()) or len(held) != SHARDS:
             raise UserError(f"{self.label}: holds no slices yet")
