@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dataflows.pipeline import KEYS
 from infra.gated_sink import Record
-from infra.heap import share_heap
+from infra.heap import keep_freed, share_heap
 from infra.kafka import Cluster, cluster
 from infra.lag import show_lag
 from infra.late import ByTopic
@@ -34,6 +34,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     from bytewax.dataflow import Dataflow
 
     share_heap()
+    keep_freed()
     path = settings or os.environ.get(SETTINGS)
     loaded, where = of_log(load(Path(path) if path else None, sets)), cluster()
     create_topics(where)

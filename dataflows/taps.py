@@ -73,14 +73,14 @@ def start(params: Params) -> State:
 
 
 def params_of(settings: Settings, minutes: int) -> Params:
-    """The taps that are set; they tell all features, whichever a decision needs."""
+    """The taps that are set; all features are computed where one tells them."""
     total = sum(settings.ensemble.weights.values()) or 1.0  # the forecast may be the only voter
     alphas = tuple(
         Alpha(_indicator(name, getattr(settings.alphas, name)), settings.ensemble.weights[name] / total,
               getattr(settings.alphas, name).life) for name in settings.ensemble.voters)  # fmt: skip
-    whole = msgspec.structs.replace(settings, features=features.Params(set="all"))
-    return Params(frozenset(settings.live.taps), settings.live.timeframe, minutes, alphas,
-                  pipeline.decide_params(whole, minutes))  # fmt: skip
+    wanted = features.Params(set="all" if FEATURES in settings.live.taps else "risk")
+    decide = pipeline.decide_params(msgspec.structs.replace(settings, features=wanted), minutes)
+    return Params(frozenset(settings.live.taps), settings.live.timeframe, minutes, alphas, decide)
 
 
 def _indicator(name: str, params: Any) -> str:
@@ -131,6 +131,8 @@ def _opined(params: Params, state: State, frame: RawFrame) -> tuple[State, Opini
     slices = frame.slices
     before = state.decide if slices.after == state.upto else pipeline.start(params.decide)
     after, opinions = pipeline.opine(params.decide, before, frame)
+    if FEATURES not in params.topics:  # should they be wanted later, windows must not go on from before the gap
+        after = after._replace(features=features.start()._replace(risk=after.features.risk))
     return state._replace(upto=slices.upto, decide=after), opinions
 
 

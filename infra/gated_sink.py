@@ -22,6 +22,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from infra.kafka import DELIVERY_MS, ID, LINGER_MS, SCHEMA, TS, Cluster, bounds, partitions, producer, records, wait_for
 from infra.ranges import part_name
+from infra.reader import Reader
 from schemas import codec
 from schemas.errors import UserError
 
@@ -224,6 +225,7 @@ class Part(StatefulSinkPartition[Sequence[Record], State]):
                 self._take_answers()
             except KafkaException as error:
                 self._trouble = error.args[0]
+        Reader.expect(self._where, (name, self._number))
         while not self._proven and self._trouble is None:  # the first record goes alone, see Unproven
             self._outbox.poll(0.005)
             self._take_answers()

@@ -14,6 +14,7 @@ import numpy as np
 
 from infra import intake
 from infra.bars import shown
+from infra.heap import keep_freed
 from infra.kafka import SCHEMA, Cluster, bounds, records, wait_for
 from infra.offsets import offsets_at
 from infra.ranges import Free, Part, Shared
@@ -46,9 +47,10 @@ class LogBars:
     market = None
 
     def __init__(self, where: Cluster, topic: str, start: int | None = None, stop: int | None = None):
+        keep_freed()
+        wait_for(where)  # says so when it takes long
         self._where, self._topic = where, topic
         self.label, self.files = f"{SCHEME}{topic}", Files()
-        wait_for(where)  # says that it waits, and is one line in the end
         held = bounds(where, topic)
         if any(low >= high for low, high in held.values()) or len(held) != SHARDS:
             raise UserError(f"{self.label}: holds no slices yet")

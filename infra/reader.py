@@ -4,7 +4,8 @@ A consumer has threads, buffers and a request of its own under way to each broke
 seventeen times that for the same records. A part of the dataflow takes from its queue and never waits.
 
 A broker should hold an empty fetch until something comes. One that answers at once (the embedded one does) would
-keep the client and itself busy all the time; when that is seen, the reader rests between two looks.
+keep the client and itself busy all the time; when that is seen, the reader rests between two looks. It rests less
+while a record is expected that this process wrote itself: a slice's orders come through the log.
 """
 
 import contextlib
@@ -23,8 +24,9 @@ from infra.kafka import Cluster, at_end, consumer, lost, passing
 
 AT_ONCE = 1_000  # records that the client is asked for
 LOOK = 0.05  # seconds that the reader waits for a record, or to hear that there is none
-REST, NAP = 0.006, 0.001  # seconds that it rests, where empty fetches come back at once; soon after a record came
-WAKE = 0.05  # seconds after a record in which another is likely: a slice's answers come through the log, too
+ANSWER = 0.001  # seconds that it waits for the rest of an answer, where it rests afterwards
+REST, NAP = 0.004, 0.001  # seconds that it rests, where empty fetches come back at once; while a record is expected
+EXPECTED = 0.02  # seconds after a record was handed to the client, in which it should come back
 BUSY = 500  # answers of the broker a second, without records, that tell such a broker
 FULL, DRAINED = 16_000_000, 4_000_000  # bytes in a queue: no more are fetched; fetched again
 YOUNG = 100_000  # new objects after which the collector of cycles looks at them, while a range is read
@@ -131,9 +133,9 @@ class Reader:
         self._assigned: set[Place] = set()  # the client fetches these, unless they are full
         self._full: set[Place] = set()
         self._error: Exception | None = None
-        self._stop, self._rests, self._seen = threading.Event(), False, 0
+        self._stop, self._stirred, self._rests, self._seen = threading.Event(), threading.Event(), False, 0
         self._answers, self._records = 0, 0
-        self._last = 0.0  # when a record came, by the monotonic clock
+        self._expected: tuple[Place, float] | None = None  # a record, and until when, by the monotonic clock
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
         self._thread.start()
 
@@ -153,6 +155,20 @@ class Reader:
         reader._asked.put((place, first, queue))
         return reader, queue
 
+    @classmethod
+    def expect(cls, where: Cluster, place: Place) -> None:
+        """A record of this process goes there: who reads that partition looks at once, and often until it is there."""
+        for reader in list(cls._open.values()):
+            if place in reader._users and reader._where == where:
+                reader._expected = place, time.monotonic() + EXPECTED
+                reader._stirred.set()
+
+    @property
+    def expecting(self) -> bool:
+        """Whether such a record has not come yet."""
+        expected = self._expected
+        return expected is not None and time.monotonic() < expected[1]
+
     def leave(self, place: Place) -> None:
         """Read it no more; the last to leave ends the reader."""
         with self._lock:
@@ -162,6 +178,7 @@ class Reader:
                 return
             del self._open[self._where, self._user]
         self._stop.set()
+        self._stirred.set()
         self._thread.join(10.0)
 
     def check(self) -> None:
@@ -208,14 +225,16 @@ class Reader:
 
     def _look(self, client: Any) -> None:
         first = client.poll(LOOK)
-        found = [first, *client.consume(AT_ONCE, 0.001 if self._rests else 0.0)] if first is not None else []
+        found = [] if first is None else [first]
+        if found and self._rests:  # one answer speaks of all partitions: of records, or of an end
+            found += client.consume(max(1, len(self._assigned) - 1), ANSWER)
+        if found:
+            found += client.consume(AT_ONCE, 0.0)
         taken = self._sort(found)
         for place in [place for place in self._assigned if self._queues[place].complete]:
             self._unassign(client, place)  # at once: a broker that answers empty fetches would keep it busy
         self._throttle(client)
-        if taken:
-            self._last = time.monotonic()
-        elif self._rests and self._assigned:
+        if not taken and self._rests and self._assigned:
             self._rest(client)
 
     def _sort(self, found: list[Any]) -> bool:
@@ -241,11 +260,15 @@ class Reader:
         return taken
 
     def _put(self, place: Place, run: list[Any]) -> bool:
+        """Into its queue, where there is one still; what is expected later is expected anew."""
         queue = self._queues.get(place)
         if queue is None or not run:
             return False
         queue.put(run)
         self._records += len(run)
+        expected = self._expected
+        if expected is not None and expected[0] == place:
+            self._expected = None
         return True
 
     def _heed(self, message: Any, error: Any) -> None:
@@ -282,7 +305,8 @@ class Reader:
         if not idle:
             return
         client.pause(idle)
-        self._stop.wait(NAP if time.monotonic() - self._last < WAKE else REST)
+        self._stirred.wait(NAP if self.expecting else REST)
+        self._stirred.clear()
         client.resume(idle)
         with contextlib.suppress(KafkaException):  # the broker is away: the client goes on by itself
             client.get_watermark_offsets(idle[0], timeout=1.0)

@@ -1,15 +1,17 @@
 """Bars from anywhere: what is learned from the log of slices is what is learned from its archive, bit for bit."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from dataflows import archive
 from dataflows.sources import open_source
-from infra import slice_log
+from infra import log_bars, slice_log
 from infra.bars import open_bars
 from infra.gated_sink import ID
+from infra.kafka import Cluster, wait_for
 from infra.reference import Files
 from infra.settings import Settings
 from infra.topics import create_topics
@@ -78,3 +80,9 @@ def test_what_the_log_has_no_place_for_is_refused():
         open_source(LOG, Settings(), symbols=["AAA"])
     with pytest.raises(UserError, match="its own reference data"):
         open_source(LOG, Settings(), files=Files(actions="a.csv"))
+
+
+def test_a_log_that_does_not_answer_is_one_line(monkeypatch):
+    monkeypatch.setattr(log_bars, "wait_for", partial(wait_for, seconds=0.2))
+    with pytest.raises(UserError, match=r"Kafka at 127\.0\.0\.1:1 does not answer within 0\.2 s"):
+        log_bars.LogBars(Cluster("127.0.0.1:1"), "market.slices")

@@ -41,6 +41,16 @@ def test_a_key_has_its_partition(log):
     assert GatedSink(log, "out", "flow", place=int).part_fn("07") == 7
 
 
+def test_who_reads_the_partition_here_expects_what_is_written(log, monkeypatch):
+    expected = []
+    monkeypatch.setattr(gated_sink.Reader, "expect", lambda *asked: expected.append(asked))
+    sink = part(log, number=1)
+    assert expected == []
+    sink.write_batch([numbered(0, 2)])
+    assert expected == [(log, (log.topic("out"), 1))] * 2
+    sink.close()
+
+
 def test_what_is_in_the_log_is_not_written_again(log):
     sink = part(log)
     sink.write_batch([numbered(0, 3)])

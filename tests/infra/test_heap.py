@@ -32,6 +32,34 @@ def test_a_thread_allocates_from_the_heap_of_the_process(how, one):
     assert told(MALLOC, how) == one
 
 
+FREED = """
+import ctypes, re, sys
+from pathlib import Path
+from infra.heap import keep_freed
+
+def size():
+    first, last = re.search(r"(\\w+)-(\\w+) .*\\[heap\\]", Path("/proc/self/maps").read_text()).groups()
+    return int(last, 16) - int(first, 16)
+
+if sys.argv[1] == "kept":
+    keep_freed()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+before = size()
+pieces = [library.malloc(100_000) for _ in range(200)]
+for piece in reversed(pieces):
+    library.free(piece)
+print(size() - before > 15_000_000)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+@pytest.mark.parametrize(("how", "kept"), [("kept", "True"), ("not", "False")])
+def test_what_is_freed_stays_for_who_wants_it_to(how, kept):
+    assert told(FREED, how) == kept
+
+
 @pytest.mark.parametrize("entry", ["dataflows.cli", "dataflows.backtest", "dataflows.bench_measures", "dataflows.live"])
 def test_arrow_allocates_there_too_unless_the_environment_says_otherwise(entry):
     ask = f"import {entry}, pyarrow; print(pyarrow.default_memory_pool().backend_name)"

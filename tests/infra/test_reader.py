@@ -1,6 +1,7 @@
 """What the reader does beside reading; what it reads is tested with the sources."""
 
 import gc
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -47,7 +48,9 @@ def test_each_queue_gets_its_records_in_order_and_hears_of_an_end_after_what_cam
     left = "a" if len(places) == 2 else "left", 9
     given_out = data.draw(st.lists(st.tuples(st.sampled_from([*places, left]), st.integers(0, 3)), max_size=60))
     queues = {place: Queue(10**6) for place in places}
-    reader = SimpleNamespace(_queues=queues, _records=0, _topics={topic for topic, _ in [*places, left]})
+    reader = SimpleNamespace(
+        _queues=queues, _records=0, _expected=None, _topics={topic for topic, _ in [*places, left]}
+    )
     for name in ("_put", "_heed", "_sort_out"):
         setattr(reader, name, getattr(Reader, name).__get__(reader))
     wanted, count, found = {place: [] for place in places}, dict.fromkeys([*places, left], 0), []
@@ -105,3 +108,28 @@ def test_a_client_that_cannot_be_made_is_told_to_the_parts(monkeypatch):
             reader.check()
     finally:
         reader.leave(("a", 0))
+
+
+def test_a_record_of_our_own_is_expected_until_it_has_come(kafka, monkeypatch):
+    monkeypatch.setattr("infra.reader.EXPECTED", 600.0)
+    create_topics(kafka, [Topic("own", 1)])
+    place = kafka.topic("own"), 0
+    reader, queue = Reader.join(kafka, "test", place, 0)
+    try:
+        for where, other in ((kafka, (place[0], 1)), (Cluster("127.0.0.1:1"), place)):
+            Reader.expect(where, other)
+            assert not reader.expecting  # nobody reads that here
+        Reader.expect(kafka, place)
+        assert reader.expecting
+        fill(kafka, "own", 0, [b"one"])
+        found, deadline = [], time.monotonic() + 60.0
+        while not found and time.monotonic() < deadline:
+            found, _ = queue.take(9)
+            reader.check()
+        assert [one.value() for one in found] == [b"one"]
+        assert not reader.expecting
+        monkeypatch.setattr("infra.reader.EXPECTED", 0.0)
+        Reader.expect(kafka, place)
+        assert not reader.expecting  # it is long over
+    finally:
+        reader.leave(place)
