@@ -30,16 +30,17 @@ class Finding(NamedTuple):
 def examine(settings: Settings, recovery: Path) -> list[Finding]:
     """Everything, even if some of it is not well."""
     where = cluster()
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        lambda: _settings(settings), lambda: _calendar(settings), lambda: _log(where, recovery),
-        lambda: _stores(recovery), lambda: _snapshots(settings),
-    ]  # fmt: skip
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "settings": lambda: _settings(settings), "clock, calendar": lambda: _calendar(settings),
+        "log": lambda: _log(where, recovery), "stores": lambda: _stores(recovery),
+        "snapshots": lambda: _snapshots(settings),
+    }  # fmt: skip
     findings: list[Finding] = []
-    for check in checks:
+    for name, check in checks.items():
         try:
             findings += check()
         except UserError as error:
-            findings.append(Finding("mistake", False, str(error)))
+            findings.append(Finding(name, False, str(error)))
     return findings
 
 

@@ -88,8 +88,8 @@ def test_a_log_that_does_not_answer_is_one_finding_among_others(tmp_path, monkey
     monkeypatch.setattr("dataflows.doctor.PATIENCE", 0.5)
     found, code = examine(tmp_path)
     assert code == 1
-    assert not found["mistake"][0]
-    assert f"Kafka at {servers} does not answer" in found["mistake"][1]
+    assert not found["log"][0]
+    assert f"Kafka at {servers} does not answer" in found["log"][1]
     assert found["snapshots"][0]
 
 

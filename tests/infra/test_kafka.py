@@ -1,8 +1,10 @@
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
+from infra import log_bars
 from infra.embedded import free_port
 from infra.kafka import Cluster, bounds, cluster, wait_for
 from infra.topics import BY_NAME, TOPICS, Topic, create_topics
@@ -43,6 +45,12 @@ def test_who_waits_for_a_cluster_is_told_so_once(caplog):
     told = [line.getMessage() for line in caplog.records if "does not answer yet" in line.getMessage()]
     assert len(told) == 1
     assert told[0].startswith("Kafka at 127.0.0.1:9 does not answer yet, waiting up to 5 s; start it (`utp broker`)")
+
+
+def test_a_log_whose_cluster_is_not_there_is_one_clear_line_too(monkeypatch):
+    monkeypatch.setattr(log_bars, "wait_for", partial(wait_for, seconds=0.3))
+    with pytest.raises(UserError, match=r"Kafka at 127.0.0.1:9 does not answer within 0.3 s .*; start it"):
+        log_bars.LogBars(Cluster("127.0.0.1:9"), "market.slices")
 
 
 def test_the_topics_of_the_platform_are_created_once(kafka):
