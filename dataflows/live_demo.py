@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ DEMO = {"INGEST__SOURCE": "synthetic:symbols=20,days=5,seed=7", "INGEST__SPEED":
 COUNTED = {"raw records": "market.raw", "slices": "account.log", "orders": "account.orders",
            "fills": "execution.completed", "dead letters": "dlq.failed"}  # fmt: skip
 SECONDS = 5.0  # between two lines
+LEAVE_SECONDS = 3.0  # for the flows to end by themselves; less than Ctrl-C has until the program leaves at once
 # A played market runs faster than the clock by which the guard counts; the account keeps its limits by the log's time.
 THROUGH = {"VENUE__KIND": "broker", "GUARD__COOLDOWN_SECONDS": "0", "GUARD__MAX_ORDERS_PER_MINUTE": "100000",
            "GUARD__MAX_ORDERS_PER_SYMBOL_PER_DAY": "100000", "GUARD__SLIPPAGE_TIMES": "1000",
@@ -52,8 +53,8 @@ def run(folder: Path, exchange: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     broker = Broker(folder / "broker")
     flows: dict[str, subprocess.Popen[bytes]] = {}
-    broker.start()
     try:
+        broker.start()
         where = Cluster(broker.servers)
         create_topics(where)
         environ = {**os.environ, **DEMO, "KAFKA_BOOTSTRAP_SERVERS": broker.servers, "LIVE__FOLDER": str(folder)}
@@ -76,11 +77,21 @@ def run(folder: Path, exchange: bool = False) -> None:
                     _check(venue)
                 time.sleep(SECONDS)
     finally:
-        for process in flows.values():
-            process.send_signal(signal.SIGTERM)
-        for process in flows.values():
-            process.wait(30.0)
+        _end(flows.values())
         broker.stop()
+
+
+def _end(flows: Collection["subprocess.Popen[bytes]"]) -> None:
+    """End them all; one that takes long is killed, which loses nothing."""
+    deadline = time.monotonic() + LEAVE_SECONDS
+    for process in flows:
+        process.send_signal(signal.SIGTERM)
+    for process in flows:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def approved(folder: Path, account: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflows import interrupts
+from dataflows import interrupts, live_demo
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UTP = [sys.executable, "-c", "from dataflows.cli import main; main()"]
@@ -141,3 +141,21 @@ def test_bytewax_says_where_the_run_is_and_fails_when_it_cannot_be_written(tmp_p
     assert full.returncode == 1
     assert "free some space" in full.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_a_flow_of_the_demo_that_does_not_end_is_killed_before_the_program_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert live_demo.LEAVE_SECONDS < interrupts.PATIENCE
+    monkeypatch.setattr(live_demo, "LEAVE_SECONDS", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    flows = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+             for code in (deaf, "import time; print(flush=True); time.sleep(600)")]  # fmt: skip
+    for flow in flows:
+        assert flow.stdout is not None
+        assert flow.stdout.readline() == b"\n"  # it is up
+    live_demo._end(flows)
+    assert [flow.poll() for flow in flows] == [-signal.SIGKILL, -signal.SIGTERM]
+    for flow in flows:
+        assert flow.stdout is not None
+        flow.stdout.close()
