@@ -72,6 +72,7 @@ def run(folder: Path, exchange: bool = False) -> None:
             if venue is not None:
                 print(f"exchange at {venue.server.url}")
             while True:
+                broker.check()
                 _report(where, folder, flows)
                 if venue is not None:
                     _check(venue)

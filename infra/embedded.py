@@ -38,8 +38,7 @@ class Broker:
     def start(self, seconds: float = 30.0) -> None:
         """Run it and wait until it answers; a UserError if it does not."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        log = self.folder / "broker.log"
-        with log.open("ab") as out:
+        with (self.folder / "broker.log").open("ab") as out:
             self.process = subprocess.Popen(  # noqa: S603  (our own binary, no shell)
                 [str(binary()), "start", "--only", "kafka", "--kafka-port", str(self.port),
                  "--data-dir", str(self.folder / "data")],
@@ -47,8 +46,7 @@ class Broker:
             )  # fmt: skip
         deadline = time.monotonic() + seconds
         while True:
-            if self.process.poll() is not None:
-                raise UserError(f"the broker ended with code {self.process.returncode}; {log} says why")
+            self.check()
             try:
                 wait_for(Cluster(self.servers), 1.0)
                 return
@@ -57,12 +55,17 @@ class Broker:
                     self.stop()
                     raise
 
-    def wait(self) -> None:
-        """Until it ends by itself; a UserError then, for nobody asked it to."""
-        if self.process is not None and self.process.wait():
+    def check(self) -> None:
+        """A UserError when it has ended, which nobody asked it to."""
+        if self.process is not None and self.process.poll() is not None:
             raise UserError(
                 f"the broker ended with code {self.process.returncode}; {self.folder / 'broker.log'} says why"
             )
+
+    def wait(self) -> None:
+        """Until it ends by itself; a UserError then, unless it ended well."""
+        if self.process is not None and self.process.wait():
+            self.check()
 
     def stop(self) -> None:
         """End it as an operator would."""

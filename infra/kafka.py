@@ -30,6 +30,7 @@ Headers: TypeAlias = "Sequence[tuple[str, bytes | None]]"
 
 TS, ID, SCHEMA = "ts", "id", "schema"  # headers: event time, idempotency key, fingerprint of the Avro schema
 PATIENCE = 120.0  # seconds that a start waits for the cluster
+ANSWER = 5.0  # seconds that one question waits for its answer
 REMEDY = "start it (`utp broker`), or set KAFKA_BOOTSTRAP_SERVERS"
 DELIVERY_MS = 120_000  # within which a record is delivered or the flow stops
 LINGER_MS = 10
@@ -157,14 +158,23 @@ def wait_for(where: Cluster, seconds: float = PATIENCE) -> None:
 def topic_names(where: Cluster) -> set[str]:
     """What the cluster holds, prefixes and all."""
     wait_for(where)
+    return set(_listed(where).topics)
+
+
+def _listed(where: Cluster) -> Any:
+    """What the cluster says of its topics; a UserError where it does not answer for minutes."""
+    from confluent_kafka import KafkaException
+
     client = admin(where)
-    return set(answered(lambda: client.list_topics(timeout=30.0)).topics)
+    try:
+        return answered(lambda: client.list_topics(timeout=ANSWER))
+    except KafkaException as error:
+        raise UserError(f"Kafka at {where.servers} does not answer ({error.args[0].str()}); {REMEDY}") from error
 
 
 def partitions(where: Cluster, topic: str) -> list[int]:
     """A topic's partitions; a UserError where there is no such topic."""
-    client = admin(where)
-    listed = answered(lambda: client.list_topics(timeout=30.0)).topics.get(where.topic(topic))  # naming might create it
+    listed = _listed(where).topics.get(where.topic(topic))  # naming it might create it
     if listed is None or not listed.partitions:
         raise UserError(
             f"there is no topic {where.topic(topic)} at {where.servers}; create it with `utp topics create`"
@@ -190,7 +200,7 @@ def _watermarks(client: "Consumer", topic: str, number: int) -> tuple[int, int]:
 
     place = TopicPartition(topic, number)
     try:
-        low, high = answered(lambda: client.get_watermark_offsets(place, timeout=30.0))
+        low, high = answered(lambda: client.get_watermark_offsets(place, timeout=ANSWER))
     except KafkaException as error:
         raise lost(topic, number, 0, error.args[0]) from error
     return low, high

@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 
 from infra import log_bars
-from infra.embedded import free_port
+from infra.embedded import Broker, free_port
 from infra.kafka import Cluster, bounds, cluster, wait_for
+from infra.retry import Policy
 from infra.topics import BY_NAME, TOPICS, Topic, create_topics
 from schemas.errors import UserError
 from schemas.frames import SHARDS
@@ -51,6 +52,25 @@ def test_a_log_whose_cluster_is_not_there_is_one_clear_line_too(monkeypatch):
     monkeypatch.setattr(log_bars, "wait_for", partial(wait_for, seconds=0.3))
     with pytest.raises(UserError, match=r"Kafka at 127.0.0.1:9 does not answer within 0.3 s .*; start it"):
         log_bars.LogBars(Cluster("127.0.0.1:9"), "market.slices")
+
+
+def test_a_cluster_that_went_away_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr("infra.kafka.BROKER", Policy(2, 0.0, 0.0))
+    monkeypatch.setattr("infra.kafka.ANSWER", 0.2)
+    with pytest.raises(UserError, match=r"^Kafka at 127\.0\.0\.1:\d+ does not answer \(.*\); start it"):
+        bounds(Cluster(f"127.0.0.1:{free_port()}"), "market.raw")
+
+
+def test_an_embedded_broker_that_died_is_noticed(tmp_path):
+    broker = Broker(tmp_path)
+    broker.check()  # not started yet
+    broker.start()
+    broker.check()
+    broker.kill()
+    with pytest.raises(UserError, match=r"^the broker ended with code -9; .*broker\.log says why$"):
+        broker.check()
+    with pytest.raises(UserError, match="-9"):
+        broker.wait()
 
 
 def test_the_topics_of_the_platform_are_created_once(kafka):
