@@ -7,7 +7,6 @@ An item is one `Messages`: parallel lists, for an object per record costs more t
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from operator import methodcaller
 from typing import Any, NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -21,7 +20,6 @@ BATCH = 1_000  # records in an item, at most
 AHEAD = 4  # batches
 BYTES = 4_000_000  # in an item, about: no more records are added
 IDLE = timedelta(milliseconds=2)  # before an empty partition is asked again
-_OFFSET, _KEY, _VALUE = map(methodcaller, ("offset", "key", "value"))
 
 
 class Messages(NamedTuple):
@@ -121,13 +119,16 @@ def check_place(where: Cluster, topic: str, number: int, first: int, held: tuple
 
 def messages_of(topic: str, number: int, found: list[Any], headers: bool = True) -> Messages:
     """The client's messages, which are of one partition, as one item."""
+    from confluent_kafka import Message
+
     schema = None if headers else _schema(found)
+    offsets: list[Any] = list(map(Message.offset, found))  # the client's types know records without one
     return Messages(
         topic,
         number,
-        list(map(_OFFSET, found)),
-        list(map(_KEY, found)),
-        list(map(_VALUE, found)),
+        offsets,
+        list(map(Message.key, found)),
+        list(map(Message.value, found)),
         [message.headers() or () for message in found] if schema is None else [],
         schema,
     )

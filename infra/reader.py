@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Hashable, Iterator
 from itertools import groupby
-from operator import methodcaller
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
@@ -33,7 +32,6 @@ YOUNG = 100_000  # new objects after which the collector of cycles looks at them
 ENVELOPE = 100  # bytes that a record takes beside its value, about
 
 Place = tuple[str, int]  # topic as the cluster knows it, partition
-_PARTITION, _ERROR = methodcaller("partition"), methodcaller("error")  # of a message, in a loop without bytecode
 
 
 def _place(message: Any) -> Place:
@@ -239,10 +237,12 @@ class Reader:
 
     def _sort(self, found: list[Any]) -> bool:
         """Put records into their queues, a run of one partition at once; whether there were any."""
+        from confluent_kafka import Message
+
         taken = False
-        for _, run in groupby(found, _PARTITION if len(self._topics) == 1 else _place):
+        for _, run in groupby(found, Message.partition if len(self._topics) == 1 else _place):
             messages = list(run)
-            if any(map(_ERROR, messages)):
+            if any(map(Message.error, messages)):
                 taken |= self._sort_out(messages)
             else:
                 taken |= self._put(_place(messages[0]), messages)

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,28 +18,10 @@ from tests.infra.logkit import drain, fill
 PLACES = [("a", 0), ("a", 1), ("b", 0)]
 
 
-class Message:
+def _message(place, offset, value=b"", end=False):
     """What the client hands over: a record, or the end of a partition."""
-
-    def __init__(self, place, offset, value=b"", end=False):
-        self.place, self.at, self.text, self.end = place, offset, value, end
-
-    def __len__(self):
-        return len(self.text)
-
-    def topic(self):
-        return self.place[0]
-
-    def partition(self):
-        return self.place[1]
-
-    def offset(self):
-        return self.at
-
-    def error(self):
-        from confluent_kafka import KafkaError
-
-        return KafkaError(KafkaError._PARTITION_EOF) if self.end else None
+    error = KafkaError(KafkaError._PARTITION_EOF) if end else None
+    return Message(topic=place[0], partition=place[1], offset=offset, value=value, error=error)
 
 
 @pytest.mark.parametrize("places", [PLACES, [place for place in PLACES if place[0] == "a"]])
@@ -55,7 +38,7 @@ def test_each_queue_gets_its_records_in_order_and_hears_of_an_end_after_what_cam
         setattr(reader, name, getattr(Reader, name).__get__(reader))
     wanted, count, found = {place: [] for place in places}, dict.fromkeys([*places, left], 0), []
     for place, kind in given_out:
-        found.append(Message(place, count[place], b"x" * kind, end=kind == 0))
+        found.append(_message(place, count[place], b"x" * kind, end=kind == 0))
         if kind:
             count[place] += 1
             wanted.get(place, []).append(found[-1])
