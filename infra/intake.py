@@ -205,7 +205,8 @@ def values(messages: Messages) -> list[bytes]:
 def _read(messages: Messages) -> tuple[list[bytes], list[str]]:
     """The records by the current schema; or nothing, and why they cannot be had so."""
     if messages.schema == codec.mark(SliceBars):
-        return [value or b"" for value in messages.values], [""] * len(messages.values)
+        values: list[Any] = messages.values  # a record without a value is as rare as it is undecodable
+        return values if all(values) else [value or b"" for value in values], [""] * len(values)
     read = [_current(messages, at) for at in range(len(messages.offsets))]
     return [value for value, _ in read], [why for _, why in read]
 
