@@ -168,6 +168,7 @@ def latency(market: Sequence[int], slices: int, pace: float = PACE) -> Answer:
     """Milliseconds from a slice to its orders in the live flow, and seconds until it goes on after a kill."""
     where = cluster()
     create_topics(where)
+    os.sync()  # else the recovery store waits for what measurements before this one have written
     with tempfile.TemporaryDirectory() as folder, _Watch(where, "account.orders") as orders, \
             _Watch(where, "account.log") as log:  # fmt: skip
         flow = _start(Path(folder))
