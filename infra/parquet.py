@@ -1,6 +1,13 @@
-"""Columns as a run holds them -> Parquet, by Arrow: numbers, instants, words by their codes, ids of orders."""
+"""Columns as a run holds them -> Parquet: numbers, instants, words by their codes, ids of orders.
 
-from collections.abc import Mapping, Sequence
+A writer of our own, because Arrow's spends most of its time on what these tables are made of: words that are here as
+codes of a byte already, and can stand in the file as they are (docs/decisions/0014). The format:
+https://github.com/apache/parquet-format
+"""
+
+import base64
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -8,13 +15,28 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from risk.order_ids import order_ids
+from infra.thrift import Long, Struct, encoded, varint
+from risk.order_ids import Forms, order_ids
 from schemas.frames import Bools, Codes, Ints, Longs
 
-_KEYS = ("ts", "exit_ts", "symbol")  # whose lowest and highest value in each group of rows readers may ask for
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
+_PAGE_ROWS = 1 << 14  # in a page of what is made or compressed on its way: little enough for the caches
+
+# Numbers of the format.
+_BOOLEAN, _INT32, _INT64, _DOUBLE, _BYTE_ARRAY = 0, 1, 2, 5, 6
+_PLAIN, _RLE, _RLE_DICTIONARY = 0, 3, 8
+_UNCOMPRESSED, _LZ4_RAW = 0, 7
+_DATA_PAGE, _DICTIONARY_PAGE = 0, 2
+_REQUIRED, _OPTIONAL = 0, 1
+_STRING: Struct = {1: {}}
+_NANOSECONDS_UTC: Struct = {8: {1: True, 2: {3: {}}}}
+_BY_TYPE: Struct = {1: {}}  # the order of a column is that of its type
+_MAGIC = b"PAR1"
+_LZ4 = pa.Codec("lz4_raw")
+_PHYSICAL = {"f8": _DOUBLE, "i8": _INT64, "i4": _INT32}
+
+Bytes: TypeAlias = Any  # whatever has a buffer
 
 
 class Numbers(NamedTuple):
@@ -48,8 +70,7 @@ class Ids(NamedTuple):
     symbol: Ints
     sent: Longs
     leg: Codes
-    heads: Sequence[str]  # by symbol
-    tails: Sequence[str]  # by leg
+    forms: Forms
     there: Bools | None = None
 
 
@@ -74,50 +95,176 @@ class Lexicon:
         return self._place[codes]
 
     @cached_property
-    def text(self) -> Any:
-        """The words as Arrow has them."""
-        return pa.array(self.words, pa.string())
+    def width(self) -> int:
+        """Bytes of a place in a file."""
+        return 1 if len(self.words) <= 1 << 8 else 2 if len(self.words) <= 1 << 16 else 4
+
+    @cached_property
+    def text(self) -> bytes:
+        """The words as a dictionary's page has them, each behind its length."""
+        return b"".join(struct.pack("<I", len(word)) + word for word in map(str.encode, self.words))
 
 
 class Writer:
-    """A file that is written group by group; `schema` tells its columns, with or without rows."""
+    """A file that is written group by group."""
 
-    def __init__(self, path: Path, schema: Columns):
-        self._schema = pa.schema([
-            pa.field(name, _array(column).type, isinstance(column, Ids) and column.there is not None)
-            for name, column in schema.items()
-        ])  # fmt: skip
-        kinds = {name: type(column) for name, column in schema.items()}
-        self._file = pq.ParquetWriter(
-            path, self._schema,
-            # instants and ids repeat, and shrink enough to be worth it; measurements do not
-            compression={name: "lz4" if kind in (Instants, Ids) else "none" for name, kind in kinds.items()},
-            use_dictionary=[name for name, kind in kinds.items() if kind is Coded],
-            write_statistics=[name for name in _KEYS if name in kinds],
-            write_batch_size=GROUP_ROWS,
-        )  # fmt: skip
+    def __init__(self, path: Path):
+        self._schema: Columns = {}
+        self._groups: list[Struct] = []
+        self._rows = self._at = 0
+        self._file = path.open("wb")
+        self._put([_MAGIC])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        with self._file:
+            if kind is None:
+                footer = encoded(self._footer())
+                self._put([footer, struct.pack("<I", len(footer)), _MAGIC])
 
     def write(self, columns: Columns) -> None:
-        """One group of at least one row, in the order of the schema."""
-        group = pa.RecordBatch.from_arrays([_array(column) for column in columns.values()], schema=self._schema)
-        self._file.write_batch(group, group.num_rows)
+        """One group, in columns as the first one had them; one without rows only tells what they are."""
+        self._schema = self._schema or columns
+        begin, rows = self._at, _rows(next(iter(columns.values())))
+        if not rows:
+            return
+        chunks = [self._chunk(name, column) for name, column in columns.items()]
+        told = [chunk[3] for chunk in chunks]
+        plain, stored = (Long(sum(each[field] for each in told)) for field in (6, 7))
+        self._groups.append({1: chunks, 2: plain, 3: Long(rows), 5: Long(begin), 6: stored})
+        self._rows += rows
+
+    def _put(self, pieces: Sequence[Bytes]) -> None:
+        for piece in pieces:
+            self._file.write(piece)
+            self._at += memoryview(piece).nbytes
+
+    def _chunk(self, name: str, column: Column) -> Struct:
+        """A column of a group, its words first, where it has some; answers what the footer says of it."""
+        begin, saved = self._at, 0
+        if isinstance(column, Coded):
+            text, count = column.lexicon.text, len(column.lexicon.words)
+            self._put([encoded({1: _DICTIONARY_PAGE, 2: len(text), 3: len(text), 7: {1: count, 2: _PLAIN}}), text])
+        values, coding = self._at, _RLE_DICTIONARY if isinstance(column, Coded) else _PLAIN
+        for part in _pages(column):
+            pieces = _body(part)
+            size = stored = sum(memoryview(piece).nbytes for piece in pieces)
+            if isinstance(part, Instants):
+                pieces = [_LZ4.compress(*pieces)]
+                stored = pieces[0].size
+            saved += size - stored
+            head = encoded({1: _DATA_PAGE, 2: size, 3: stored, 5: {1: _rows(part), 2: coding, 3: _RLE, 4: _RLE}})
+            self._put([head, *pieces])
+        told = {
+            1: _physical(column), 2: sorted({_PLAIN, _RLE, coding}), 3: [name],
+            4: _LZ4_RAW if isinstance(column, Instants) else _UNCOMPRESSED, 5: Long(_rows(column)),
+            6: Long(self._at - begin + saved), 7: Long(self._at - begin), 9: Long(values),
+        }  # fmt: skip
+        if isinstance(column, Coded):
+            told[11] = Long(begin)
+        if isinstance(column, Instants):
+            told[12] = _bounds(column)
+        return {2: Long(begin), 3: told}
+
+    def _footer(self) -> Struct:
+        fields = [pa.field(name, _arrow(column), _optional(column)) for name, column in self._schema.items()]
+        return {
+            1: 2,
+            2: [{4: "schema", 5: len(fields)}, *(_element(name, column) for name, column in self._schema.items())],
+            3: Long(self._rows),
+            4: self._groups,
+            # so that Arrow gives words as it was given them: by code
+            5: [{1: "ARROW:schema", 2: base64.b64encode(pa.schema(fields).serialize())}],
+            6: "unified-trading-platform",
+            7: [_BY_TYPE] * len(fields),
+        }
 
 
-def _array(column: Column) -> Any:
+def _rows(column: Column) -> int:
+    return int(column[0].size)
+
+
+def _optional(column: Column) -> bool:
+    return isinstance(column, Ids) and column.there is not None
+
+
+def _pages(column: Column) -> Iterator[Column]:
+    """The column; where it is made or compressed on its way, in pieces that stay in the caches."""
+    cuts = (slice(first, first + _PAGE_ROWS) for first in range(0, _rows(column), _PAGE_ROWS))
+    match column:
+        case Instants(values):
+            yield from (Instants(values[cut]) for cut in cuts)
+        case Ids(symbol, sent, leg, forms, there):
+            for cut in cuts:
+                yield Ids(symbol[cut], sent[cut], leg[cut], forms, None if there is None else there[cut])
+        case _:
+            yield column
+
+
+def _body(column: Column) -> list[Bytes]:
+    """What stands in a page, in pieces."""
+    match column:
+        case Numbers(values) | Instants(values):
+            return [np.ascontiguousarray(values)]
+        case Flags(values):
+            return [np.packbits(values, bitorder="little")]
+        case Coded(codes, lexicon):
+            places, bits = lexicon.places(codes).astype(f"u{lexicon.width}", copy=False), 8 * lexicon.width
+            return [bytes([bits]), *_run(codes.size, bits, places)]
+        case Ids(symbol, sent, leg, forms, there):
+            if there is None:
+                return [order_ids(forms, symbol, sent, leg)]
+            levels = b"".join(_run(there.size, 1, np.packbits(there, bitorder="little")))
+            ids = order_ids(forms, symbol[there], sent[there], leg[there])
+            return [struct.pack("<I", len(levels)), levels, ids]
+
+
+def _run(count: int, bits: int, packed: Bytes) -> list[Bytes]:
+    """One run of the format's hybrid encoding: so many numbers of so many bits, packed already, in groups of eight."""
+    groups = -(-count // 8)
+    return [varint(groups << 1 | 1), packed, bytes(groups * bits - packed.nbytes)]
+
+
+def _bounds(column: Instants) -> Struct:
+    """The earliest and the latest, so that readers may skip groups, and that none is missing."""
+    least, most = (struct.pack("<q", value) for value in (column.values.min(), column.values.max()))
+    return {3: Long(0), 5: most, 6: least}
+
+
+def _physical(column: Column) -> int:
+    match column:
+        case Numbers(values):
+            return _PHYSICAL[values.dtype.str[1:]]
+        case Flags():
+            return _BOOLEAN
+        case Instants():
+            return _INT64
+        case _:
+            return _BYTE_ARRAY
+
+
+def _element(name: str, column: Column) -> Struct:
+    """A column as the file's schema has it."""
+    told = {1: _physical(column), 3: _OPTIONAL if _optional(column) else _REQUIRED, 4: name}
+    match column:
+        case Coded() | Ids():
+            return {**told, 6: 0, 10: _STRING}
+        case Instants():
+            return {**told, 10: _NANOSECONDS_UTC}
+        case _:
+            return told
+
+
+def _arrow(column: Column) -> Any:
+    """A column's type as Arrow has it."""
     match column:
         case Numbers(values) | Flags(values):
-            return pa.array(values)
-        case Instants(values):
-            return pa.array(values).view(pa.timestamp("ns", "UTC"))
+            return pa.from_numpy_dtype(values.dtype)
+        case Instants():
+            return pa.timestamp("ns", "UTC")
         case Coded(codes, lexicon):
-            return pa.DictionaryArray.from_arrays(pa.array(lexicon.places(codes)), lexicon.text, safe=False)
-        case Ids(symbol, sent, leg, heads, tails, there):
-            starts, text = order_ids(heads, tails, symbol, sent, leg)
-            lacks = None if there is None else pa.py_buffer(np.packbits(there, bitorder="little"))
-            return pa.StringArray.from_buffers(symbol.size, pa.py_buffer(starts), pa.py_buffer(text), lacks)
+            return pa.dictionary(pa.from_numpy_dtype(lexicon.places(codes).dtype), pa.string())
+        case _:
+            return pa.string()

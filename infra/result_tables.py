@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from infra.parquet import GROUP_ROWS, Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
 from infra.result_parts import OUTLOOK, TABLES, Columns, Parts, grouped, joined
+from risk.order_ids import forms
 from risk.report_run import TABLES as SHOWN
 from risk.report_run import Run, Search, with_points
 from risk.report_words import Labels
@@ -42,9 +44,7 @@ def write_all(
             else:
                 kept[table].append(shown)
 
-        nothing = write(folder / f"{table}.parquet", table, words, parts.dtypes[table], rows, see)
-        if table in kept and not kept[table]:
-            see(nothing)
+        write(folder / f"{table}.parquet", table, words, parts.dtypes[table], rows, see)
 
     make("trades")
     trades = _shown(kept["trades"])
@@ -54,7 +54,7 @@ def write_all(
     benchmark = None
     if points is not None:
         curve: Told = {"ts": Instants(points[0]), "value": Numbers(points[1])}
-        with Writer(folder / "benchmark.parquet", curve) as writer:
+        with Writer(folder / "benchmark.parquet") as writer:
             writer.write(curve)
         benchmark = with_points({"ts": points[0], "value": points[1]})
     return Run(summary, _shown(kept["equity"]), trades, _shown(kept["fills"]), search.entries(), benchmark)
@@ -63,19 +63,18 @@ def write_all(
 def write(
     path: Path, table: str, words: "Words", dtypes: Mapping[str, str], parts: Iterable[Columns],
     see: Callable[[Told], None],
-) -> Told:  # fmt: skip
-    """Write the parts of a table as row groups of a fixed size; answers its columns without a row.
+) -> None:  # fmt: skip
+    """Write the parts of a table as row groups of a fixed size.
 
-    `see` is shown each group as it is in the file.
+    `see` is shown each group as it is in the file, and one without rows where there is no other.
     """
-    convert = _CONVERT[table]
-    nothing = convert(words, {name: np.zeros(0, dtype) for name, dtype in dtypes.items()})
-    with Writer(path, nothing) as writer:
-        for columns in grouped(parts, GROUP_ROWS):
-            group = convert(words, columns)
+    groups = grouped(parts, GROUP_ROWS)
+    first = next(groups, None) or {name: np.zeros(0, dtype) for name, dtype in dtypes.items()}
+    with Writer(path) as writer:
+        for columns in chain([first], groups):
+            group = _CONVERT[table](words, columns)
             writer.write(group)
             see(group)
-    return nothing
 
 
 def _shown(groups: Sequence[Told]) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class Words:
         self.alphas = alphas
         texts = [name.decode() for name in names.tolist()]
         self._names, self._models = Lexicon(texts), Lexicon(["", *models])
-        self._heads, self._tails = [f"{account}|{text}|" for text in texts], [f"Z|{word(leg)}" for leg in sorted(Leg)]
+        self._ids = forms([f"{account}|{text}|" for text in texts], [f"|{word(leg)}" for leg in sorted(Leg)])
         self._said: dict[int, str] = {}  # by what the alphas voted
 
     def symbol(self, symbol: Ints) -> Coded:
@@ -136,11 +135,11 @@ class Words:
 
     def order_id(self, symbol: Ints, sent: Longs, leg: Codes) -> Ids:
         """`account|symbol|20240102T150000Z|leg`."""
-        return Ids(symbol, sent, leg, self._heads, self._tails)
+        return Ids(symbol, sent, leg, self._ids)
 
     def entry_id(self, symbol: Ints, sent: Longs, there: Any = None) -> Ids:
         """The id of the order that opened a lot; only where it is `there`."""
-        return Ids(symbol, sent, np.full(symbol.size, Leg.ENTRY, np.int8), self._heads, self._tails, there)
+        return Ids(symbol, sent, np.full(symbol.size, Leg.ENTRY, np.int8), self._ids, there)
 
 
 @cache

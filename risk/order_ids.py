@@ -1,6 +1,8 @@
 """Ids of orders, `account|symbol|20240102T150000Z|leg`, many at a time."""
 
+import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,55 +12,74 @@ from schemas.units import NS_PER_SECOND
 
 Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 STAMP = 15  # bytes of `20240102T150000`
+_SECOND = STAMP + 1  # and a Z
 DAY = 86_400  # seconds
+_LENGTH = 4  # bytes in front of an id
+_MOVE = 32  # bytes that are copied at once
 
 
-def order_ids(heads: Sequence[str], tails: Sequence[str], symbol: Ints, sent: Longs, leg: Codes) -> tuple[Ints, Bytes]:
-    """One after the other: where each begins (and the last one ends), and their bytes.
+class Forms(NamedTuple):
+    """The ids of a run without their seconds, by symbol and leg, each behind its length as Parquet has strings."""
 
-    `heads` by symbol, `tails` by leg: what stands before and after the second, UTC, in which it was sent.
-    """
-    head, head_size = _padded(heads)
-    tail, tail_size = _padded(tails)
-    starts = np.zeros(symbol.size + 1, np.int32)
-    np.cumsum(head_size[symbol] + tail_size[leg] + STAMP, out=starts[1:])
-    text = np.empty(int(starts[-1]) + head.shape[1] + STAMP + tail.shape[1], np.uint8)  # padding runs over
+    legs: int
+    rows: Bytes  # [symbols x legs, a multiple of _MOVE]
+    size: Ints  # bytes of each row that are meant
+    place: Ints  # where its second goes
+
+
+def forms(heads: Sequence[str], tails: Sequence[str]) -> Forms:
+    """Of what stands before the second, by symbol, and after it, by leg."""
+    before, after = [head.encode() for head in heads], [tail.encode() for tail in tails]
+    texts = [struct.pack("<I", len(b) + _SECOND + len(a)) + b + bytes(_SECOND) + a for b in before for a in after]
+    width = -(-max(map(len, texts), default=1) // _MOVE) * _MOVE
+    rows = np.array(texts, f"S{width}").view(np.uint8).reshape(-1, width)
+    place = np.repeat(np.array([_LENGTH + len(b) for b in before], np.int32), len(after))
+    return Forms(len(after), rows, np.array([len(text) for text in texts], np.int32), place)
+
+
+def order_ids(forms: Forms, symbol: Ints, sent: Longs, leg: Codes) -> Bytes:
+    """Ids one after the other, each behind its length in four bytes; `sent`: UTC ns, whose second they tell."""
+    text = np.empty((symbol.size + 1) * forms.rows.shape[1], np.uint8)
     # writable, so that there is one compiled form
     symbol, sent, leg = np.require(symbol, None, "W"), np.require(sent, None, "W"), np.require(leg, None, "W")
-    write(head, head_size, tail, symbol, sent, leg, starts, np.empty(STAMP, np.uint8), text)
-    return starts, text
-
-
-def _padded(words: Sequence[str]) -> tuple[Bytes, Ints]:
-    """Rows of equal width, and how much of each is meant."""
-    coded = [word.encode() for word in words]
-    rows = np.array(coded, np.bytes_)
-    return rows.view(np.uint8).reshape(rows.size, rows.itemsize), np.array([len(word) for word in coded], np.int32)
+    return text[: write(*forms, symbol, sent, leg, np.full(_SECOND, ord("Z"), np.uint8), text)]
 
 
 @kernel
 def write(
-    head: Bytes, head_size: Ints, tail: Bytes, symbol: Ints, sent: Longs, leg: Codes, starts: Ints, stamp: Bytes,
-    text: Bytes,
-) -> None:  # fmt: skip
-    """Head, second, tail; each in full width, the next one covers what was too much. `stamp` is room for a second."""
-    known = -1
+    legs: int, rows: Bytes, size: Ints, place: Ints, symbol: Ints, sent: Longs, leg: Codes, stamp: Bytes, text: Bytes
+) -> int:
+    """Each form in full width, the next one covers what was too much, and its second; where the last one ends.
+
+    `stamp` is room for a second, which ends with its Z.
+    """
+    known, begin = -1, 0
     for i in range(symbol.size):
         second = sent[i] // NS_PER_SECOND
         if second != known:
             write_stamp(stamp, second)
             known = second
-        begin = starts[i]
-        copy(text, begin, head[symbol[i]])
-        copy(text, begin + head_size[symbol[i]], stamp)
-        copy(text, begin + head_size[symbol[i]] + STAMP, tail[leg[i]])
+        form = symbol[i] * legs + leg[i]
+        copy(rows[form], text[begin : begin + rows.shape[1]])
+        at = begin + place[form]
+        copy_second(stamp, text[at : at + _SECOND])
+        begin += size[form]
+    return begin
 
 
 @kernel
-def copy(text: Bytes, begin: int, part: Bytes) -> None:
-    """A loop, which becomes moves of many bytes."""
-    for k in range(part.size):
-        text[begin + k] = part[k]
+def copy(form: Bytes, text: Bytes) -> None:
+    """In moves of a size that the compiler knows: without a loop over bytes."""
+    for first in range(0, form.size, _MOVE):
+        for k in range(_MOVE):
+            text[first + k] = form[first + k]
+
+
+@kernel
+def copy_second(stamp: Bytes, text: Bytes) -> None:
+    """One move."""
+    for k in range(_SECOND):
+        text[k] = stamp[k]
 
 
 @kernel

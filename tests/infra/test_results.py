@@ -134,7 +134,7 @@ def test_an_id_is_right_on_any_day_of_any_year(tmp_path):
     times = np.array([0, 951_782_400, 1_704_067_199, 4_102_444_799], np.int64) * 10**9
     words = Words("a", [], np.array([b"X"]))
     column = {"id": words.order_id(np.zeros(4, np.int32), times, np.array([0, 1, 2, 5], np.int8))}
-    with Writer(tmp_path / "ids.parquet", column) as writer:
+    with Writer(tmp_path / "ids.parquet") as writer:
         writer.write(column)
     ids = pq.read_table(tmp_path / "ids.parquet")["id"].to_pylist()
     legs = ("entry", "take_profit", "stop_loss", "exit")
