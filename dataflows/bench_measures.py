@@ -29,7 +29,7 @@ from infra import barfiles, synthetic
 from infra.results import Recorder
 from infra.settings import Settings, load
 from infra.synthetic import write_parquet
-from operators import bare_loop, barrier, clean, features, regime
+from operators import bare_loop, barrier, clean, ema_cross, features, macd, regime, rsi
 from operators.alphas import ALPHAS
 from operators.kernel import cache_root, table
 from risk import account
@@ -94,15 +94,15 @@ def _bare(path: Path, times: int) -> list[float]:
     columns = pq.read_table(path).combine_chunks()
     symbol = columns["symbol"].chunk(0)
     ts = columns["ts"].chunk(0).cast("int64").to_numpy()
-    names = ("open", "high", "low", "close", "volume", "bid", "ask")
+    names = ("open", "high", "low", "close", "bid", "ask")
     prices = [np.ascontiguousarray(columns[name].to_numpy()) for name in names]
     codes = symbol.indices.to_numpy()
     spent = []
     for number in range(times + 1):
-        rows = table(bare_loop.Row, len(symbol.dictionary))
-        trades = table(bare_loop.Trade, codes.size // 8)
+        states = [table(row, len(symbol.dictionary)) for row in (rsi.Row, ema_cross.Row, macd.Row, regime.Row)]
+        rows, trades = table(bare_loop.Row, len(symbol.dictionary)), table(bare_loop.Trade, codes.size // 8)
         with _measured() as one:
-            bare_loop.walk(rows, trades, ts, codes, *prices)
+            bare_loop.walk(*[rows, *states, trades, ts, codes, *prices])
         if number:  # the first one loads the kernel
             spent.append(one["cpu"])
     return spent
