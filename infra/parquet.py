@@ -148,18 +148,19 @@ class Writer:
             text, count = column.lexicon.text, len(column.lexicon.words)
             self._put([encoded({1: _DICTIONARY_PAGE, 2: len(text), 3: len(text), 7: {1: count, 2: _PLAIN}}), text])
         values, coding = self._at, _RLE_DICTIONARY if isinstance(column, Coded) else _PLAIN
+        packs = isinstance(column, Instants | Ids)  # they repeat, and shrink enough to be worth it; measurements do not
         for part in _pages(column):
             pieces = _body(part)
             size = stored = sum(memoryview(piece).nbytes for piece in pieces)
-            if isinstance(part, Instants):
-                pieces = [_LZ4.compress(*pieces)]
+            if packs:
+                pieces = [_LZ4.compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))]
                 stored = pieces[0].size
             saved += size - stored
             head = encoded({1: _DATA_PAGE, 2: size, 3: stored, 5: {1: _rows(part), 2: coding, 3: _RLE, 4: _RLE}})
             self._put([head, *pieces])
         told = {
             1: _physical(column), 2: sorted({_PLAIN, _RLE, coding}), 3: [name],
-            4: _LZ4_RAW if isinstance(column, Instants) else _UNCOMPRESSED, 5: Long(_rows(column)),
+            4: _LZ4_RAW if packs else _UNCOMPRESSED, 5: Long(_rows(column)),
             6: Long(self._at - begin + saved), 7: Long(self._at - begin), 9: Long(values),
         }  # fmt: skip
         if isinstance(column, Coded):

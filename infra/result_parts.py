@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infra.barfiles import plain
 from infra.parquet import GROUP_ROWS
 from infra.result_header import Header, LedgerError
 from risk.ledger import LedgerFrame, uncalibrated
@@ -104,7 +105,7 @@ class Parts:
             self.folder.mkdir(exist_ok=True)
         while self._held:
             table, columns = self._held[0]
-            batch = pa.RecordBatch.from_pydict(columns)
+            batch = pa.RecordBatch.from_arrays([_arrow(column) for column in columns.values()], names=list(columns))
             path = self._path(table, self.next[table])
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
                 writer.write_batch(batch)
@@ -121,7 +122,7 @@ class Parts:
             with pa.memory_map(str(self._path(table, number))) as file:
                 batch = pa.ipc.open_file(file).get_batch(0)
                 rows += batch.num_rows
-                yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in self.dtypes[table]}
+                yield {name: plain(batch.column(name)).view(dtype) for name, dtype in self.dtypes[table].items()}
         for held, columns in self._held:
             if held == table:
                 rows += len(next(iter(columns.values())))
@@ -144,6 +145,12 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in there - kept:
             path.unlink()
+
+
+def _arrow(column: np.ndarray[Any, Any]) -> Any:
+    """The column where it lies; flags as bytes. Arrow's own way imports pandas: 46 MB."""
+    numbers = column.view(np.int8) if column.dtype == np.bool_ else column
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), numbers.size, [None, pa.py_buffer(numbers)])
 
 
 def rows_of(frame: LedgerFrame, table: str, names: Mapping[str, str]) -> Columns:

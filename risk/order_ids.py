@@ -57,7 +57,7 @@ def write(
     for i in range(symbol.size):
         second = sent[i] // NS_PER_SECOND
         if second != known:
-            write_stamp(stamp, second)
+            write_next(stamp, known, second)
             known = second
         form = symbol[i] * legs + leg[i]
         copy(rows[form], text[begin : begin + rows.shape[1]])
@@ -83,6 +83,15 @@ def copy_second(stamp: Bytes, text: Bytes) -> None:
 
 
 @kernel
+def write_next(stamp: Bytes, known: int, second: int) -> None:
+    """The date only where it is another one than that of the second which is known."""
+    if second // DAY == known // DAY:
+        write_clock(stamp, second)
+    else:
+        write_stamp(stamp, second)
+
+
+@kernel
 def write_stamp(stamp: Bytes, second: int) -> None:
     """`20240102T150000`; the date as in Hinnant's `civil_from_days`, whose years begin in March."""
     day = second // DAY + 719_468  # since 0000-03-01
@@ -94,8 +103,14 @@ def write_stamp(stamp: Bytes, second: int) -> None:
     years = era * 400 + year + month // 10
     write_pairs(stamp, 0, years // 100, years % 100, (month + 2) % 12 + 1)
     write_pairs(stamp, 6, date, 0, 0)
-    write_pairs(stamp, 9, second % DAY // 3_600, second // 60 % 60, second % 60)
     stamp[8] = ord("T")
+    write_clock(stamp, second)
+
+
+@kernel
+def write_clock(stamp: Bytes, second: int) -> None:
+    """The part of a stamp behind its T."""
+    write_pairs(stamp, 9, second % DAY // 3_600, second // 60 % 60, second % 60)
 
 
 @kernel

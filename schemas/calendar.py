@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from schemas import xnys
 from schemas.events import Phase
 from schemas.frames import Ints, Longs, Slices
 from schemas.units import NS_PER_DAY, NS_PER_MINUTE, NS_PER_SECOND
@@ -19,6 +19,7 @@ DAY = 1440  # the daily timeframe, in minutes
 TIMEFRAMES = {"1m": 1, "2m": 2, "3m": 3, "5m": 5, "10m": 10, "15m": 15, "30m": 30,
               "1h": 60, "2h": 120, "1d": DAY}  # fmt: skip
 _NS_PER_HOUR = 60 * NS_PER_MINUTE
+USUAL_OPEN, USUAL_CLOSE = 9 * 60 + 30, 16 * 60  # minutes of New York's day
 KEPT, SESSION = 32, 400  # answers that a calendar keeps, of so many slices at most
 FIRST, LAST = date(1990, 1, 1), date(2049, 12, 31)  # what a bar file may span
 
@@ -64,20 +65,25 @@ def _offsets(year: int) -> tuple[Longs, Longs]:
     return _NS_PER_HOUR * np.array(since), np.array([offset[hour] for hour in since], np.int64)
 
 
-def evenings(days: Longs) -> Longs:
+def evenings(days: Ints | Longs) -> Longs:
     """Four in the afternoon in New York of each date (days since 1970-01-01), UTC ns."""
-    utc = days * NS_PER_DAY + 16 * _NS_PER_HOUR
+    utc = days * np.int64(NS_PER_DAY) + 16 * _NS_PER_HOUR
     offset = np.array([_utc_offset_ns(int(ts)) for ts in utc], np.int64)
     instants: Longs = utc - offset
     return instants
 
 
 @cache
-def _exchange(first_year: int, last_year: int) -> Any:
-    """NYSE sessions; whole years, so that the answer does not depend on who asks."""
-    import exchange_calendars
-
-    return exchange_calendars.get_calendar("XNYS", start=f"{first_year}-01-01", end=f"{last_year}-12-31")
+def _sessions(first_year: int, last_year: int) -> tuple[Ints, Longs, Longs]:
+    """Sessions of whole years: days since 1970-01-01, and the minutes of New York's day at open and close."""
+    days = np.arange(f"{first_year}-01-01", f"{last_year + 1}-01-01", dtype="M8[D]")
+    days = days[np.is_busday(days, holidays=np.array(xnys.CLOSED.split(), "M8[D]"))]
+    opens, closes = np.full(days.size, USUAL_OPEN), np.full(days.size, USUAL_CLOSE)
+    for line in xnys.HOURS.split():
+        day, first, last = line.split("/")
+        here = days == np.datetime64(day)
+        opens[here], closes[here] = int(first), int(last)
+    return days.astype(np.int32), opens, closes
 
 
 class Calendar:
@@ -95,15 +101,10 @@ class Calendar:
             raise ValueError(f"calendar from {first} to {last}: want dates within {FIRST} .. {LAST}")
         self.timeframe = timeframe
         # One spare year on each side: the slice after the last one must be known.
-        schedule = _exchange(first.year - 1, last.year + 1).schedule
-        self.opens: Longs = schedule["open"].dt.as_unit("ns").astype("int64").to_numpy()
-        self.closes: Longs = schedule["close"].dt.as_unit("ns").astype("int64").to_numpy()
-        self.sessions: Ints = schedule.index.to_numpy().astype("datetime64[D]").astype(np.int32)
-        offset = np.array([_utc_offset_ns(int(ts)) for ts in self.opens], np.int64)
-        midnight = self.sessions.astype(np.int64) * NS_PER_DAY - offset  # New York's, in UTC
-        self._midnight: Longs = midnight
-        self._open_minute: Longs = (self.opens - midnight) // NS_PER_MINUTE
-        self._close_minute: Longs = (self.closes - midnight) // NS_PER_MINUTE
+        self.sessions, self._open_minute, self._close_minute = _sessions(first.year - 1, last.year + 1)
+        self._midnight: Longs = evenings(self.sessions) - 16 * _NS_PER_HOUR  # New York's, in UTC
+        self.opens: Longs = self._midnight + self._open_minute * NS_PER_MINUTE
+        self.closes: Longs = self._midnight + self._close_minute * NS_PER_MINUTE
         # slices of a session: the clock's multiples strictly between open and close, and the close
         inside = (self._close_minute - 1) // timeframe - self._open_minute // timeframe
         self._first: Longs = np.concatenate([[0], np.cumsum(inside + 1)]).astype(np.int64)

@@ -176,6 +176,26 @@ def test_a_backtest_needs_no_training_libraries():
     assert asked_for("import dataflows.backtest, dataflows.cli", names) == "[]"
 
 
+def test_a_backtest_of_a_file_needs_no_pandas(tmp_path):
+    """They were 46 MB in each process, and half a second before its first frame."""
+    code = f"""
+from pathlib import Path
+from dataflows import backtest
+from infra.settings import load
+from infra.synthetic import write_parquet
+write_parquet(Path({str(tmp_path)!r}) / "bars.parquet", "synthetic:symbols=2,days=2,seed=1")
+"""
+    asked_for(code, set())
+    run = f"""
+from pathlib import Path
+from dataflows import backtest
+from infra.settings import load
+folder = Path({str(tmp_path)!r})
+backtest.run(backtest.plan(str(folder / "bars.parquet"), load(None), folder / "run"))
+"""
+    assert asked_for(run, {"pandas", "exchange_calendars"}) == "[]"
+
+
 def test_an_import_is_seen_even_where_the_package_is_missing():
     code = """
 try:
