@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from infra.benchmark import Points
+from infra.heap import give_back
 from infra.result_header import VERSION, Header, LedgerError, identity
 from infra.result_parts import TABLES, Columns, Parts, rows_of
 from infra.result_tables import Words, write_all
@@ -241,6 +242,8 @@ class Recorder:
         from risk import report
 
         self._parts.flush()
+        if self._parts.are_there:  # they are mapped into memory, beside what the chunks of bars took
+            give_back()
         summary = self._totals.summary(self.header, self.rows, self._parts.written, self._names)
         run = self._work / "run"
         shutil.rmtree(run, ignore_errors=True)
