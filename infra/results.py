@@ -33,6 +33,8 @@ from schemas.frames import Ints, Names
 from schemas.identity import iso
 from schemas.units import to_usd
 
+MAPPED_BYTES = 64 << 20  # of parts that come back into memory beside what the chunks of bars took: then that goes
+
 State = dict[str, Any]
 
 
@@ -242,7 +244,7 @@ class Recorder:
         from risk import report
 
         self._parts.flush()
-        if self._parts.are_there:  # they are mapped into memory, beside what the chunks of bars took
+        if self._parts.on_disk > MAPPED_BYTES:
             give_back()
         summary = self._totals.summary(self.header, self.rows, self._parts.written, self._names)
         run = self._work / "run"
