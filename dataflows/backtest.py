@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,14 @@ from dataflows.sources import SCHEME, Source, logged, open_source
 from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
-from infra.heap import share_heap
+from infra.heap import keep_freed, share_heap
 from infra.preload import load_all
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.reference import Files
 from infra.result_header import Header, header
 from infra.results import Recorder, check_out, write_timing
 from infra.settings import Settings, load, of_log
+from infra.worker_thread import waking_seldom
 from operators.filters import Params as Filters
 from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
@@ -208,6 +209,7 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
     What stops it, Ctrl-C too, leaves nothing: there is no store from which to go on.
     """
     share_heap()
+    keep_freed()
     if workers > 1:
         load_all()
     gc.freeze()  # what is loaded now stays: the collector need not walk it, now or later
@@ -257,7 +259,8 @@ def _cluster(graph: "Dataflow", workers: int) -> None:
     from bytewax.testing import cluster_main
 
     # bytewax.run's entry prints a backtrace of its own on every error and on Ctrl-C; this one raises
-    cluster_main(graph, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
+    with waking_seldom() if workers == 1 else nullcontext():  # several workers wait for one another, too
+        cluster_main(graph, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
 
 
 def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ NEEDED = ("symbol", "ts", *PRICES)
 KINDS = (".parquet", ".csv", ".csv.gz")
 
 _GROUP = 131_072  # rows of a row group that we write
-_BATCH = _GROUP  # rows decoded at once
+_BATCH = _GROUP // 2  # rows decoded at once: fewer are dearer, more are memory that is never warm
 _BUFFER = 1 << 20  # bytes of one column read at once, so that a row group may be of any size
 _PER_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _NAIVE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?")

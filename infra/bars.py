@@ -116,7 +116,9 @@ class Bars:
                 rest = next(columns, None)
             market = self._market_closes(slices, ahead)
             frames = split(parts, where, wanted, slices, {} if chunk else self._listings())
+            parts = []  # a generator at rest holds what its names stand for
             yield [self.reference.attach(frame, market) for frame in frames]
+            frames = []
 
     def _market_closes(self, slices: Slices, ahead: list[Columns]) -> Floats:
         """By slice, from the market's bars; those that no later chunk needs are let go."""

@@ -1,4 +1,4 @@
-"""The C library's heap: one for all threads of a process, and for those who read a log one that keeps what was freed.
+"""The C library's heap: one for all threads of a process, which keeps what was freed until it is given back.
 
 The C library gives each thread a heap of its own, and what one has freed no other gets: the worker reads bars, the
 writers of results make columns, and each keeps its gaps. With Arrow's buffers on the same heap, which
@@ -6,7 +6,9 @@ writers of results make columns, and each keeps its gaps. With Arrow's buffers o
 that could be measured.
 
 What is freed at a heap's end goes back to the system, which zeroes it anew, page by page, when it is next asked for.
-Who reads a log frees and asks for the same megabytes again and again: a quarter of a replay's CPU went there.
+Who reads a log frees and asks for the same megabytes again and again: a quarter of a replay's CPU went there. So does
+a backtest of files, chunk by chunk. When its last chunk is read, what that took is of no more use: a large run gives
+it back before it maps its parts.
 """
 
 import ctypes
@@ -23,6 +25,13 @@ def share_heap() -> None:
 def keep_freed() -> None:
     """Do not hand memory back to the system before much of it is free."""
     _set({_TRIM_THRESHOLD: _KEPT, _MMAP_THRESHOLD: _LARGE})
+
+
+def give_back() -> None:
+    """Hand whole pages that are free back to the system; asked for again, they cost as much as new ones."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _set(limits: dict[int, int]) -> None:

@@ -78,6 +78,11 @@ class Parts:
         """True when there are some on disk, from which an earlier snapshot may have to go on."""
         return any(self.next.values())
 
+    @property
+    def on_disk(self) -> int:
+        """Bytes of those there."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.arrow"))
+
     def size(self, table: str) -> int:
         """Rows of a table so far."""
         return self.written[table] + self._buffers[table].size

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from infra.benchmark import Points
+from infra.heap import give_back
 from infra.result_header import VERSION, Header, LedgerError, identity
 from infra.result_parts import TABLES, Columns, Parts, rows_of
 from infra.result_tables import Words, write_all
@@ -31,6 +32,8 @@ from schemas.errors import UserError
 from schemas.frames import Ints, Names
 from schemas.identity import iso
 from schemas.units import to_usd
+
+MAPPED_BYTES = 64 << 20  # of parts that come back into memory beside what the chunks of bars took: then that goes
 
 State = dict[str, Any]
 
@@ -241,6 +244,8 @@ class Recorder:
         from risk import report
 
         self._parts.flush()
+        if self._parts.on_disk > MAPPED_BYTES:
+            give_back()
         summary = self._totals.summary(self.header, self.rows, self._parts.written, self._names)
         run = self._work / "run"
         shutil.rmtree(run, ignore_errors=True)

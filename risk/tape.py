@@ -31,9 +31,9 @@ _DTYPES = tuple(dtype_of(row) for row in _ROWS)
 
 
 def blank(slices: int, events: int) -> Tape:
-    """Empty tables for so many slices and events."""
+    """Tables for so many slices and events; what lies in rows that are not written means nothing."""
     sizes = (slices, *(events for _ in _ROWS[1:]))
-    tables = [np.zeros(n, dtype) for n, dtype in zip(sizes, _DTYPES, strict=True)]
+    tables = [np.empty(n, dtype) for n, dtype in zip(sizes, _DTYPES, strict=True)]
     return Tape._make([*tables, np.zeros(len(_ROWS), np.int64)])
 
 
@@ -42,7 +42,7 @@ def longer(tape: Tape, symbols: int) -> Tape:
     size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))
     tables = []
     for rows, written in zip(tape[1:-1], tape.written[1:], strict=True):
-        more = np.zeros(size, rows.dtype)
+        more = np.empty(size, rows.dtype)
         more[:written] = rows[:written]
         tables.append(more)
     return Tape._make([tape.equity, *tables, tape.written])

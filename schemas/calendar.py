@@ -197,29 +197,35 @@ class Calendar:
         return found
 
     def _slices(self, first: int, last: int, after: int, upto: int) -> Slices:
-        index, session = np.arange(first, last), self._sessions_of(first, last + 1)
-        own, following = session[:-1], session[1:]
-        minute = self._minute_of(index, own)
-        # Of the next slice; in the same session it begins where this one ends.
-        next_begin = np.where(own == following, minute, self._open_minute[following])
-        left = self._first[own + 1] - index
-        phase = np.full(index.size, Phase.MIDDLE, np.int8)
-        phase[left == 2], phase[left == 1] = Phase.EVE, Phase.LAST
+        # Session by session: what is looked up for each slice takes three times as long.
+        begin, end = bisect_right(self._first_list, first) - 1, bisect_left(self._first_list, last)
+        own, following = slice(begin, end), slice(begin + 1, end + 1)
+        lengths = np.diff(self._first[begin : end + 1].clip(first, last))
+        minute = np.arange(first + 1, last + 1)
+        minute += np.repeat(self._before_first[own] - self._first[own], lengths)
+        minute *= self.timeframe
+        to_close = np.repeat(self._close_minute[own], lengths)
+        np.minimum(minute, to_close, out=minute)
+        to_close -= minute
+        ts = minute * NS_PER_MINUTE
+        ts += np.repeat(self._midnight[own], lengths)
+        lasts = self._first[following] - first - 1  # where the sessions' last slices stand
+        eves = lasts - 1
+        phase = np.full(minute.size, Phase.MIDDLE, np.int8)
+        phase[eves[(eves >= 0) & (eves < phase.size)]] = Phase.EVE
+        ends = lasts[lasts < phase.size]
+        phase[ends] = Phase.LAST  # of a session of one slice, too
+        # The next slice begins with its session.
+        to_close[ends] = (self._close_minute[following] - self._open_minute[following])[: ends.size]
         return Slices(
             after=after,
             upto=upto,
-            ts=self._midnight[own] + minute * NS_PER_MINUTE,
-            session=self.sessions[own],
+            ts=ts,
+            session=np.repeat(self.sessions[own], lengths),
             minute=minute.astype(np.int32),
-            to_close=(self._close_minute[following] - next_begin).astype(np.int32),
+            to_close=to_close.astype(np.int32),
             phase=phase,
         )
-
-    def _sessions_of(self, first: int, last: int) -> Longs:
-        """Which session each slice `first <= index < last` belongs to; a search for each would take far longer."""
-        begin, end = bisect_right(self._first_list, first) - 1, bisect_left(self._first_list, last)
-        edges = self._first[begin : end + 1].clip(first, last)
-        return np.repeat(np.arange(begin, end), np.diff(edges))
 
     def ends_at(self, index: Longs) -> Longs:
         """Ends of slices by their places, UTC ns."""

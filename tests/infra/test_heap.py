@@ -65,3 +65,31 @@ def test_arrow_allocates_there_too_unless_the_environment_says_otherwise(entry):
     ask = f"import {entry}, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
     assert told(ask) == "system"
     assert told(ask, ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "mimalloc"
+
+
+GIVEN = """
+import ctypes
+from pathlib import Path
+from infra.heap import give_back, keep_freed
+
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+keep_freed()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+pieces = [library.malloc(100_000) for _ in range(201)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 100_000)
+for piece in pieces[:-1]:
+    library.free(piece)
+before = resident()
+give_back()
+print(before - resident() > 15_000_000)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+def test_what_is_kept_can_be_given_back_though_something_lies_behind_it():
+    assert told(GIVEN) == "True"

@@ -1,6 +1,7 @@
 """A worker's thread holds one state from its source's first part on, whatever the source is."""
 
 import ctypes
+import sys
 from collections import defaultdict
 from contextlib import nullcontext
 from threading import get_ident
@@ -15,7 +16,7 @@ from infra.bars import open_bars
 from infra.ranges import RangeSource
 from infra.tail import TailSource
 from infra.topics import Topic, create_topics
-from infra.worker_thread import keep_state
+from infra.worker_thread import keep_state, waking_seldom
 from tests.infra.logkit import fill
 
 BARS = "synthetic:symbols=9,days=2,seed=3,timeframe=30m"
@@ -88,3 +89,14 @@ def test_twice_is_harmless():
     first = state_number()
     keep_state()
     assert state_number() == first
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl")
+def test_who_wakes_seldom_does_so_for_a_while():
+    def slack():
+        return ctypes.CDLL(None).prctl(30, 0)  # PR_GET_TIMERSLACK
+
+    before = slack()
+    with waking_seldom():
+        assert slack() == 10_000_000
+    assert slack() == before
