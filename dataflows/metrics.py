@@ -84,7 +84,8 @@ def benchmark_of(path: Path) -> Curve:
 
 
 def _use(run: Path, curve: Curve, held: Mapping[str, Any]) -> dict[str, float]:
-    return curves.use_of_capital(curve, held, _columns(run / "fills.parquet", ["ts", "qty", "price"]))
+    turned = curves.traded(curve.days, _columns(run / "fills.parquet", ["ts", "qty", "price"]))
+    return curves.use_of_capital(curve, held, turned)
 
 
 def _beside(curve: Curve, other: Curve, file: Path, benchmark: Path, risk_free: float) -> Answer:

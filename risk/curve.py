@@ -6,6 +6,7 @@ total return is the run's own. `docs/statistics.md` has the formulas.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from operators.kernel import kernel
 from risk import performance as perf
 from risk.performance import Trades
-from schemas.calendar import exchange_dates
+from schemas.calendar import dates_within
 from schemas.frames import Floats, Longs
 
 MONTH, QUARTER = 21, 63  # trading days
@@ -141,13 +142,17 @@ def shared(of: Curve, other: Curve) -> tuple[Floats, Floats]:
 
 def run_curve(equity: Mapping[str, Any], initial_cash: float) -> Curve:
     """The curve of a run's equity table."""
-    return curve(exchange_dates(equity["ts"]), equity["equity"], initial_cash)
+    (days, ends), values = dates_within(equity["ts"]), equity["equity"]
+    return Curve(np.concatenate([[initial_cash], values]), values.size, days, values[ends - 1], initial_cash)
 
 
-def use_of_capital(of: Curve, equity: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, float]:
-    """How much of a run's equity was held and traded: `turnover`, `exposure`, `time_in_market`."""
+def use_of_capital(of: Curve, equity: Mapping[str, Any], turned: Floats) -> dict[str, float]:
+    """How much of a run's equity was held and traded: `turnover`, `exposure`, `time_in_market`.
+
+    `turned` is what was `traded`.
+    """
     return {
-        "turnover": perf.turnover(traded(of.days, fills), of.closes),
+        "turnover": perf.turnover(turned, of.closes),
         "exposure": perf.exposure(equity["exposure"], equity["equity"]),
         "time_in_market": perf.time_in_market(equity["exposure"]),
     }
@@ -155,8 +160,22 @@ def use_of_capital(of: Curve, equity: Mapping[str, Any], fills: Mapping[str, Any
 
 def traded(days: Longs, fills: Mapping[str, Any]) -> Floats:
     """Value bought and sold on each of these dates, USD."""
-    place = np.searchsorted(days, exchange_dates(fills["ts"]))
-    return np.bincount(place, fills["qty"] * fills["price"], days.size).astype(np.float64, copy=False)
+    (own, ends), sums = dates_within(fills["ts"]), np.zeros(days.size)
+    qty, price = (
+        np.require(fills[name], kind, ["C", "W"]) for name, kind in (("qty", np.int64), ("price", np.float64))
+    )
+    add_up(qty, price, ends, np.searchsorted(days, own), sums)
+    return sums
+
+
+@kernel
+def add_up(qty: Longs, price: Floats, ends: Longs, place: Longs, sums: Floats) -> None:
+    """Add values to the sums at these places, in their order; each place takes those up to its end."""
+    begin = 0
+    for k in range(ends.size):
+        for i in range(begin, ends[k]):
+            sums[place[k]] += qty[i] * price[i]
+        begin = ends[k]
 
 
 def trades_of(table: Mapping[str, Any]) -> Trades:
@@ -218,11 +237,13 @@ def falls(points: Floats, places: Longs, depth: Floats) -> int:
 
 def monthly_returns(of: Curve) -> dict[tuple[int, int], float]:
     """Compounded daily returns by (year, month); months without a return are not there."""
+    returns = of.returns
     months = of.return_days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+    edges = [0, *(np.flatnonzero(np.diff(months)) + 1).tolist(), months.size]
     found = {}
-    for month in np.unique(months).tolist():
-        key = (_EPOCH_YEAR + month // 12, month % 12 + 1)
-        found[key] = perf.total_return(of.returns[months == month])
+    for begin, end in pairwise(edges if months.size else ()):
+        month = int(months[begin])
+        found[_EPOCH_YEAR + month // 12, month % 12 + 1] = perf.total_return(returns[begin:end])
     return found
 
 

@@ -10,13 +10,14 @@ QuantConnect LEAN (Common/Statistics), which compounds means to annual performan
 textbook multiplies them, and has conventions of its own (mostly 0.0) for what is undefined.
 """
 
+import math
 from statistics import NormalDist
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from operators.kernel import kernel
-from schemas.frames import Bools, Floats, Longs
+from schemas.frames import Floats, Longs
 from schemas.units import NS_PER_SECOND
 
 DAYS = 252  # trading days in a year
@@ -29,6 +30,7 @@ Tail: TypeAlias = Literal["normal", "historical"]
 _NAN = float("nan")
 _NORMAL = NormalDist()
 _ROUNDING = 1e-14  # a deviation so small beside what was measured is one of arithmetic
+_MANY, _EVERY, _ASIDE = 1 << 14, 64, 50  # values worth a sample of each so many, and a range of so many to each side
 _CVAR_LEAST = 30  # returns; below, the tail is the normal distribution's
 
 
@@ -49,7 +51,7 @@ def curve_of(returns: Floats, start: float = 1.0) -> Floats:
 
 def total_return(returns: Floats) -> float:
     """product(1 + r) - 1, a fraction."""
-    return float(np.prod(1.0 + returns)) - 1.0 if returns.size else _NAN
+    return float(np.multiply.reduce(1.0 + returns)) - 1.0 if returns.size else _NAN
 
 
 def cagr(returns: Floats, periods: float = DAYS) -> float:
@@ -67,7 +69,7 @@ def annual_performance(returns: Floats, periods: float = DAYS) -> float:
 
     It compounds the arithmetic mean, so it lies above `cagr` the more the returns vary.
     """
-    return _compounded(float(returns.mean()), periods) if returns.size else _NAN
+    return _compounded(_mean(returns), periods) if returns.size else _NAN
 
 
 def annual_variance(returns: Floats, periods: float = DAYS, form: Form = "textbook") -> float:
@@ -77,7 +79,7 @@ def annual_variance(returns: Floats, periods: float = DAYS, form: Form = "textbo
 
 def annual_volatility(returns: Floats, periods: float = DAYS, form: Form = "textbook") -> float:
     """Sample standard deviation x sqrt(periods); LEAN's "annual standard deviation"."""
-    return float(np.sqrt(annual_variance(returns, periods, form)))
+    return math.sqrt(annual_variance(returns, periods, form))
 
 
 # Reward for risk.
@@ -91,7 +93,7 @@ def sharpe(returns: Floats, risk_free: float = RISK_FREE, periods: float = DAYS,
     """
     if form == "lean":
         return _ratio(annual_performance(returns, periods) - risk_free, annual_volatility(returns, periods), form)
-    return observed_sharpe(returns, risk_free / periods) * float(np.sqrt(periods))
+    return observed_sharpe(returns, risk_free / periods) * math.sqrt(periods)
 
 
 def observed_sharpe(returns: Floats, risk_free_per_sample: float = 0.0) -> float:
@@ -109,15 +111,18 @@ def sortino(returns: Floats, risk_free: float = RISK_FREE, periods: float = DAYS
         downside = annual_volatility(returns[returns < 0], periods)
         return _ratio(annual_performance(returns, periods) - risk_free, downside, form)
     excess = returns - risk_free / periods
-    return _ratio(_mean(excess), _downside(excess)) * float(np.sqrt(periods))
+    return _ratio(_mean(excess), _downside(excess)) * math.sqrt(periods)
 
 
 def rolling_sharpe(returns: Floats, window: int, risk_free: float = RISK_FREE, periods: float = DAYS) -> Floats:
     """The textbook's `sharpe` of every `window` consecutive returns, at least two, the first one at index 0."""
     windows = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(returns, window))
-    deviation, size = np.std(windows, axis=1, ddof=1), np.abs(windows).max(axis=1)
+    mean = np.add.reduce(windows, axis=1) / window
+    off = windows - mean[:, None]
+    deviation = np.sqrt(np.add.reduce(off * off, axis=1) / (window - 1))
+    size = np.maximum.reduce(np.abs(windows), axis=1)
     deviation[deviation <= _ROUNDING * np.maximum(size, 1.0)] = _NAN
-    ratios: Floats = (windows.mean(axis=1) - risk_free / periods) / deviation * np.sqrt(periods)
+    ratios: Floats = (mean - risk_free / periods) / deviation * np.sqrt(periods)
     return ratios
 
 
@@ -137,7 +142,7 @@ def probabilistic_sharpe(
     of a normal distribution is 3. LEAN puts the *excess* kurtosis into the same place; it is 0.0 where
     sigma is undefined, and 0.5 where it is zero.
     """
-    target = 1.0 / float(np.sqrt(periods)) if benchmark_sharpe is None else benchmark_sharpe
+    target = 1.0 / math.sqrt(periods) if benchmark_sharpe is None else benchmark_sharpe
     observed = observed_sharpe(returns, risk_free_per_sample)
     skew, kurtosis = _skewness(returns), _excess_kurtosis(returns) + (0.0 if form == "lean" else 3.0)
     spread = 1.0 - skew * observed + (kurtosis - 1.0) / 4.0 * observed**2
@@ -160,13 +165,38 @@ def drawdowns(equity: Floats) -> Floats:
 
 
 def max_drawdown(equity: Floats) -> float:
-    """The deepest fall from a peak, a positive fraction. LEAN rounds the same to three decimals."""
-    return float(drawdowns(equity).max()) if equity.size else _NAN
+    """The highest of `drawdowns`, a positive fraction. LEAN rounds the same to three decimals."""
+    return float(deepest_fall(np.require(equity, np.float64, ["C", "W"]))) if equity.size else _NAN
+
+
+@kernel
+def deepest_fall(equity: Floats) -> float:
+    """The fall of each peak's lowest sample, which is its deepest; NaN where a peak is not above zero or is none."""
+    peak, low, deepest = equity[0], equity[0], 0.0
+    for i in range(equity.size):
+        if equity[i] <= peak:
+            low = min(low, equity[i])
+        else:
+            deepest = higher(deepest, (peak - low) / peak)
+            peak = low = equity[i]
+            if np.isnan(peak):
+                break
+    return higher(deepest, (peak - low) / peak) if equity[0] > 0 else np.nan
 
 
 def max_drawdown_duration(equity: Floats) -> int:
     """The longest stretch of consecutive samples below the peak; one that has not ended counts too."""
-    return _longest(equity < np.maximum.accumulate(equity))
+    return int(longest_fall(np.require(equity, np.float64, ["C", "W"]))) if equity.size else 0
+
+
+@kernel
+def longest_fall(equity: Floats) -> int:
+    """How many samples in a row are below the highest before them, at most."""
+    peak, longest, since = equity[0], 0, 0
+    for i in range(equity.size):
+        if not equity[i] < peak:
+            peak, longest, since = higher(peak, equity[i]), max(longest, i - since), i + 1
+    return max(longest, equity.size - since)
 
 
 def max_drawdown_recovery_days(equity: Floats, days: Floats) -> float:
@@ -270,7 +300,7 @@ def value_at_risk(returns: Floats, confidence: float = 0.95, form: Tail = "norma
     the quantile of the returns themselves, between two of them in proportion.
     """
     if form == "historical":
-        return float(np.quantile(returns, 1.0 - confidence)) if returns.size else _NAN
+        return quantile(returns, 1.0 - confidence) if returns.size else _NAN
     return _mean(returns) + _NORMAL.inv_cdf(1.0 - confidence) * _deviation(returns)
 
 
@@ -289,9 +319,43 @@ def cvar(returns: Floats, confidence: float = 0.95) -> float:
     """
     rest = 1.0 - confidence
     if returns.size >= _CVAR_LEAST:
-        bound = np.quantile(returns, rest)
-        return -float(returns[returns <= bound].mean()) if np.isfinite(bound) else _NAN
+        bound = quantile(returns, rest)
+        return -_mean(returns[returns <= bound]) if math.isfinite(bound) else _NAN
     return _deviation(returns) * _NORMAL.pdf(_NORMAL.inv_cdf(rest)) / rest
+
+
+def quantile(values: Floats, share: float) -> float:
+    """As `np.quantile`, bit for bit: between two values in proportion, NaN where one is NaN.
+
+    That one takes its array through some twenty calls, which for the returns of a year is most of the work.
+    """
+    place = (values.size - 1) * share
+    at = int(place)
+    some, less = _around(values, at)
+    rest = np.partition(some, at - less)[at - less :]
+    if math.isnan(_most(values)):
+        return _NAN
+    below = float(rest[0])
+    above = float(np.minimum.reduce(rest[1:])) if rest.size > 1 else below
+    if not below or not above:  # of two zeros it is numpy's way that decides which one stands there
+        return float(np.quantile(values, share))
+    step, part = above - below, place - at
+    return above - step * (1.0 - part) if part >= 0.5 else below + step * part
+
+
+def _around(values: Floats, at: int) -> tuple[Floats, int]:
+    """The few of many values that are near the one at this place of their order, and how many are less than these.
+
+    A sample tells between which two they lie; where that is not so, or values are few, these are all of them.
+    """
+    sample = np.sort(values[::_EVERY]) if values.size >= _MANY else values[:0]
+    first, last = at // _EVERY - _ASIDE, at // _EVERY + _ASIDE
+    low = sample[first] if 0 <= first < sample.size else -math.inf
+    high = sample[last] if last < sample.size else math.inf
+    if low == -math.inf and high == math.inf:
+        return values, 0
+    less, some = int(np.count_nonzero(values < low)), values[(values >= low) & (values <= high)]
+    return (some, less) if less <= at < less + some.size - 1 else (values, 0)
 
 
 # Use of capital.
@@ -383,8 +447,9 @@ def trade_statistics(trades: Trades, form: Form = "textbook") -> dict[str, float
 
 def both_forms(trades: Trades) -> tuple[dict[str, float], dict[str, float]]:
     """`trade_statistics` of the textbook and of LEAN."""
-    book = _measured(trades)
-    downside = _deviation(trades.pnl[trades.pnl <= 0], of_money=True)
+    won, lost = _parted(trades)
+    book = _measured(trades, won, lost)
+    downside = _deviation(lost.pnl, of_money=True)
     of_losses = {
         "profit_loss_downside_deviation": downside,
         "sortino_ratio": _ratio(book["average_profit_loss"], downside),
@@ -392,12 +457,44 @@ def both_forms(trades: Trades) -> tuple[dict[str, float], dict[str, float]]:
     return book, _as_lean(book | of_losses)
 
 
-def _measured(trades: Trades) -> dict[str, float]:
+class _Side(NamedTuple):
+    """The trades that were won, or those that were not, in their order."""
+
+    pnl: Floats
+    seconds: Floats
+    in_a_row: int  # at most
+
+
+def _parted(trades: Trades) -> tuple[_Side, _Side]:
+    """The won and the lost ones."""
+    room, counts = np.empty((4, trades.size)), np.zeros(4, np.int64)
+    lasted = np.require(trades.exit_ts - trades.entry_ts, np.int64, ["C", "W"])
+    part(np.require(trades.pnl, np.float64, ["C", "W"]), lasted, room, counts)
+    won, lost, won_in_a_row, lost_in_a_row = counts.tolist()
+    return _Side(room[0, :won], room[1, :won], won_in_a_row), _Side(room[2, :lost], room[3, :lost], lost_in_a_row)
+
+
+@kernel
+def part(pnl: Floats, lasted: Longs, room: Floats, counts: Longs) -> None:
+    """Profits and seconds of the won and of the lost; how many these are, and how many in a row at most.
+
+    Each is written to both sides, and counts on one: there is nothing to guess.
+    """
+    won = lost = won_in_a_row = lost_in_a_row = since_won = since_lost = 0
+    for i in range(pnl.size):
+        seconds = lasted[i] / NS_PER_SECOND
+        room[0, won], room[1, won], room[2, lost], room[3, lost] = pnl[i], seconds, pnl[i], seconds
+        wins, loses = pnl[i] > 0, pnl[i] <= 0
+        won, lost = won + wins, lost + loses
+        since_won, since_lost = (since_won + 1) * wins, (since_lost + 1) * loses
+        won_in_a_row, lost_in_a_row = max(won_in_a_row, since_won), max(lost_in_a_row, since_lost)
+    counts[0], counts[1], counts[2], counts[3] = won, lost, won_in_a_row, lost_in_a_row
+
+
+def _measured(trades: Trades, wins: _Side, losses: _Side) -> dict[str, float]:
     pnl, number = trades.pnl, trades.size
-    wins, losses = pnl > 0, pnl <= 0
-    gains, pains = pnl[wins], pnl[losses]
+    gains, pains = wins.pnl, losses.pnl
     won, lost = gains.size, pains.size
-    seconds: Floats = (trades.exit_ts - trades.entry_ts) / NS_PER_SECOND
     total, profit, loss = float(pnl.sum()), float(gains.sum()), float(pains.sum())
     mean, gain, pain = _mean(pnl), _mean(gains), _mean(pains)
     deviation = _deviation(pnl, of_money=True)
@@ -419,11 +516,11 @@ def _measured(trades: Trades) -> dict[str, float]:
         "average_profit": gain,
         "average_loss": pain,
         "average_trade_return": _mean(pnl / trades.cost),
-        "average_trade_duration_seconds": _mean(seconds),
-        "average_winning_trade_duration_seconds": _mean(seconds[wins]),
-        "average_losing_trade_duration_seconds": _mean(seconds[losses]),
-        "max_consecutive_winning_trades": float(_longest(wins)),
-        "max_consecutive_losing_trades": float(_longest(losses)),
+        "average_trade_duration_seconds": _mean((trades.exit_ts - trades.entry_ts) / NS_PER_SECOND),
+        "average_winning_trade_duration_seconds": _mean(wins.seconds),
+        "average_losing_trade_duration_seconds": _mean(losses.seconds),
+        "max_consecutive_winning_trades": float(wins.in_a_row),
+        "max_consecutive_losing_trades": float(losses.in_a_row),
         "profit_loss_ratio": _ratio(gain, abs(pain)),
         "win_loss_ratio": _ratio(won, lost),
         "win_rate": rate,
@@ -533,12 +630,15 @@ def legacy_names(
 # Parts.
 
 
+# The same sums as numpy's own `mean` and `std` without their wrappers, most of the time where it is a year's returns.
+
+
 def _mean(values: Floats) -> float:
-    return float(values.mean()) if values.size else _NAN
+    return float(np.add.reduce(values)) / values.size if values.size else _NAN
 
 
 def _most(values: Floats) -> float:
-    return float(values.max()) if values.size else _NAN
+    return float(np.maximum.reduce(values)) if values.size else _NAN
 
 
 def _ratio(above: float, below: float, form: Form = "textbook") -> float:
@@ -568,18 +668,19 @@ def _deviation(values: Floats, of_money: bool = False) -> float:
     """
     if values.size < 2:
         return _NAN
-    deviation = float(np.std(values, ddof=1))
-    size = float(np.abs(values).max())
+    off = values - _mean(values)
+    deviation = math.sqrt(float(np.add.reduce(off * off)) / (values.size - 1))
+    size = _most(np.abs(values))
     return 0.0 if deviation <= _ROUNDING * (size if of_money else max(size, 1.0)) else deviation
 
 
 def _downside(values: Floats) -> float:
     """sqrt(mean(min(x, 0)^2)), over all values."""
-    return float(np.sqrt(np.mean(np.minimum(values, 0.0) ** 2))) if values.size else _NAN
+    return math.sqrt(_mean(np.minimum(values, 0.0) ** 2)) if values.size else _NAN
 
 
 def _covariance(x: Floats, y: Floats) -> float:
-    return float(((x - x.mean()) * (y - y.mean())).sum()) / (x.size - 1) if x.size > 1 else _NAN
+    return float(np.add.reduce((x - _mean(x)) * (y - _mean(y)))) / (x.size - 1) if x.size > 1 else _NAN
 
 
 def _skewness(values: Floats) -> float:
@@ -587,8 +688,8 @@ def _skewness(values: Floats) -> float:
     n, deviation = values.size, _deviation(values)
     if n < 3 or not deviation:
         return _NAN
-    z = (values - values.mean()) / deviation
-    return float((z**3).sum()) * n / ((n - 1) * (n - 2))
+    z = (values - _mean(values)) / deviation
+    return float(np.add.reduce(z**3)) * n / ((n - 1) * (n - 2))
 
 
 def _excess_kurtosis(values: Floats) -> float:
@@ -596,25 +697,9 @@ def _excess_kurtosis(values: Floats) -> float:
     n, deviation = values.size, _deviation(values)
     if n < 4 or not deviation:
         return _NAN
-    z = (values - values.mean()) / deviation
-    first = float((z**4).sum()) * n * (n + 1) / ((n - 1) * (n - 2) * (n - 3))
+    z = (values - _mean(values)) / deviation
+    first = float(np.add.reduce(z**4)) * n * (n + 1) / ((n - 1) * (n - 2) * (n - 3))
     return first - 3.0 * (n - 1) ** 2 / ((n - 2) * (n - 3))
-
-
-def _longest(flags: Bools) -> int:
-    """The longest run of true."""
-    return int(longest_run(flags))
-
-
-@kernel
-def longest_run(flags: Bools) -> int:
-    """How many in a row are true at most."""
-    longest, since = 0, 0
-    for i in range(flags.size):
-        if not flags[i]:
-            since = i + 1
-        longest = max(longest, i + 1 - since)
-    return longest
 
 
 def _same_size(x: Floats, y: Floats) -> None:

@@ -1,19 +1,23 @@
 """The report's charts: what plotly.js takes, as plain values."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from operators.kernel import kernel
-from risk.report_words import BLUE, GREEN, GREY, RED, groups, local, texts
-from schemas.frames import Floats, Longs
+from risk.performance import quantile
+from risk.report_json import either, local, phrases, rounded
+from risk.report_words import BLUE, GREEN, GREY, RED, Labels, groups
+from schemas.frames import Bools, Floats, Longs
 from schemas.units import NS_PER_DAY
 
 MOST_POINTS = 4_000  # of a curve; longer ones are thinned
 _BUCKETS = 600  # a thinned curve keeps first, last, lowest and highest of each; a chart is some 1,000 pixels wide
 _DOTS = 2_000  # trades in a scatter
 _EXTREMES = 50  # of these, the worst and the best at least
+_BINS = 41
 BARS = 12  # symbols at each end of the P&L chart
 
 Figure = dict[str, Any]
@@ -124,21 +128,45 @@ def capital(equity: Mapping[str, Any], days: Longs, turnover: Floats) -> Figure:
     }
 
 
-def trade_dots(trades: Mapping[str, Any], kept: Longs) -> Figure:
-    """Profit of the trades that are `kept` when they were closed."""
-    pnl = trades["pnl"]
-    return _dots(trades, kept, local(trades["exit_ts"][kept]), rounded(pnl[kept], 2)) | {
+class Dots(NamedTuple):
+    """Trades as dots, wherever a chart puts them."""
+
+    kept: Longs  # the trades that are drawn
+    worst: Longs  # among them, the worst first
+    best: Longs
+    texts: msgspec.Raw
+    colours: msgspec.Raw
+    note: str
+
+
+def dots(trades: Mapping[str, Any]) -> Dots:
+    """All trades, of which there must be one; of many some evenly through the run, the worst and the best."""
+    pnl, note = trades["pnl"], ""
+    worst, best = extremes(pnl, _EXTREMES)
+    kept = np.arange(pnl.size)
+    if pnl.size > _DOTS:
+        drawn = np.zeros(pnl.size, np.bool_)
+        for some in (np.linspace(0, pnl.size - 1, _DOTS).astype(np.int64), worst, best):
+            drawn[some] = True
+        kept = np.flatnonzero(drawn)
+        note = f"{kept.size:,} of {pnl.size:,}"
+    symbols, reasons = (Labels(trades[name].names, trades[name].place[kept]) for name in ("symbol", "exit_reason"))
+    return Dots(kept, worst, best, phrases(symbols, reasons), either(pnl[kept] > 0, GREEN, RED), note)
+
+
+def trade_dots(trades: Mapping[str, Any], drawn: Dots) -> Figure:
+    """Profit of trades when they were closed."""
+    x, y = local(trades["exit_ts"][drawn.kept]), rounded(trades["pnl"][drawn.kept], 2)
+    return _scatter(drawn, x, y, "%{text}<br>%{y:,.2f} USD<br>%{x}<extra></extra>") | {
         "layout": {"yaxis": {"title": {"text": "profit USD"}, "zeroline": True}, "xaxis": {"type": "date"}}
     }
 
 
-def excursion_dots(trades: Mapping[str, Any], kept: Longs) -> Figure:
-    """How far each of these trades went against us, and how far our way; per cent of the entry."""
-    against, ours = rounded(100 * trades["mae"][kept], 3), rounded(100 * trades["mfe"][kept], 3)
-    figure = _dots(trades, kept, against, ours)
-    figure["data"][0]["hovertemplate"] = "%{text}<br>worst %{x:.2f} %, best %{y:.2f} %<extra></extra>"
+def excursion_dots(trades: Mapping[str, Any], drawn: Dots) -> Figure:
+    """How far trades went against us, and how far our way; per cent of the entry."""
+    against, ours = (rounded(100 * trades[name][drawn.kept], 3) for name in ("mae", "mfe"))
     axis = {"ticksuffix": " %", "zeroline": True}
-    return figure | {
+    return _scatter(drawn, against, ours, "%{text}<br>worst %{x:.2f} %, best %{y:.2f} %<extra></extra>") | {
         "layout": {
             "xaxis": axis | {"title": {"text": "worst (MAE)"}},
             "yaxis": axis | {"title": {"text": "best (MFE)"}},
@@ -146,9 +174,7 @@ def excursion_dots(trades: Mapping[str, Any], kept: Longs) -> Figure:
     }
 
 
-def _dots(trades: Mapping[str, Any], kept: Longs, x: Any, y: list[float]) -> Figure:
-    pairs = zip(texts(trades["symbol"], kept), texts(trades["exit_reason"], kept), strict=True)
-    won, size = (trades["pnl"][kept] > 0).tolist(), trades["pnl"].size
+def _scatter(drawn: Dots, x: msgspec.Raw, y: msgspec.Raw, hover: str) -> Figure:
     return {
         "data": [
             {
@@ -156,33 +182,22 @@ def _dots(trades: Mapping[str, Any], kept: Longs, x: Any, y: list[float]) -> Fig
                 "mode": "markers",
                 "x": x,
                 "y": y,
-                "text": [f"{symbol} {reason}" for symbol, reason in pairs],
-                "marker": {
-                    "size": 5,
-                    "opacity": 0.6,
-                    "color": [GREEN if each else RED for each in won],
-                },
-                "hovertemplate": "%{text}<br>%{y:,.2f} USD<br>%{x}<extra></extra>",
+                "text": drawn.texts,
+                "marker": {"size": 5, "opacity": 0.6, "color": drawn.colours},
+                "hovertemplate": hover,
             }
         ],
-        "note": "" if kept.size == size else f"{kept.size:,} of {size:,}",
+        "note": drawn.note,
     }
-
-
-def sample(pnl: Floats) -> Longs:
-    """Trades to draw: all, or so many evenly through the run, and the extremes."""
-    if pnl.size <= _DOTS:
-        return np.arange(pnl.size)
-    evenly = np.linspace(0, pnl.size - 1, _DOTS).astype(np.int64)
-    return np.unique(np.concatenate([evenly, *extremes(pnl, _EXTREMES)]))
 
 
 def histogram(pnl: Floats) -> Figure:
     """The middle 99 % in bins of equal width; the tails are added to the outermost bins."""
-    low, high = np.quantile(pnl, [0.005, 0.995])
+    low, high = quantile(pnl, 0.005), quantile(pnl, 0.995)
     if not low < high:
         low, high = float(pnl.min()) - 0.5, float(pnl.max()) + 0.5
-    counts, edges = np.histogram(np.clip(pnl, low, high), bins=41, range=(low, high))
+    edges, counts = np.linspace(low, high, _BINS + 1), np.zeros(_BINS, np.int64)
+    count(np.require(pnl, np.float64, ["C", "W"]), edges, counts)
     middle = (edges[1:] + edges[:-1]) / 2
     return {
         "data": [
@@ -200,6 +215,20 @@ def histogram(pnl: Floats) -> Figure:
             "yaxis": {"title": {"text": "trades"}},
         },
     }
+
+
+@kernel
+def count(values: Floats, edges: Floats, counts: Longs) -> None:
+    """How many lie from each edge to the next, as `np.histogram` has it; those outside at the ends."""
+    last = counts.size - 1
+    width = (edges[counts.size] - edges[0]) / counts.size
+    for i in range(values.size):
+        k = int(min(max((values[i] - edges[0]) / width, 0.0), float(last)))
+        while k > 0 and values[i] < edges[k]:
+            k -= 1
+        while k < last and values[i] >= edges[k + 1]:
+            k += 1
+        counts[k] += 1
 
 
 def by_symbol(trades: Mapping[str, Any]) -> Figure:
@@ -239,41 +268,50 @@ def thinned(*curves: Floats, most: int = MOST_POINTS, buckets: int = _BUCKETS) -
     if size <= most:
         return np.arange(size)
     edges = np.linspace(0, size, buckets + 1).astype(np.int64)
-    kept = [edges[:-1], edges[1:] - 1]
+    kept = np.zeros(size, np.bool_)
     for curve in curves:
-        low, high = np.empty(buckets, np.int64), np.empty(buckets, np.int64)
-        reach(np.require(curve, np.float64, ["C", "W"]), edges, low, high)
-        kept += [low, high]
-    return np.unique(np.concatenate(kept))
+        reach(np.require(curve, np.float64, ["C", "W"]), edges, kept)
+    return np.flatnonzero(kept)
 
 
 @kernel
-def reach(curve: Floats, edges: Longs, low: Longs, high: Longs) -> None:
-    """Where the lowest and the highest value of each bucket stands first."""
-    for k in range(low.size):
-        low[k] = high[k] = edges[k]
+def reach(curve: Floats, edges: Longs, kept: Bools) -> None:
+    """Mark each bucket's ends, and where its lowest and its highest value stands first."""
+    for k in range(edges.size - 1):
+        low = high = edges[k]
+        lowest = highest = curve[low]
         for i in range(edges[k] + 1, edges[k + 1]):
-            if curve[i] < curve[low[k]]:
-                low[k] = i
-            if curve[i] > curve[high[k]]:
-                high[k] = i
+            if curve[i] < lowest:
+                low, lowest = i, curve[i]
+            if curve[i] > highest:
+                high, highest = i, curve[i]
+        kept[edges[k]] = kept[low] = kept[high] = kept[edges[k + 1] - 1] = True
 
 
 def extremes(values: Floats, most: int) -> tuple[Longs, Longs]:
     """Indices of the lowest values and of the highest, the extreme first; among equals the first is lower."""
-    last = min(most, values.size) - 1
-    ends = np.partition(values, [last, values.size - 1 - last])
-    low = np.flatnonzero(values <= ends[last])
-    high = np.flatnonzero(values >= ends[values.size - 1 - last])
-    worst = low[np.argsort(values[low], kind="stable")]
-    best = high[np.argsort(values[high], kind="stable")][::-1]
-    return worst[:most], best[:most]
+    low, high = np.empty((2, min(most, values.size)), np.int64)
+    find_ends(np.require(values, np.float64, ["C", "W"]), low, high)
+    return low, high
 
 
-def rounded(values: Floats, digits: int) -> list[float]:
-    """Plain numbers, as short as they may be; NaN is a gap in a line."""
-    numbers: list[float] = np.round(values, digits).tolist()
-    return numbers
+@kernel
+def find_ends(values: Floats, low: Longs, high: Longs) -> None:
+    """Put each value in its place among the ends so far, of which there are `low.size` at most."""
+    last = low.size - 1
+    for i in range(values.size):
+        if i <= last or values[i] < values[low[last]]:
+            k = min(i, last)
+            while k > 0 and values[low[k - 1]] > values[i]:
+                low[k] = low[k - 1]
+                k -= 1
+            low[k] = i
+        if i <= last or values[i] >= values[high[last]]:
+            k = min(i, last)
+            while k > 0 and values[high[k - 1]] <= values[i]:
+                high[k] = high[k - 1]
+                k -= 1
+            high[k] = i
 
 
 def local_days(days: Longs, *, noon: bool = False) -> list[str]:

@@ -1,10 +1,9 @@
 """The page's numbers: all that `utp metrics` says of a run."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from html import escape
-
-import numpy as np
 
 from risk import curve
 from risk import performance as perf
@@ -12,13 +11,14 @@ from risk.curve import Curve
 from risk.report_run import Run
 from risk.report_words import clock, lasted, money, nothing, percent, ratio, section, table
 from schemas.calendar import exchange_dates
+from schemas.frames import Floats
 
 
-def statistics(run: Run, of: Curve | None) -> str:
-    """All of `utp metrics`, LEAN's form beside the textbook's where it is another."""
+def statistics(run: Run, of: Curve | None, turned: Floats | None) -> str:
+    """All of `utp metrics`, LEAN's form beside the textbook's where it is another; `turned` is what was traded."""
     parts = []
-    if of is not None and of.returns.size:
-        found = curve.performance(of) | curve.use_of_capital(of, run.equity, run.fills)
+    if of is not None and turned is not None and of.returns.size:
+        found = curve.performance(of) | curve.use_of_capital(of, run.equity, turned)
         parts.append(("The curve", _numbers(found)))
         if run.benchmark is not None:
             other = curve.of_levels(exchange_dates(run.benchmark["ts"]), run.benchmark["value"])
@@ -38,7 +38,7 @@ def statistics(run: Run, of: Curve | None) -> str:
 
 
 def _same(x: float, y: float) -> bool:
-    return x == y or (np.isnan(x) and np.isnan(y))
+    return x == y or (math.isnan(x) and math.isnan(y))
 
 
 def _numbers(found: Mapping[str, float]) -> list[list[str]]:
@@ -85,7 +85,7 @@ def _value(name: str, value: float | None) -> str:
     """In the unit that its name tells."""
     if value is None:
         return ""
-    return _unit(name)(value) if np.isfinite(value) else "–"
+    return _unit(name)(value) if math.isfinite(value) else "–"
 
 
 @cache

@@ -1,17 +1,16 @@
 """Small pieces of the report: numbers, times and words as text, rows as tables."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from html import escape
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from operators.kernel import kernel
-from risk.order_ids import STAMP, Bytes, write_stamp
-from schemas.calendar import NEW_YORK, on_the_clock
+from schemas.calendar import NEW_YORK
 from schemas.frames import Codes, Floats, Ints, Longs
 from schemas.units import NS_PER_DAY, NS_PER_MINUTE, NS_PER_SECOND
 
@@ -28,13 +27,23 @@ class Labels(NamedTuple):
 
 
 def groups(labels: Labels, *values: Floats) -> list[tuple[Any, ...]]:
-    """A name and its values, of each column; names in alphabetical order."""
-    order = np.argsort(labels.place.astype(np.int16) if len(labels.names) < 1 << 15 else labels.place, kind="stable")
-    sizes = np.bincount(labels.place, minlength=len(labels.names))
-    ends = np.cumsum(sizes)
-    some = [(labels.names[k], int(ends[k] - sizes[k]), int(ends[k])) for k in np.flatnonzero(sizes).tolist()]
-    columns = [column[order] for column in values]
-    return [(name, *(column[begin:end] for column in columns)) for name, begin, end in sorted(some)]
+    """A name and its values, of each column, in their order; names in alphabetical order."""
+    place = np.require(labels.place, np.int32, ["C", "W"])
+    ends = np.cumsum(np.bincount(place, minlength=len(labels.names)))
+    begins = np.append(0, ends[:-1])
+    columns = [np.empty(place.size) for _ in values]
+    for column, own in zip(columns, values, strict=True):
+        deal(place, np.require(own, np.float64, ["C", "W"]), begins.copy(), column)
+    some = zip(labels.names, begins.tolist(), ends.tolist(), strict=True)
+    return [(name, *(column[begin:end] for column in columns)) for name, begin, end in sorted(some) if begin < end]
+
+
+@kernel
+def deal(place: Ints, values: Floats, begins: Longs, dealt: Floats) -> None:
+    """Each value behind those of its place; `begins` moves on."""
+    for i in range(place.size):
+        dealt[begins[place[i]]] = values[i]
+        begins[place[i]] += 1
 
 
 def section(name: str, title: str, body: str, note: str = "") -> str:
@@ -117,14 +126,14 @@ def money(value: float, *, sign: bool = False) -> str:
 
 def percent(value: float | None, *, sign: bool = True) -> str:
     """A fraction as per cent; a dash where there is none."""
-    if value is None or not np.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "–"
     return (f"{value:+.2%}" if sign and value else f"{value:.2%}").replace("-", "−")
 
 
 def ratio(value: float | None, digits: int = 2) -> str:
     """A plain number; a dash where there is none."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}".replace("-", "−")
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}".replace("-", "−")
 
 
 def words(text: Any) -> str:
@@ -139,8 +148,7 @@ def _words(text: str) -> str:
 
 def texts(labels: Labels, rows: Longs) -> list[str]:
     """The words of some rows."""
-    names = [words(name) for name in labels.names]
-    return [names[place] for place in labels.place[rows].tolist()]
+    return [words(labels.names[place]) for place in labels.place[rows].tolist()]
 
 
 def plain(value: Any) -> str:
@@ -166,36 +174,10 @@ def facts(values: Mapping[str, Any], above: str = "") -> list[list[str]]:
     return rows
 
 
-def local(ts: Longs) -> msgspec.Raw:
-    """New York's clock, as a date axis takes it: a list of times, as JSON."""
-    text = np.empty((ts.size, len('"2024-01-02T15:00:00",')), np.uint8)
-    write_times(on_the_clock(ts), np.zeros(STAMP, np.uint8), text)
-    return msgspec.Raw(b"[%b]" % text.tobytes()[:-1])
-
-
-@kernel
-def write_times(shown: Longs, stamp: Bytes, text: Bytes) -> None:
-    """`"2024-01-02T15:00:00",` of each; `stamp` is room for the same without the marks."""
-    for i in range(shown.size):
-        write_stamp(stamp, shown[i] // NS_PER_SECOND)
-        text[i, 0] = ord('"')
-        at = 1
-        for k in range(STAMP):
-            if k in (4, 6):
-                text[i, at] = ord("-")
-                at += 1
-            if k in (11, 13):
-                text[i, at] = ord(":")
-                at += 1
-            text[i, at] = stamp[k]
-            at += 1
-        text[i, at], text[i, at + 1] = ord('"'), ord(",")
-
-
 def clock(ts: int) -> str:
     """New York's date and minute; a narrow page may break between them."""
-    there = datetime.fromtimestamp(ts // NS_PER_SECOND, NEW_YORK)
-    return f'<span class="when">{there:%Y-%m-%d}</span> {there:%H:%M}'
+    there = datetime.fromtimestamp(ts // NS_PER_SECOND, NEW_YORK).isoformat()
+    return f'<span class="when">{there[:10]}</span> {there[11:16]}'
 
 
 def lasted(span: float) -> str:

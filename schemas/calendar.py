@@ -39,9 +39,7 @@ def on_the_clock(ts: Longs) -> Longs:
     """What New York's clock shows at each instant, as if it were UTC, ns."""
     if not ts.size:
         return ts.copy()
-    first, last = int(ts.min()), int(ts.max())
-    years = np.array([first, last]).astype("M8[ns]").astype("M8[Y]").astype(np.int64) + 1970
-    since, offset = (np.concatenate(each) for each in zip(*map(_offsets, range(years[0], years[1] + 1)), strict=True))
+    since, offset = _changes(int(ts.min()), int(ts.max()))
     if bool((ts[1:] >= ts[:-1]).all()):
         shown = ts.copy()
         ends = np.append(np.searchsorted(ts, since[1:]), ts.size)
@@ -50,6 +48,28 @@ def on_the_clock(ts: Longs) -> Longs:
         return shown
     behind: Longs = ts + offset[np.searchsorted(since[1:], ts, side="right")]
     return behind
+
+
+def dates_within(ts: Longs) -> tuple[Longs, Longs]:
+    """The dates in New York of instants in order of time, each once, and how many instants there are up to its end."""
+    if not ts.size:
+        return ts.copy(), ts.copy()
+    first, last = exchange_dates(ts[[0, -1]]).tolist()
+    days = np.arange(first, last + 1)
+    midnights = (days + 1) * NS_PER_DAY  # the clock changes at another hour
+    since, offset = _changes(int(ts[0]), int(ts[-1]))
+    ends = np.searchsorted(ts, midnights - offset[np.searchsorted((since + offset)[1:], midnights)])
+    there = ends > np.append(0, ends[:-1])
+    return days[there], ends[there]
+
+
+def _changes(first: int, last: int) -> tuple[Longs, Longs]:
+    """`_offsets` of all years of UTC from one instant to another."""
+    years = [int(year) for year in np.array([first, last]).astype("M8[ns]").astype("M8[Y]").astype(np.int64) + 1970]
+    if years[0] == years[1]:
+        return _offsets(years[0])
+    since, offset = zip(*map(_offsets, range(years[0], years[1] + 1)), strict=True)
+    return np.concatenate(since), np.concatenate(offset)
 
 
 @cache

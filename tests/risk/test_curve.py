@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from risk import attribution, curve
 from risk import performance as perf
+from schemas.calendar import exchange_dates
 
 levels = st.lists(st.integers(1, 9).map(float), min_size=1, max_size=40).map(np.array)
 MONDAY = (date(2024, 1, 1) - date(1970, 1, 1)).days
@@ -60,6 +61,19 @@ def test_a_rolling_ratio_is_that_of_each_window(days, window):
     assert found[-1] == perf.sharpe(of.returns[-window:])
     assert found[0] == perf.sharpe(of.returns[:window])
     assert ends[-1] == of.days[-1]
+
+
+fills = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 10**6), st.integers(1, 10**6)), max_size=30)
+
+
+@given(rows=fills)
+def test_what_was_traded_is_summed_up_by_date_in_its_order(rows):
+    hours, qty, cents = (np.array(column) for column in zip(*sorted(rows), strict=True)) if rows else np.zeros((3, 0))
+    ts = (MONDAY * 24 + hours.astype(np.int64)) * 3600 * 10**9
+    days, price = np.arange(MONDAY - 1, MONDAY + 13), cents / 100
+    found = curve.traded(days, {"ts": ts, "qty": qty.astype(np.int64), "price": price})
+    wanted = np.bincount(np.searchsorted(days, exchange_dates(ts)), qty * price, days.size)
+    assert found.tolist() == wanted.tolist()
 
 
 ALPHAS = ["a", "b", "c"]

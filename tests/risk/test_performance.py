@@ -548,3 +548,67 @@ def test_the_currency_does_not_change_ratios_of_trades(pnl, scale):
         assert big[name] == close(scale * small[name])
     assert small["win_rate"] + small["loss_rate"] == close(1)
     assert small["expectancy"] * len(pnl) == close(sum(pnl))
+
+
+# Walks of our own beside numpy's.
+
+anything = st.one_of(
+    st.integers(-9, 9).map(float), st.floats(-1e6, 1e6), st.sampled_from([0.0, -0.0, math.nan, math.inf])
+)
+
+
+def same(x, y):
+    """Bit for bit, zeros' signs too; NaN is NaN."""
+    return (math.isnan(x) and math.isnan(y)) or (x == y and math.copysign(1, x) == math.copysign(1, y))
+
+
+@given(values=st.lists(anything, min_size=1, max_size=200), share=st.floats(0, 1))
+def test_a_quantile_is_numpys(values, share):
+    values = numbers(*values)
+    with np.errstate(all="ignore"):
+        assert same(perf.quantile(values, share), float(np.quantile(values, share)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.05, 0.5, 0.95, 0.995, 1.0])
+@pytest.mark.parametrize("kind", ["any", "few", "sorted", "periodic", "missing"])
+def test_a_quantile_of_many_is_numpys(share, kind):
+    values = np.random.default_rng(1).normal(size=1 << 15)
+    match kind:
+        case "few":
+            values = np.round(values)
+        case "sorted":
+            values.sort()
+        case "periodic":
+            values = np.tile(np.arange(64.0), 1 << 9)
+        case "missing":
+            values[7] = math.nan
+    assert same(perf.quantile(values, share), float(np.quantile(values, share)))
+
+
+@given(equity=st.lists(anything, max_size=60))
+def test_falls_are_those_from_the_highest_so_far(equity):
+    equity = numbers(*equity)
+    peak = np.maximum.accumulate(equity)
+    below = "".join("x" if low else " " for low in equity < peak)
+    assert perf.max_drawdown_duration(equity) == max(map(len, below.split(" ")))
+    if equity.size:
+        with np.errstate(all="ignore"):
+            assert same(perf.max_drawdown(equity), float(perf.drawdowns(equity).max()))
+
+
+@given(values=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=300))
+def test_means_and_deviations_are_numpys(values):
+    values = numbers(*values)
+    assert perf._mean(values) == values.mean()
+    assert perf._deviation(values) in (np.std(values, ddof=1), 0.0)
+
+
+@given(rows=st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 9)), max_size=40))
+def test_trades_are_parted_in_their_order(rows):
+    pnl, seconds = (numbers(*column) for column in zip(*rows, strict=True)) if rows else (NOTHING, NOTHING)
+    made = made_up(pnl)
+    made = made._replace(exit_ts=made.entry_ts + seconds.astype(np.int64) * NS_PER_SECOND)
+    for side, own in zip(perf._parted(made), (pnl > 0, pnl <= 0), strict=True):
+        assert side.pnl.tolist() == pnl[own].tolist()
+        assert side.seconds.tolist() == seconds[own].tolist()
+        assert side.in_a_row == max(map(len, "".join("x" if each else " " for each in own).split(" ")))

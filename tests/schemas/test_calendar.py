@@ -12,7 +12,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.calendar import DAY, NEW_YORK, TIMEFRAMES, Calendar, on_the_clock, timeframe_name
+from schemas.calendar import (
+    DAY,
+    NEW_YORK,
+    TIMEFRAMES,
+    Calendar,
+    dates_within,
+    exchange_dates,
+    on_the_clock,
+    timeframe_name,
+)
 from schemas.events import Phase
 from schemas.frames import Slices
 from schemas.units import NS_PER_SECOND
@@ -257,3 +266,12 @@ def test_the_clock_is_new_yorks_in_any_order(hours, past, rise):
     ts = np.array(sorted(hours) if rise else hours, np.int64) * HOUR + past
     offsets = [datetime.fromtimestamp(hour * 3600, NEW_YORK).utcoffset().total_seconds() for hour in ts // HOUR]
     assert (on_the_clock(ts) - ts).tolist() == [int(offset) * 10**9 for offset in offsets]
+
+
+@given(hours=st.lists(st.integers(175_320, 700_000), max_size=30), past=st.integers(0, HOUR - 1), near=st.booleans())
+def test_dates_within_are_those_of_each_instant(hours, past, near):
+    ts = np.array(sorted(480_000 + hour % 1000 if near else hour for hour in hours), np.int64) * HOUR + past
+    days, ends = dates_within(ts)
+    assert np.repeat(days, np.diff(ends, prepend=0)).tolist() == exchange_dates(ts).tolist()
+    assert (np.diff(days) > 0).all()
+    assert (np.diff(ends, prepend=0) > 0).all()
