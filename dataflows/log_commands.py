@@ -104,6 +104,7 @@ def replay(
     chosen = list(dead_letters.letters(where)) if everything else [dead_letters.find(where, dlq_id)]
     for done in dead_letters.replay(where, chosen):
         typer.echo(f"{done.dlq_id[:8]} -> {done.topic}")
+    typer.echo(f"{len(chosen)} dead letters put back")
 
 
 def _shown(one: Any, whole: bool = False) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataflows.sources import open_source
 from infra import log_bars, slice_log
 from infra.bars import open_bars
 from infra.gated_sink import ID
-from infra.kafka import Cluster, wait_for
+from infra.kafka import TS, Cluster, bounds, records, wait_for
 from infra.reference import Files
 from infra.settings import Settings
 from infra.topics import create_topics
@@ -73,6 +73,30 @@ def test_a_dataset_of_the_log_is_that_of_its_archive_and_of_the_file(log, tmp_pa
     assert 100 < len(part) < len(of_log)
     assert same(part, built(str(tmp_path), first, last))
     assert not same(part, built(SPEC, first, last - 60 * 60 * 10**9))
+
+
+def test_what_nobody_can_use_where_a_range_begins_is_passed_over(log, kafka):
+    """The first record of every partition is junk, and the slices are those of a log without it."""
+    clean = built(LOG)
+    spoiled = replace(kafka, prefix=f"{kafka.prefix}spoiled.")
+    create_topics(spoiled)
+    for number, (low, high) in bounds(log, slice_log.TOPIC).items():
+        fill(spoiled, slice_log.TOPIC, number, [b"junk", b""])
+        found = list(records(log, slice_log.TOPIC, number, low, high))
+        fill(spoiled, slice_log.TOPIC, number, [one.value() for one in found],
+             [int(dict(one.headers())[TS]) for one in found], found[0].headers()[1:])  # fmt: skip
+    bars = log_bars.LogBars(spoiled, slice_log.TOPIC)
+    assert same(build(DATA, bars.calendar, bars.frames(), bars.rows), clean)
+
+
+def test_a_topic_without_slices_and_a_time_without_them_are_one_line(log):
+    for number in range(16):
+        fill(log, "market.raw", number, [b"a bar"])
+    with pytest.raises(UserError, match=r"market\.raw partition 0: no slice at offset 0, .* kafka://market\.slices"):
+        log_bars.LogBars(log, "market.raw")
+    later = int(np.datetime64("2025-01-03", "ns").astype(np.int64))
+    with pytest.raises(UserError, match="the log has 2023-12-29T21:00:00Z to 2024-01-09T21:00:00Z"):
+        log_bars.LogBars(log, slice_log.TOPIC, later)
 
 
 def test_what_the_log_has_no_place_for_is_refused():
