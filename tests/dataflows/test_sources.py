@@ -40,10 +40,10 @@ def log(kafka, monkeypatch):
             told = replace(frame, listed=known[frame.shard]) if session not in opens else frame
             written.setdefault(frame.shard, []).append(slice_log.record(told, 5))
         opens.add(session)
-    for shard, records in written.items():
-        assert len({record.headers for record in records}) == 1
-        fill(kafka, slice_log.TOPIC, shard, [record.value for record in records], [record.ts for record in records],
-             [(ID, b"-"), *records[0].headers])  # fmt: skip
+    for shard, own in written.items():
+        assert len({record.headers for record in own}) == 1
+        fill(kafka, slice_log.TOPIC, shard, [record.value for record in own], [record.ts for record in own],
+             [(ID, b"-"), *own[0].headers])  # fmt: skip
     return kafka
 
 
