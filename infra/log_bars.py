@@ -63,8 +63,10 @@ class LogBars:
             offsets_at(where, topic, stop + 1) if stop is not None else {n: high for n, (_, high) in held.items()}
         )
         if any(self._starts[n] >= self._stops[n] for n in held):
-            first, last = self._slice(0, range(*held[0])), self._slice(0, range(*held[0])[::-1])
-            raise UserError(f"{self.label}: no slices in the range; the log has {iso(first.after)} to {iso(last.upto)}")
+            oldest, newest = self._slice(0, range(*held[0])), self._slice(0, range(*held[0])[::-1])
+            raise UserError(
+                f"{self.label}: no slices in the range; the log has {iso(oldest.after)} to {iso(newest.upto)}"
+            )
         begins = {(one := self._slice(n, range(self._starts[n], self._stops[n]))).after: one.timeframe for n in held}
         if len(begins) > 1:
             last = iso(max(begins))
