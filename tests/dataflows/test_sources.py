@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dataflows import archive
@@ -12,11 +13,14 @@ from infra import log_bars, slice_log
 from infra.bars import open_bars
 from infra.gated_sink import ID
 from infra.kafka import TS, Cluster, bounds, records, wait_for
+from infra.raw_log import LATE
+from infra.raw_log import record as raw_record
 from infra.reference import Files
 from infra.settings import Settings
 from infra.topics import create_topics
 from models.dataset import Dataset, build
 from models.training import Data
+from operators.slicer import Arrival
 from schemas.errors import UserError
 from tests.infra.logkit import fill
 
@@ -73,6 +77,36 @@ def test_a_dataset_of_the_log_is_that_of_its_archive_and_of_the_file(log, tmp_pa
     assert 100 < len(part) < len(of_log)
     assert same(part, built(str(tmp_path), first, last))
     assert not same(part, built(SPEC, first, last - 60 * 60 * 10**9))
+
+
+def test_late_bars_are_archived_by_session_and_made_anew_when_more_come(kafka, tmp_path):
+    create_topics(kafka)
+    first, last = (int(np.datetime64(text, "ns").astype(np.int64)) for text in ("2024-01-03T20:59", "2024-01-04T14:31"))
+
+    def come_late(number, symbol, ts):
+        bar = raw_record(LATE, "r", Arrival(0, ts, symbol, 1.0, 2.0, 0.5, 1.5, 100.0), "1m", "slicer")
+        fill(kafka, LATE, number, [bar.value], [ts], bar.headers)
+
+    assert list(archive.write_late(kafka, tmp_path)) == []
+    for number, symbol, ts in ((3, "BB", first), (5, "AA", last), (1, "AA", first)):
+        come_late(number, symbol, ts)
+    fill(kafka, LATE, 3, [b"of a letter that was put back", b""])
+    third, fourth = paths = [tmp_path / "2024-01-03.parquet", tmp_path / "2024-01-04.parquet"]
+    assert list(archive.write_late(kafka, tmp_path)) == paths
+    assert list(archive.write_late(kafka, tmp_path)) == []
+    come_late(1, "AA", first)  # once more
+    assert list(archive.write_late(kafka, tmp_path)) == [third]
+    rows = pq.read_table(third).to_pylist()
+    assert [(row["symbol"], row["partition"], row["offset"]) for row in rows] == [
+        ("AA", 1, 0),
+        ("AA", 1, 1),
+        ("BB", 3, 0),
+    ]
+    assert {(row["open"], row["high"], row["low"], row["close"], row["volume"]) for row in rows} == {
+        (1, 2, 0.5, 1.5, 100)
+    }
+    assert [row["ts"].value for row in rows] == [first] * 3
+    assert pq.read_metadata(fourth).num_rows == 1
 
 
 def test_what_nobody_can_use_where_a_range_begins_is_passed_over(log, kafka):
