@@ -11,10 +11,6 @@ import sys
 from datetime import timedelta
 from types import FrameType
 
-from bytewax.recovery import RecoveryConfig
-from bytewax.run import _locate_dataflow, _parse_args, _prepare_import
-from bytewax.testing import cluster_main
-
 from infra.recovery import ACCEPT
 from schemas.errors import UserError
 
@@ -25,6 +21,10 @@ def main() -> None:
     """Run until the flow ends. What stops it is raised, unless a user can mend it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, as after `nohup`, it stays so
         signal.signal(signal.SIGINT, leave)
+    from bytewax.recovery import RecoveryConfig
+    from bytewax.run import _locate_dataflow, _parse_args, _prepare_import
+    from bytewax.testing import cluster_main
+
     if LOSS in sys.argv:
         sys.argv.remove(LOSS)
         os.environ[ACCEPT] = "1"
