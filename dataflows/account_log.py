@@ -6,6 +6,7 @@ account reads it. Each record acts at its place; after a crash the account meets
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -132,12 +133,24 @@ def act(calendar: Calendar, entry: LogEntry) -> Act:
 def step(calendar: Calendar, params: Account, state: account.State, one: Act) -> tuple[account.State, LedgerFrame]:
     """One record acts."""
     if isinstance(one, SliceFrame):
-        return account.step(params, state, one)
+        state, ledger = account.step(params, state, one)
+        return state, _with_bars(one, ledger)
     if isinstance(one, Command):
         return obey(params, state, one)
     if params.venue.kind != "broker":
         raise ValueError(f"{one}: orders are filled in the simulation (venue.kind); nothing can be heard of a broker")
     return hear(params, state, one, *under_way(calendar, int(state.book.funds[0].ts)))
+
+
+def _with_bars(frame: SliceFrame, ledger: LedgerFrame) -> LedgerFrame:
+    """The answer to one slice, with what it was given of the published signals' bars."""
+    signals = ledger.signals
+    if not signals.symbol.size:
+        return ledger
+    place = np.zeros(frame.names.size, np.int32)
+    place[frame.symbol] = np.arange(frame.symbol.size, dtype=np.int32)  # a slice has one bar of a symbol
+    rows = place[signals.symbol]
+    return replace(ledger, signals=replace(signals, price=frame.close[rows], volatility=frame.volatility[rows]))
 
 
 def under_way(calendar: Calendar, ts: int) -> tuple[int, int]:

@@ -6,12 +6,13 @@ its place in the log, and it acts at the first slice that ends at `from_slice` o
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from dataflows.ingest import MODELS
 from infra.forecaster import NONE
 from infra.gated_sink import BY
-from infra.kafka import ID, SCHEMA, TS, Cluster, bounds, event_time, partitions, producer, records, wait_for
+from infra.kafka import ID, SCHEMA, TS, Cluster, bounds, partitions, producer, records, stated_time, wait_for
 from infra.raw_log import RAW
 from models.bundle import MANIFEST, Manifest, Refusal, sha256
 from models.registry import NAME, Registry
@@ -68,15 +69,18 @@ def write(
 def last(where: Cluster) -> ModelActivated | None:
     """The latest announcement."""
     low, high = bounds(where, MODELS, [0])[0]
-    for message in records(where, MODELS, 0, max(low, high - 1), high):
-        return codec.decode(ModelActivated, message.value(), dict(message.headers() or ()).get(SCHEMA))
-    return None
+    latest = None
+    for message in records(where, MODELS, 0, max(low, high - LAST), high):
+        with suppress(codec.UndecodableError):  # a dead letter
+            latest = codec.decode(ModelActivated, message.value(), dict(message.headers() or ()).get(SCHEMA))
+    return latest
 
 
 def _clock(where: Cluster) -> int | None:
     """The feed's clock: the latest event time in the raw log; None before it has begun."""
     low, high = bounds(where, RAW, [0])[0]
-    return max((event_time(one) for one in records(where, RAW, 0, max(low, high - LAST), high)), default=None)
+    stated = (stated_time(one.headers() or ()) for one in records(where, RAW, 0, max(low, high - LAST), high))
+    return max((ts for ts in stated if ts is not None), default=None)
 
 
 def _following(calendar: Calendar, clock: int | None) -> int:

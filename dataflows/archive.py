@@ -1,6 +1,8 @@
 """The log of slices -> one Parquet file per session, which a backtest reads like any other bars.
 
-utp archive --out archive/slices
+    utp archive --out archive/slices
+
+Bars that came after their slice go into files of their own beside it: nothing was decided with them, and nothing is.
 """
 
 from collections.abc import Iterator
@@ -10,9 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.kafka import Cluster
+from infra.kafka import Cluster, bounds, records
 from infra.log_bars import LogBars
+from infra.ranges import messages_of
+from infra.raw_log import LATE, arrivals
 from infra.snapshots import session_name
+from operators.slicer import Arrival
+from schemas.calendar import Calendar
 from schemas.errors import UserError
 from schemas.frames import RawFrame
 
@@ -23,7 +29,6 @@ def write(where: Cluster, topic: str, out: Path, start: int | None = None, stop:
     """Write the sessions that the log holds to their close and that are not there yet; each file in one step."""
     bars = LogBars(where, topic, start, stop)
     names = np.zeros(0, object)  # by id in the log
-    out.mkdir(parents=True, exist_ok=True)
     for frames in bars.frames():
         for entry in (entry for frame in frames for entry in frame.listed):
             names = np.pad(names, (0, max(0, entry.symbol + 1 - names.size)), constant_values="")
@@ -33,15 +38,47 @@ def write(where: Cluster, topic: str, out: Path, start: int | None = None, stop:
         path = out / f"{session_name(session)}.parquet"
         if slices.upto != bars.calendar.close_of(session) or path.exists():
             continue
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            pq.write_table(_table(frames, names), partial, compression="zstd")
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"--out {path}: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        _put(_table(frames, names), path)
         yield path
+
+
+def write_late(where: Cluster, out: Path) -> Iterator[Path]:
+    """Write the late bars by session; a file of which more bars are in the log by now is made anew, in one step."""
+    for session, bars in sorted(_late(where).items()):
+        path = out / f"{session_name(session)}.parquet"
+        if path.exists() and pq.read_metadata(path).num_rows >= len(bars):  # the topic forgets nothing
+            continue
+        columns = {"symbol": pa.array([bar.symbol for _, bar in bars]),
+                   "ts": pa.array([bar.ts for _, bar in bars], pa.timestamp("ns", "UTC")),
+                   **{name: pa.array([getattr(bar, name) for _, bar in bars]) for name in COLUMNS},
+                   "partition": pa.array([number for number, _ in bars]),
+                   "offset": pa.array([bar.offset for _, bar in bars])}  # fmt: skip
+        _put(pa.table(columns).sort_by([(name, "ascending") for name in ("ts", "symbol", "partition", "offset")]), path)
+        yield path
+
+
+def _late(where: Cluster) -> dict[int, list[tuple[int, Arrival]]]:
+    """By session: late bars with their partitions. What a letter put back there may be no bar, and stays there."""
+    calendar, found = Calendar.whole(1), dict[int, list[tuple[int, Arrival]]]()
+    for number, (low, high) in bounds(where, LATE).items():
+        messages = messages_of(LATE, number, list(records(where, LATE, number, low, high)))
+        for bar in arrivals(messages):
+            if isinstance(bar, Arrival) and bar.symbol and calendar.opens[0] < bar.ts < calendar.closes[-2]:
+                found.setdefault(calendar.session_of(bar.ts), []).append((number, bar))
+    return found
+
+
+def _put(table: pa.Table, path: Path) -> None:
+    """Write a file in one step."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _table(frames: list[RawFrame], names: "np.ndarray[tuple[int], np.dtype[np.object_]]") -> pa.Table:

@@ -12,7 +12,7 @@ from infra.recovery import stored_step_ids
 from infra.settings import Settings, of_log
 from infra.snapshots import session_name, sessions
 from infra.store_places import stored_places
-from infra.topics import TOPICS
+from infra.topics import TOPICS, check_topics
 from schemas.errors import UserError
 from schemas.identity import iso
 
@@ -64,17 +64,24 @@ def _log(where: Cluster, recovery: Path) -> Iterator[Finding]:
     yield Finding("log", True, f"Kafka at {where.servers} answers")
     there = topic_names(where)
     absent = [topic.name for topic in TOPICS if where.topic(topic.name) not in there]
-    yield Finding(
-        "topics",
-        not absent,
-        f"{', '.join(absent)} absent: `utp topics create`" if absent else f"all {len(TOPICS)} there",
-    )
+    yield _topics(where, absent)
     for name in ("market.slices", "account.log", "account.orders", "dlq.failed"):
         if name not in absent:
             spans = bounds(where, name).values()
             yield Finding(name, True, f"{sum(high - low for low, high in spans):,} records")
     for folder in _folders(recovery):
         yield from _lag(where, folder, {topic.name for topic in TOPICS} - set(absent))
+
+
+def _topics(where: Cluster, absent: list[str]) -> Finding:
+    """Whether they are there, and as they must be."""
+    if absent:
+        return Finding("topics", False, f"{', '.join(absent)} absent: `utp topics create`")
+    try:
+        check_topics(where)
+    except UserError as error:
+        return Finding("topics", False, str(error))
+    return Finding("topics", True, f"all {len(TOPICS)} there")
 
 
 def _lag(where: Cluster, folder: Path, topics: set[str]) -> Iterator[Finding]:

@@ -144,17 +144,24 @@ def _print_forecasts(counts: "Counts") -> None:
 
 def archive(
     out: Annotated[Path, typer.Option(metavar="DIR", help="One file per session goes here.")] = Path("archive/slices"),
+    late: Annotated[Path | None, typer.Option(metavar="DIR", help="Late bars go here; else beside it.")] = None,
     topic: Annotated[str, typer.Option(metavar="NAME")] = "market.slices",
 ) -> None:
-    """Write the sessions that are closed and not archived yet. A backtest reads the folder like any other bars."""
-    from dataflows.archive import write
+    """Write the sessions that are closed and not archived yet. A backtest reads the folder like any other bars.
+
+    Bars that came after their slice have files of their own, which are made anew while more come.
+    """
+    from dataflows.archive import write, write_late
     from infra.kafka import cluster
 
-    files = 0
-    for path in write(cluster(), topic, out):
-        typer.echo(path)
-        files += 1
-    typer.echo(f"{files} sessions written to {out}")
+    beside = late or out.parent / "late"
+    for paths, folder, what in ((write(cluster(), topic, out), out, "sessions"),
+                                (write_late(cluster(), beside), beside, "sessions with late bars")):  # fmt: skip
+        files = 0
+        for path in paths:
+            typer.echo(path)
+            files += 1
+        typer.echo(f"{files} {what} written to {folder}")
 
 
 def compare(

@@ -8,8 +8,18 @@ import typer
 
 from dataflows.options import JSON
 
-topics = typer.Typer(help="The topics of the platform.", no_args_is_help=True)
-dlq = typer.Typer(help="Records that could not be used: look at them, put them back.", no_args_is_help=True)
+
+def _help_alone(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+topics = typer.Typer(help="The topics of the platform.", callback=_help_alone, invoke_without_command=True)
+dlq = typer.Typer(
+    help="Records that could not be used: look at them, put them back.",
+    callback=_help_alone,
+    invoke_without_command=True,
+)
 
 
 def broker(
@@ -104,6 +114,7 @@ def replay(
     chosen = list(dead_letters.letters(where)) if everything else [dead_letters.find(where, dlq_id)]
     for done in dead_letters.replay(where, chosen):
         typer.echo(f"{done.dlq_id[:8]} -> {done.topic}")
+    typer.echo(f"{len(chosen)} dead letters put back")
 
 
 def _shown(one: Any, whole: bool = False) -> dict[str, Any]:

@@ -214,13 +214,14 @@ def _views(params: Params, state: State, opinions: OpinionFrame) -> tuple[Floats
 def _view(params: Params, alpha: Alpha, name: str, ts: int, vote: float) -> Record:
     key = f"{moment_key('view', name, ts)}:{alpha.indicator}"
     direction = "UP" if vote > 0.0 else "DOWN" if vote < 0.0 else "FLAT"
-    event = AlphaSignal(**_envelope(params, VIEWS, key, name, ts), indicator=alpha.indicator, direction=direction,
+    told = _envelope(params, VIEWS, key, name, ts, f"lean_alpha:{alpha.indicator}")
+    event = AlphaSignal(**told, indicator=alpha.indicator, direction=direction,
                         weight=alpha.weight, bars_left=round(abs(vote) * alpha.life))  # fmt: skip
     return _record(key, ts, name, event)
 
 
-def _envelope(params: Params, topic: str, key: str, name: str, ts: int) -> dict[str, Any]:
-    return envelope(topic, key, name, ts, "decide", correlation_id(name, ts, params.timeframe))
+def _envelope(params: Params, topic: str, key: str, name: str, ts: int, source: str = "decide") -> dict[str, Any]:
+    return envelope(topic, key, name, ts, source, correlation_id(name, ts, params.timeframe))
 
 
 def _record(key: str, ts: int, name: str, event: msgspec.Struct) -> Record:

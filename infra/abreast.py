@@ -72,8 +72,10 @@ class Frontier:
 
         place = TopicPartition(self._where.topic(self._topic), 0)
         low, high = client.get_watermark_offsets(place, timeout=30.0)
-        if high <= seen:
+        if high == seen:
             return seen
+        if high < seen:  # a log that was made anew, or that lost its end: what was seen of the other one holds nobody
+            seen, self._upto = 0, None
         # A few records back: the last may be commands. Older slices than the newest do no harm.
         place.offset = max(low, seen, high - BACK)
         client.assign([place])

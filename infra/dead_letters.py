@@ -6,6 +6,7 @@ letter puts the original bytes back on their topic, with the same key, headers a
 """
 
 import base64
+import logging
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from schemas.errors import UserError
 from schemas.identity import event_id, iso
 from schemas.records import DlqRecord, Header
 
+LOG = logging.getLogger(__name__)
 TOPIC = "dlq.failed"
 LATE = {"market.raw": "market.late", "market.slices": "market.late"}  # where the bars of a letter go
 REPLAYED = "replayed_from"  # header of what a replay puts back: the topic it comes from
@@ -86,11 +88,15 @@ def record(one: Letter, agent: str) -> Record:
 
 
 def letters(where: Cluster) -> Iterator[DlqRecord]:
-    """All that are in the log, the oldest first of each partition."""
+    """All that are in the log, the oldest first of each partition; what is no letter hides none of them."""
     wait_for(where)
     for number, (low, high) in bounds(where, TOPIC).items():
         for message in records(where, TOPIC, number, low, high):
-            yield codec.decode(DlqRecord, message.value(), dict(message.headers() or ()).get(SCHEMA))
+            try:
+                yield codec.decode(DlqRecord, message.value(), dict(message.headers() or ()).get(SCHEMA))
+            except codec.UndecodableError as error:
+                LOG.warning("%s partition %d offset %d is no dead letter, and passed over: %s",
+                            where.topic(TOPIC), number, message.offset(), error)  # fmt: skip
 
 
 def find(where: Cluster, dlq_id: str) -> DlqRecord:

@@ -37,6 +37,7 @@ class Broker:
 
     def start(self, seconds: float = 30.0) -> None:
         """Run it and wait until it answers; a UserError if it does not."""
+        self._claim_port()
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "broker.log").open("ab") as out:
             self.process = subprocess.Popen(  # noqa: S603  (our own binary, no shell)
@@ -54,6 +55,18 @@ class Broker:
                 if time.monotonic() > deadline:
                     self.stop()
                     raise
+
+    def _claim_port(self) -> None:
+        """A UserError where somebody listens there: their answer would be taken for ours."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # lines of a server that ended are no obstacle
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError as error:
+                raise UserError(
+                    f"the broker cannot have {self.servers} ({error.strerror}): end what listens there, or name "
+                    f"another port (utp broker --port)"
+                ) from error
 
     def check(self) -> None:
         """A UserError when it has ended, which nobody asked it to."""

@@ -8,6 +8,7 @@ A chunk is a session; its frames are made of the very records that the live flow
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from schemas.universe import Universe
 
 SCHEME = "kafka://"
 BATCH = 1_000  # records
+TRIED = 100  # records, of which one must be a slice
 PAUSE = 0.0005  # seconds until a part that has nothing is asked again
 ROWS = ("ts", "symbol", "slot", "open", "high", "low", "close", "volume")
 BESIDE = {"bid": np.nan, "ask": np.nan, "earnings_days": np.int32(UNKNOWN_DAYS), "average_volume": np.nan,
@@ -61,10 +63,11 @@ class LogBars:
             offsets_at(where, topic, stop + 1) if stop is not None else {n: high for n, (_, high) in held.items()}
         )
         if any(self._starts[n] >= self._stops[n] for n in held):
+            oldest, newest = self._slice(0, range(*held[0])), self._slice(0, range(*held[0])[::-1])
             raise UserError(
-                f"{self.label}: no slices in the range; it begins after {iso(self._record(0, held[0][0]).after)}"
+                f"{self.label}: no slices in the range; the log has {iso(oldest.after)} to {iso(newest.upto)}"
             )
-        begins = {(one := self._record(n, offset)).after: one.timeframe for n, offset in self._starts.items()}
+        begins = {(one := self._slice(n, range(self._starts[n], self._stops[n]))).after: one.timeframe for n in held}
         if len(begins) > 1:
             last = iso(max(begins))
             raise UserError(f"{self.label}: its partitions begin at different slices, the last after {last}; "
@@ -81,9 +84,14 @@ class LogBars:
         told = repr((where.topic(topic), self.after, self.upto, span))
         self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def _record(self, number: int, offset: int) -> SliceBars:
-        message = next(iter(records(self._where, self._topic, number, offset, offset + 1)))
-        return codec.decode(SliceBars, message.value(), dict(message.headers() or ()).get(SCHEMA))
+    def _slice(self, number: int, offsets: range) -> SliceBars:
+        """The first of these records of a partition that is a slice: what nobody can use may stand before it."""
+        for offset in offsets[:TRIED]:
+            for message in records(self._where, self._topic, number, offset, offset + 1):
+                with suppress(codec.UndecodableError):
+                    return codec.decode(SliceBars, message.value(), dict(message.headers() or ()).get(SCHEMA))
+        raise UserError(f"{self.label} partition {number}: no slice at offset {offsets[0]}, nor near it; "
+                        f"name the topic of slices, {SCHEME}market.slices")  # fmt: skip
 
     def _survey(self) -> None:
         """Count the bars; find names, models, what stands beside, and the last slice that all partitions have."""

@@ -1,4 +1,4 @@
-"""Run a flow: the options of `python -m bytewax.run`, but a user's mistake is one line and exit code 2.
+"""Run a flow: the options of `python -m bytewax.run`, but a user's mistake is one line and exit code 2, Ctrl-C 130.
 
 python -m infra.run dataflows.live -r var/recovery/live -s 10 -b 0
 
@@ -6,12 +6,10 @@ python -m infra.run dataflows.live -r var/recovery/live -s 10 -b 0
 """
 
 import os
+import signal
 import sys
 from datetime import timedelta
-
-from bytewax.recovery import RecoveryConfig
-from bytewax.run import _locate_dataflow, _parse_args, _prepare_import
-from bytewax.testing import cluster_main
+from types import FrameType
 
 from infra.recovery import ACCEPT
 from schemas.errors import UserError
@@ -21,6 +19,12 @@ LOSS = "--accept-state-loss"
 
 def main() -> None:
     """Run until the flow ends. What stops it is raised, unless a user can mend it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, as after `nohup`, it stays so
+        signal.signal(signal.SIGINT, leave)
+    from bytewax.recovery import RecoveryConfig
+    from bytewax.run import _locate_dataflow, _parse_args, _prepare_import
+    from bytewax.testing import cluster_main
+
     if LOSS in sys.argv:
         sys.argv.remove(LOSS)
         os.environ[ACCEPT] = "1"
@@ -43,6 +47,12 @@ def main() -> None:
             raise
         print(f"{given.import_str}: {mistake}", file=sys.stderr)
         sys.exit(2)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End at once, as SIGTERM does: where an exception meets a worker of Bytewax is chance, and may be a panic."""
+    os.write(2, b"interrupted; started again the flow goes on where its store says\n")
+    os._exit(130)
 
 
 def cause(error: BaseException | None) -> UserError | None:

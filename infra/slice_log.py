@@ -1,6 +1,7 @@
 """`market.slices` <-> frames: a batch of records is one raw frame, a bad record a dead letter."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from infra.gated_sink import Record, event_record
 from infra.kafka import SCHEMA, Cluster, bounds, records
@@ -19,8 +20,9 @@ def models_upto(where: Cluster, ts: int) -> list[InForce]:
     low, high = bounds(where, TOPIC, [0])[0]
     found: dict[tuple[int, str], InForce] = {}
     for message in records(where, TOPIC, 0, max(low, high - DAY), high):
-        event = codec.decode(SliceBars, message.value(), dict(message.headers() or ()).get(SCHEMA))
-        found |= {(one.since, one.model): one for one in event.models if one.since <= ts}
+        with suppress(codec.UndecodableError):  # a dead letter by now
+            event = codec.decode(SliceBars, message.value(), dict(message.headers() or ()).get(SCHEMA))
+            found |= {(one.since, one.model): one for one in event.models if one.since <= ts}
     return sorted(found.values(), key=lambda one: one.since)
 
 

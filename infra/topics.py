@@ -6,7 +6,7 @@ What decisions are made from, or were, is kept for ever (`retention.ms=-1`): a r
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from infra.kafka import Cluster, admin, answered, wait_for
 from schemas.errors import UserError
@@ -75,14 +75,16 @@ def create_topics(where: Cluster, topics: Iterable[Topic] = TOPICS) -> list[str]
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was faster
                 raise UserError(f"topic {name} at {where.servers}: {error.args[0].str()}") from error
-    _check(client, where, wanted)
+    check_topics(where, topics)
     return sorted(absent)
 
 
-def _check(client: Any, where: Cluster, wanted: dict[str, Topic]) -> None:
-    """Partitions place symbols and retention keeps history: neither may differ."""
+def check_topics(where: Cluster, topics: Iterable[Topic] = TOPICS) -> None:
+    """Partitions place symbols and retention keeps history: a UserError where one of them differs."""
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+    wanted = {where.topic(topic.name): topic for topic in topics}
+    client = admin(where)
     there = answered(lambda: client.list_topics(timeout=30.0)).topics
     for name, topic in wanted.items():
         found = len(there[name].partitions) if name in there else 0

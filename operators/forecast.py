@@ -263,7 +263,7 @@ def _activated(params: Params, state: State, before: Model | None, model: Model 
 
     A window stays where the features are the same; a longer one has to fill up.
     """
-    rows = state.rows.copy()
+    rows = grown(state.rows, 0)
     for name in ("asked", "made", "status", "direction", "strength", "probability"):
         rows[name] = 0
     models, active, slots = state.models, 0, rows.size

@@ -148,6 +148,9 @@ class SignalColumns:
     age: Ints = field(default_factory=lambda: NO_INTS)  # bars
     model: Codes = field(default_factory=lambda: NO_CODES)  # number; 0: none
     is_calibrated: Bools = field(default_factory=lambda: NO_BOOLS)
+    # what the account saw of their bars; empty but where it reads its log, for only its events tell them
+    price: Floats = field(default_factory=lambda: NO_FLOATS)  # USD, the close
+    volatility: Floats = field(default_factory=lambda: NO_FLOATS)  # NaN: of no candidate
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -295,7 +295,7 @@ def test_help_imports_nothing_heavy():
         "heavy = {'numpy', 'pyarrow', 'numba', 'bytewax', 'plotly', 'pandas', 'rich', 'msgspec'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    for arguments in (["--help"], ["backtest", "--help"], []):
+    for arguments in (["--help"], ["backtest", "--help"], [], ["dlq"], ["topics"]):
         shown = subprocess.run(
             [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )

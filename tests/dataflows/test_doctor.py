@@ -15,7 +15,7 @@ from dataflows.cli import app
 from infra.embedded import free_port
 from infra.ranges import RangeSource
 from infra.store_places import stored_places
-from infra.topics import create_topics
+from infra.topics import TOPICS, Topic, create_topics
 from tests.infra.logkit import fill, trim
 
 
@@ -53,6 +53,17 @@ def test_topics_that_are_absent_are_named(log, tmp_path):
     assert message.endswith("absent: `utp topics create`")
     assert found["settings"][0]
     assert found["stores"] == (True, f"none in {tmp_path / 'none'}: flows begin anew")
+
+
+def test_a_topic_that_forgets_what_a_replay_needs_is_not_well(log, tmp_path):
+    create_topics(log, [Topic("account.log", 1, 3_600_000)])
+    create_topics(log, [topic for topic in TOPICS if topic.name != "account.log"])
+    found, code = examine(tmp_path / "none")
+    well, message = found["topics"]
+    assert (code, well) == (1, False)
+    assert "account.log" in message
+    assert message.endswith("set retention.ms=-1 on it")
+    assert found["account.log"] == (True, "0 records")  # the rest is told all the same
 
 
 def test_a_store_is_as_far_behind_as_the_log_has_more(log, tmp_path):

@@ -2,9 +2,11 @@
 
 import os
 import random
+import re
 import time
 from collections import Counter
 from dataclasses import replace
+from datetime import date
 from itertools import cycle
 
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from dataflows.commands import send
 from dataflows.compare import compare
 from infra.embedded import Broker
 from infra.kafka import ID, Cluster, bounds, records
+from infra.snapshots import path_of, read, write
 from schemas import codec
 from schemas.errors import UserError
 from schemas.records import CommandKind, LogEntry, LogKind
@@ -95,9 +98,27 @@ def test_a_live_day_decided_again_from_the_log_is_the_same_order_by_order(site, 
     other = one.utp("replay", "--day", days[0], "--set", "rules.max_notional_usd=500")
     assert other.returncode == 1
     assert "NOT the same" in other.stdout
+    assert "settings: the day was decided by " in other.stdout
+    other = one.utp("replay", "--day", days[0], "--account", "nobody")
+    assert other.returncode == 2
+    assert "account.log has nothing of it; it is the log of backtest" in other.stderr
     other = one.utp("replay", "--day", days[1], "--set", "rules.max_notional_usd=500")
     assert other.returncode == 2
     assert "was made with other settings" in other.stderr
+    kept = read(one.folder / "var/snapshots/backtest", session_of(days[1]), "account")
+    kept.state[1][0]["cash"] += 1  # of the book's funds
+    path_of(one.folder / "var/snapshots/backtest", session_of(days[1]), "account").unlink()
+    write(one.folder / "var/snapshots/backtest", session_of(days[1]), "account", kept)
+    other = one.utp("replay", "--day", days[1])
+    assert other.returncode == 1
+    assert re.search(
+        r"^state at the close, account\.book\.funds\.cash\[0\]: replayed \d+, recorded \d+$", other.stdout, re.M
+    )
+
+
+def session_of(day):
+    """As snapshots count it."""
+    return (date.fromisoformat(day) - date(1970, 1, 1)).days
 
 
 def test_a_kill_stops_a_trading_day_at_its_place_in_the_log_and_a_resume_the_next_one_goes_on(site, kafka):

@@ -189,6 +189,48 @@ def test_a_broker_that_is_away_costs_nothing_but_time(site, broker, undisturbed)
     undisturbed.check(one, where)
 
 
+@pytest.fixture
+def heard():
+    """Flows hear Ctrl-C even where whoever started the tests does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
+def test_flows_that_are_told_to_end_do_so_in_time_and_lose_nothing(site, kafka, undisturbed):
+    one, ways, since = site(kafka, INGEST__SPEED="3000"), {"ingest": 1, "live": 2}, time.time()
+    for name in ways:
+        one.start(name, f"dataflows.{name}", runner="infra.run")
+    deadline = time.monotonic() + 240.0
+    for share, number in ((0.2, signal.SIGINT), (0.4, signal.SIGTERM), (0.6, signal.SIGINT)):
+        while not (reached(kafka, 156 * share) and all(begun(one, name, since) for name in ways)):
+            one.check()
+            assert time.monotonic() < deadline, one.tails()
+            time.sleep(0.1)
+        for name, processes in ways.items():
+            (first, *_), told = one.running[name], time.monotonic()
+            one.stop(name, number)
+            assert time.monotonic() < told + 30.0
+            assert first.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
+            one.start(name, f"dataflows.{name}", runner="infra.run", processes=processes)
+        ways["live"], since = 3 - ways["live"], time.time()
+    one.wait(2)
+    undisturbed.check(one, kafka)
+    assert "Traceback" not in one.tails()
+    assert "interrupted; started again the flow goes on" in (one.folder / "live.log").read_text()
+
+
+def begun(site, name, since):
+    """Has a flow written to its store since then? One that has not yet may still be loading."""
+    return any(path.stat().st_mtime > since for path in (site.folder / "recovery" / name).glob("part-*.sqlite3-wal"))
+
+
+def reached(where, count):
+    """Has the account log so many records? It has none before a flow has made it."""
+    return where.topic("account.log") in topic_names(where) and bounds(where, "account.log")[0][1] >= count
+
+
 def test_a_place_that_retention_has_eaten_is_one_line_and_exit_code_2(undisturbed):
     one, where = undisturbed.site, undisturbed.where
     high = bounds(where, "market.slices")[3][1]

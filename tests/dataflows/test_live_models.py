@@ -29,6 +29,7 @@ from schemas.identity import nanos
 from schemas.records import AlphaSignal, MarketEngineered, Prediction, SliceBars
 from tests.dataflows.livekit import Site
 from tests.dataflows.test_live import QUIET, SOURCE
+from tests.infra.logkit import fill
 from tests.models import bundles
 
 ABOUT = {"feature_set": set_hash(Params(set="all")), "timeframe": 5}
@@ -222,7 +223,10 @@ def test_what_is_announced_is_looked_at_first(site, store, kafka):
     for name, reason in ((other, "forecasts [6, 12] bars ahead"), (minute, "trained on 1m bars"), ("x", "manifest")):
         code, said = tell(name)
         assert (code, reason in said) == (2, True), said
-    assert tell("none")[0] == 0
+    for topic in ("model.activated", "market.raw"):  # what nobody can use is not the latest word
+        fill(kafka, topic, 0, [b"junk"], ts=["soon"])
+    assert announce.last(kafka).version == two
+    assert tell("none") == (0, "none is announced to the live flow from the first slice on")
 
 
 def test_what_is_not_a_number_is_no_difference_between_runs(tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dataflows import archive
@@ -11,12 +12,15 @@ from dataflows.sources import open_source
 from infra import log_bars, slice_log
 from infra.bars import open_bars
 from infra.gated_sink import ID
-from infra.kafka import Cluster, wait_for
+from infra.kafka import TS, Cluster, bounds, records, wait_for
+from infra.raw_log import LATE
+from infra.raw_log import record as raw_record
 from infra.reference import Files
 from infra.settings import Settings
 from infra.topics import create_topics
 from models.dataset import Dataset, build
 from models.training import Data
+from operators.slicer import Arrival
 from schemas.errors import UserError
 from tests.infra.logkit import fill
 
@@ -40,10 +44,10 @@ def log(kafka, monkeypatch):
             told = replace(frame, listed=known[frame.shard]) if session not in opens else frame
             written.setdefault(frame.shard, []).append(slice_log.record(told, 5))
         opens.add(session)
-    for shard, records in written.items():
-        assert len({record.headers for record in records}) == 1
-        fill(kafka, slice_log.TOPIC, shard, [record.value for record in records], [record.ts for record in records],
-             [(ID, b"-"), *records[0].headers])  # fmt: skip
+    for shard, own in written.items():
+        assert len({record.headers for record in own}) == 1
+        fill(kafka, slice_log.TOPIC, shard, [record.value for record in own], [record.ts for record in own],
+             [(ID, b"-"), *own[0].headers])  # fmt: skip
     return kafka
 
 
@@ -73,6 +77,60 @@ def test_a_dataset_of_the_log_is_that_of_its_archive_and_of_the_file(log, tmp_pa
     assert 100 < len(part) < len(of_log)
     assert same(part, built(str(tmp_path), first, last))
     assert not same(part, built(SPEC, first, last - 60 * 60 * 10**9))
+
+
+def test_late_bars_are_archived_by_session_and_made_anew_when_more_come(kafka, tmp_path):
+    create_topics(kafka)
+    first, last = (int(np.datetime64(text, "ns").astype(np.int64)) for text in ("2024-01-03T20:59", "2024-01-04T14:31"))
+
+    def come_late(number, symbol, ts):
+        bar = raw_record(LATE, "r", Arrival(0, ts, symbol, 1.0, 2.0, 0.5, 1.5, 100.0), "1m", "slicer")
+        fill(kafka, LATE, number, [bar.value], [ts], bar.headers)
+
+    assert list(archive.write_late(kafka, tmp_path)) == []
+    for number, symbol, ts in ((3, "BB", first), (5, "AA", last), (1, "AA", first)):
+        come_late(number, symbol, ts)
+    fill(kafka, LATE, 3, [b"of a letter that was put back", b""])
+    third, fourth = paths = [tmp_path / "2024-01-03.parquet", tmp_path / "2024-01-04.parquet"]
+    assert list(archive.write_late(kafka, tmp_path)) == paths
+    assert list(archive.write_late(kafka, tmp_path)) == []
+    come_late(1, "AA", first)  # once more
+    assert list(archive.write_late(kafka, tmp_path)) == [third]
+    rows = pq.read_table(third).to_pylist()
+    assert [(row["symbol"], row["partition"], row["offset"]) for row in rows] == [
+        ("AA", 1, 0),
+        ("AA", 1, 1),
+        ("BB", 3, 0),
+    ]
+    assert {(row["open"], row["high"], row["low"], row["close"], row["volume"]) for row in rows} == {
+        (1, 2, 0.5, 1.5, 100)
+    }
+    assert [row["ts"].value for row in rows] == [first] * 3
+    assert pq.read_metadata(fourth).num_rows == 1
+
+
+def test_what_nobody_can_use_where_a_range_begins_is_passed_over(log, kafka):
+    """The first record of every partition is junk, and the slices are those of a log without it."""
+    clean = built(LOG)
+    spoiled = replace(kafka, prefix=f"{kafka.prefix}spoiled.")
+    create_topics(spoiled)
+    for number, (low, high) in bounds(log, slice_log.TOPIC).items():
+        fill(spoiled, slice_log.TOPIC, number, [b"junk", b""])
+        found = list(records(log, slice_log.TOPIC, number, low, high))
+        fill(spoiled, slice_log.TOPIC, number, [one.value() for one in found],
+             [int(dict(one.headers())[TS]) for one in found], found[0].headers()[1:])  # fmt: skip
+    bars = log_bars.LogBars(spoiled, slice_log.TOPIC)
+    assert same(build(DATA, bars.calendar, bars.frames(), bars.rows), clean)
+
+
+def test_a_topic_without_slices_and_a_time_without_them_are_one_line(log):
+    for number in range(16):
+        fill(log, "market.raw", number, [b"a bar"])
+    with pytest.raises(UserError, match=r"market\.raw partition 0: no slice at offset 0, .* kafka://market\.slices"):
+        log_bars.LogBars(log, "market.raw")
+    later = int(np.datetime64("2025-01-03", "ns").astype(np.int64))
+    with pytest.raises(UserError, match="the log has 2023-12-29T21:00:00Z to 2024-01-09T21:00:00Z"):
+        log_bars.LogBars(log, slice_log.TOPIC, later)
 
 
 def test_what_the_log_has_no_place_for_is_refused():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from infra import reader, tail
 from infra.abreast import AbreastPart, AbreastSource, Place
 from infra.gated_sink import BY
-from infra.kafka import ID, TS, bounds
+from infra.kafka import ID, TS, admin, bounds
 from infra.ranges import Messages
 from infra.reader import ENVELOPE
 from infra.topics import BY_NAME, create_topics
@@ -103,6 +103,23 @@ def test_an_account_log_that_has_lost_its_beginning_is_read_from_where_it_begins
     part.close()
     assert counts == [50 + AHEAD + 1]
     assert bounds(log, "account.log")[0] == (2, 4)
+
+
+def test_an_account_log_that_was_made_anew_and_is_shorter_is_followed_from_its_beginning(log):
+    """What the one before said of the barrier would let the parts run away, or hold them for ever."""
+    for k in (10, 50):
+        barrier_at(log, k)
+    source, counts = AbreastSource(log, "market.slices", CALENDAR, AHEAD), [0]
+    part = source.build_part("s", "market.slices:003", None)
+    give([part], counts, 50 + AHEAD + 1)
+    client = admin(log)  # kept until the answer is here
+    (answer,) = client.delete_topics([log.topic("account.log")]).values()
+    answer.result(30.0)
+    create_topics(log, [BY_NAME["account.log"]])
+    barrier_at(log, 60)
+    give([part], counts, 60 + AHEAD + 1)
+    part.close()
+    assert counts == [60 + AHEAD + 1]
 
 
 class Inner:

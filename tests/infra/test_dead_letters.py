@@ -147,6 +147,18 @@ def test_a_letter_is_listed_shown_and_put_back_among_late_bars(log, capsys):
     assert headers["replayed_from"] == b"market.slices"
 
 
+def test_what_is_no_letter_hides_none(log, capsys, caplog):
+    good = dead_letters.record(dead_letters.Letter("market.raw", 3, 7, None, b"x", (), "undecodable", "no bar"), "live")
+    junk = good._replace(id="junk", value=b"\xff\0")
+    put(log, "dlq.failed", [junk, good, junk._replace(id="more", headers=())])
+    for arguments, said in ((["dlq", "list"], "1 dead letters"), (["dlq", "replay", "--all"], "1 dead letters put")):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 0
+        assert said in capsys.readouterr().out
+    assert "partition 0 offset 0 is no dead letter, and passed over" in caplog.text
+
+
 def test_other_letters_go_back_to_their_topic(log, capsys):
     put(log, "account.commands", [record(frame(0), 1)._replace(id="c", value=b"nonsense", key=None)])
     letter = dead_letters.letter(read(log, "account.commands", 0, 1), 0, "undecodable", "no Command")

@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -71,6 +72,16 @@ def test_an_embedded_broker_that_died_is_noticed(tmp_path):
         broker.check()
     with pytest.raises(UserError, match="-9"):
         broker.wait()
+
+
+def test_a_port_that_is_taken_is_one_clear_line(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"cannot have 127.0.0.1:{port} \(Address already in use\): end what"):
+            Broker(tmp_path / "broker", port).start()
+    assert not (tmp_path / "broker").exists()
 
 
 def test_the_topics_of_the_platform_are_created_once(kafka):

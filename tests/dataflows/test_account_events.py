@@ -1,0 +1,84 @@
+"""What is told to others of what the account did: by the contracts, and each chain of events under one id."""
+
+import math
+
+import pytest
+
+from dataflows import account_log, pipeline
+from dataflows.live import writer_of
+from infra.settings import load
+from operators import barrier, drive
+from risk import account
+from schemas import codec
+from schemas.identity import correlation_id, nanos
+from schemas.records import NAMES, ScoredSignal
+from tests.dataflows.test_account_log import messages
+from tests.markets import make
+
+SETS = ["filters.liquidity=false", "ensemble.decision_gate=0.56", "rules.cooldown_seconds=60", "rules.max_shares=5",
+        "rules.max_orders_per_minute=100", "rules.max_orders_per_symbol_per_day=100", "rules.max_correlation=1.0",
+        "rules.max_volatility=0.2", "exits.max_holding_bars=6"]  # fmt: skip
+FILTERS = {"outside_market_hours", "no_time_to_exit", "wide_spread", "jump"}  # those that object to this market
+SETTINGS = load(None, SETS, environ={})
+MARKET = make(7, sessions=6, symbols=7)
+
+
+@pytest.fixture(scope="module")
+def slices():
+    signals = pipeline.signals(MARKET.chunks(), pipeline.decide_params(SETTINGS, 30))
+    frames = drive.replay(barrier.start(MARKET.after), barrier.step_singly, signals)
+    return [frame for released in frames for frame in released]
+
+
+@pytest.fixture(scope="module")
+def told(slices):
+    """All events by topic, with the headers of their records, as the live flow makes them from the account log."""
+    state, writer = account.start(SETTINGS.account), writer_of(SETTINGS)
+    kinds = {topic: kind for kind, named in NAMES.items() for topic in named.topics}
+    made = {}
+    log = account_log.records("backtest", tuple(slices))[1]
+    for _, one in account_log.acts(MARKET.calendar, messages("account.log", log)):
+        state, ledger = account_log.step(MARKET.calendar, SETTINGS.account, state, one)
+        for topic, records in {"account.orders": list(writer.orders(ledger)), **writer.told(ledger)}.items():
+            made.setdefault(topic, []).extend(
+                (codec.decode(kinds[topic], one.value), dict(one.headers)) for one in records
+            )
+    return made
+
+
+def test_a_scored_signal_tells_what_the_account_reads_of_it(told, slices):
+    rows = {(frame.slices.upto, frame.names[symbol].decode()): (frame, k)
+            for frame in slices for k, symbol in enumerate(frame.symbol)}  # fmt: skip
+    signals: list[ScoredSignal] = [event for event, _ in told["signals.scored"]]
+    assert len(signals) > 100
+    for event in signals:
+        frame, k = rows[nanos(event.ts), event.symbol]
+        assert event.price == frame.close[k]
+        volatility = float(frame.volatility[k])
+        assert event.volatility == (None if math.isnan(volatility) else volatility)
+        assert event.filters == ([event.reason] if event.reason in FILTERS else [])
+        assert (event.source, event.q50, event.tft_direction) == ("signal_engine", None, None)
+    assert any(event.volatility for event in signals)
+    assert any(event.filters for event in signals)
+
+
+def test_one_id_goes_from_the_bar_to_the_order_its_fills_and_the_exit(told):
+    """Who asks for an entry's id finds its signal and verdict, its fill, the exit's order and fill, and the exit."""
+    entries = [event for event, _ in told["account.orders"] if event.leg == "entry" and event.action == "submit"]
+    for event in entries:
+        assert event.correlation_id == correlation_id(event.symbol, event.slice_ts, "1m")
+    chains = {event.correlation_id: event for event in entries}
+    assert len(chains) == len(entries) > 10
+    for topic in ("account.orders", "risk.approved", "execution.completed", "exit.signals"):
+        assert {event.correlation_id for event, _ in told[topic]} <= set(chains), topic
+    exits = {event.correlation_id for event, _ in told["exit.signals"]}
+    sent = {event.correlation_id for event, _ in told["account.orders"] if event.leg == "exit"}
+    filled = [event.correlation_id for event, _ in told["execution.completed"]]
+    assert sent
+    assert sent <= exits
+    assert all(filled.count(one) == 2 for one in exits)  # in and out
+
+
+def test_an_exit_says_in_its_headers_who_and_why(told):
+    for event, headers in told["exit.signals"]:
+        assert (headers["source"], headers["reason"]) == (b"exit_monitor", event.reason.encode())
