@@ -72,17 +72,14 @@ def split(
         table = joined(parts)
         order = np.lexsort((where.rank[table.symbol], table.ts))
         parts = [Columns._make(column[order] if column.size else column for column in table)]
+    is_one = int(edges.max()) == sum(part.ts.size for part in parts)  # all of one shard, in the order that they keep
     np.cumsum(edges, out=edges)
     quotes = any(part.bid.size for part in parts)
     out, slot = _room(int(edges[-1]), quotes)
-    head = edges[:-1].copy()
-    for part in parts:
-        target = np.empty(part.ts.size, np.int64)
-        deal(part.symbol, lanes, head, target)
-        columns: Any = zip(part, out, strict=True)
-        for column, to in columns:
-            if to.size:
-                scatter(column, target, to)
+    if is_one:
+        _copy(parts, out)
+    else:
+        _deal(parts, lanes, edges[:-1].copy(), out)
     where.slot.take(out.symbol, out=slot, mode="clip")
     frames = []
     for i, shard in enumerate(shards):
@@ -92,6 +89,24 @@ def split(
         frames.append(RawFrame(shard, slices, listed.get(shard, ()), ts, symbol, own, opened, high, low, close, volume,
                                bid, ask))  # fmt: skip
     return frames
+
+
+def _copy(parts: Sequence[Columns], out: Columns) -> None:
+    """One part after the other."""
+    for to, *pieces in zip(out, *parts, strict=True):
+        if to.size:
+            np.concatenate(pieces, out=to)
+
+
+def _deal(parts: Sequence[Columns], lanes: Codes, head: Longs, out: Columns) -> None:
+    """Each row to the next free place of its lane."""
+    for part in parts:
+        target = np.empty(part.ts.size, np.int64)
+        deal(part.symbol, lanes, head, target)
+        columns: Any = zip(part, out, strict=True)
+        for column, to in columns:
+            if to.size:
+                scatter(column, target, to)
 
 
 def _room(rows: int, quotes: bool) -> tuple[Columns, Ints]:

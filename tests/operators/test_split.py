@@ -118,3 +118,13 @@ def test_a_tally_tells_when_time_runs_backwards(stamps):
     tally = Tally()
     answers = [tally.add(np.array([ts], np.int64), np.zeros(1, np.int32), 1) for ts in stamps]
     assert answers[-1] is False
+
+
+def test_what_is_all_of_one_shard_stays_as_it_lies():
+    universe = Universe(NAMES)
+    parts = [columns([(1, 3), (2, 3)], quotes=True), columns([(3, 3)], quotes=True)]
+    shard = shard_of(NAMES[3])
+    frames = split(parts, places(universe), range(SHARDS), EMPTY, {})
+    assert [frame.ts.tolist() for frame in frames] == [[1, 2, 3] if k == shard else [] for k in range(SHARDS)]
+    assert frames[shard].ask.tolist() == [6000.0, 6001.0, 6000.0]
+    assert frames[shard].slot.tolist() == [universe.slots[3]] * 3
