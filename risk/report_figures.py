@@ -8,10 +8,9 @@ import numpy as np
 
 from operators.kernel import kernel
 from risk.performance import quantile
-from risk.report_json import either, local, phrases, rounded
+from risk.report_json import dates, either, local, noons, phrases, rounded
 from risk.report_words import BLUE, GREEN, GREY, RED, Labels, groups
 from schemas.frames import Bools, Floats, Longs
-from schemas.units import NS_PER_DAY
 
 MOST_POINTS = 4_000  # of a curve; longer ones are thinned
 _BUCKETS = 600  # a thinned curve keeps first, last, lowest and highest of each; a chart is some 1,000 pixels wide
@@ -79,7 +78,7 @@ def sharpe_line(days: Longs, values: Floats) -> Figure:
             {
                 "type": "scatter",
                 "mode": "lines",
-                "x": local_days(days),
+                "x": dates(days),
                 "y": rounded(values, 3),
                 "line": {"color": BLUE, "width": 1.5},
                 "hovertemplate": "%{x}: %{y:.2f}<extra></extra>",
@@ -111,7 +110,7 @@ def capital(equity: Mapping[str, Any], days: Longs, turnover: Floats) -> Figure:
             {
                 "type": "bar",
                 "name": "turnover of the day",
-                "x": local_days(days[shown], noon=True),
+                "x": noons(days[shown]),
                 "y": rounded(turnover[shown], 5),
                 "yaxis": "y2",
                 "marker": {"color": GREY},
@@ -312,12 +311,6 @@ def find_ends(values: Floats, low: Longs, high: Longs) -> None:
                 high[k] = high[k - 1]
                 k -= 1
             high[k] = i
-
-
-def local_days(days: Longs, *, noon: bool = False) -> list[str]:
-    """Dates as a date axis takes them; a bar of a day stands at its noon."""
-    found: list[str] = np.datetime_as_string((days * NS_PER_DAY // 1_000_000_000).view("M8[s]"), unit="D").tolist()
-    return [f"{day}T12:00" for day in found] if noon else found
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:

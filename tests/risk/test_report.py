@@ -1,5 +1,5 @@
 import re
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from infra.results import Recorder
 from risk import report, report_figures, report_json, report_slippage, report_words
 from risk.report_figures import extremes, thinned
-from risk.report_json import either, local, phrases, rounded
+from risk.report_json import dates, either, local, noons, phrases, rounded
 from risk.report_words import Labels, groups
 from schemas.calendar import NEW_YORK
 from tests.infra.ledgers import story
@@ -105,6 +105,13 @@ def test_the_extremes_are_the_ends_of_a_stable_sort(values, most):
 def test_times_are_new_yorks(seconds):
     there = [datetime.fromtimestamp(second, NEW_YORK).strftime("%Y-%m-%dT%H:%M:%S") for second in seconds]
     assert msgspec.json.decode(local(np.array(seconds, np.int64) * 10**9)) == there
+
+
+@given(days=st.lists(st.integers(0, 30_000), max_size=20))
+def test_days_are_dates_and_have_a_noon(days):
+    shown = [(date(1970, 1, 1) + timedelta(days)).isoformat() for days in days]
+    assert msgspec.json.decode(dates(np.array(days, np.int64))) == shown
+    assert msgspec.json.decode(noons(np.array(days, np.int64))) == [f"{day}T12:00" for day in shown]
 
 
 def figures(number):
