@@ -60,15 +60,15 @@ def write(
             write_next(stamp, known, second)
             known = second
         form = symbol[i] * legs + leg[i]
-        copy(rows[form], text[begin : begin + rows.shape[1]])
+        move(rows[form], text[begin : begin + rows.shape[1]])
         at = begin + place[form]
-        copy_second(stamp, text[at : at + _SECOND])
+        move_second(stamp, text[at : at + _SECOND])
         begin += size[form]
     return begin
 
 
 @kernel
-def copy(form: Bytes, text: Bytes) -> None:
+def move(form: Bytes, text: Bytes) -> None:
     """In moves of a size that the compiler knows: without a loop over bytes."""
     for first in range(0, form.size, _MOVE):
         for k in range(_MOVE):
@@ -76,7 +76,7 @@ def copy(form: Bytes, text: Bytes) -> None:
 
 
 @kernel
-def copy_second(stamp: Bytes, text: Bytes) -> None:
+def move_second(stamp: Bytes, text: Bytes) -> None:
     """One move."""
     for k in range(_SECOND):
         text[k] = stamp[k]

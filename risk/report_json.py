@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from operators.kernel import kernel
-from risk.order_ids import DAY, STAMP, Bytes, copy, write_pairs, write_stamp
+from risk.order_ids import DAY, STAMP, Bytes, write_pairs, write_stamp
 from risk.report_words import Labels, words
 from schemas.calendar import on_the_clock
 from schemas.frames import Bools, Floats, Ints, Longs
@@ -164,6 +164,13 @@ def write_words(
         copy(text, at, tail[tail_of[i]])
         at += tail_size[tail_of[i]]
     return at
+
+
+@kernel
+def copy(text: Bytes, begin: int, part: Bytes) -> None:
+    """A loop, which becomes moves of many bytes."""
+    for k in range(part.size):
+        text[begin + k] = part[k]
 
 
 def _listed(text: Bytes) -> msgspec.Raw:
