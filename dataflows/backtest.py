@@ -24,7 +24,7 @@ from dataflows.sources import SCHEME, Source, logged, open_source
 from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
-from infra.heap import keep_freed, share_heap
+from infra.heap import keep_freed
 from infra.preload import load_all
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.reference import Files
@@ -208,7 +208,6 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
 
     What stops it, Ctrl-C too, leaves nothing: there is no store from which to go on.
     """
-    share_heap()
     keep_freed()
     if workers > 1:
         load_all()

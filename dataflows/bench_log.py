@@ -35,7 +35,7 @@ from infra import intake, slice_log
 from infra.bars import open_bars
 from infra.embedded import Broker
 from infra.gated_sink import BY
-from infra.heap import keep_freed, share_heap
+from infra.heap import keep_freed
 from infra.kafka import ID, TS, Cluster, bounds, cluster, stated_time
 from infra.ranges import BATCH, Messages, RangeSource, part_name
 from infra.reader import Reader
@@ -450,7 +450,6 @@ MEASURES: Mapping[str, Callable[..., Answer]] = {
 
 def main() -> None:
     """Measure what is asked for, on a heap like that of the platform's processes."""
-    share_heap()
     keep_freed()
     asked = json.loads(sys.argv[1])
     print(json.dumps(MEASURES[asked.pop("what")](**asked)), flush=True)

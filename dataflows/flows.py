@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dataflows.pipeline import KEYS
 from infra.gated_sink import Record
-from infra.heap import keep_freed, share_heap
+from infra.heap import keep_freed
 from infra.kafka import Cluster, cluster
 from infra.lag import show_lag
 from infra.late import ByTopic
@@ -34,7 +34,6 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     """A flow of some parts, on topics that are there and a recovery store that is its own."""
     from bytewax.dataflow import Dataflow
 
-    share_heap()
     keep_freed()
     load_all()
     path = settings or os.environ.get(SETTINGS)

@@ -18,7 +18,7 @@ _KEPT, _LARGE = 256 << 20, 32 << 20  # bytes free at the end before any go back;
 
 
 def share_heap() -> None:
-    """One heap from now on, for threads that have not allocated yet."""
+    """One heap from now on; a second one that is there already would go on being used in turn."""
     _set({_ARENA_MAX: 1})
 
 

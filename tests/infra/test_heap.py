@@ -32,6 +32,14 @@ def test_a_thread_allocates_from_the_heap_of_the_process(how, one):
     assert told(MALLOC, how) == one
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+def test_whatever_a_flow_imports_leaves_one_heap():
+    """Libraries start threads while they are imported: a heap that one of them got would be used in turn."""
+    count = "import dataflows.backtest, dataflows.live, ctypes; ctypes.CDLL(None).malloc_stats()"
+    run = subprocess.run([sys.executable, "-c", count], env={}, check=True, capture_output=True, text=True)
+    assert run.stderr.count("Arena ") == 1
+
+
 FREED = """
 import ctypes, re, sys
 from pathlib import Path
