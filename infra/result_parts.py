@@ -15,7 +15,7 @@ from risk.ledger import LedgerFrame, uncalibrated
 from schemas.errors import UserError
 
 PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
-HELD_BYTES = 32 << 20  # of full parts in memory before they are written: those of some million bars
+HELD_BYTES = 64 << 20  # of full parts in memory before they are written: those of some million bars
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
