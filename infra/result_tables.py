@@ -1,7 +1,6 @@
 """The tables of a run's folder: numbers of the ledger -> words, prices and ids, in Parquet."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from functools import cache
 from itertools import chain
@@ -20,7 +19,7 @@ from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, w
 from schemas.frames import Codes, Floats, Ints, Longs, Names
 from schemas.units import TICKS_PER_USD
 
-_REST = ("signals", "orders", *(name for name in TABLES if name not in ("signals", "orders", "trades")))  # by size
+_REST = tuple(name for name in TABLES if name != "trades")
 
 Told = dict[str, Column]  # columns as they are in the file
 
@@ -49,8 +48,8 @@ def write_all(
     make("trades")
     trades = _shown(kept["trades"])
     search = Search(trades, words.alphas)
-    with ThreadPoolExecutor(2) as pool:  # compiled code without the GIL, for the most part
-        list(pool.map(make, _REST))
+    for table in _REST:
+        make(table)
     benchmark = None
     if points is not None:
         curve: Told = {"ts": Instants(points[0]), "value": Numbers(points[1])}
