@@ -13,8 +13,8 @@ class Long(int):
     """An integer of 64 bits; a plain one has 32."""
 
 
-_FLAG, _INTEGERS, _BINARY, _LIST, _STRUCT = 1, (5, 6), 8, 9, 12
-_KINDS = {bool: _FLAG, int: 5, Long: 6, bytes: _BINARY, str: _BINARY, list: _LIST, dict: _STRUCT}
+_FLAG, _I32, _I64, _BINARY, _LIST, _STRUCT = 1, 5, 6, 8, 9, 12
+_KINDS = {bool: _FLAG, int: _I32, Long: _I64, bytes: _BINARY, str: _BINARY, list: _LIST, dict: _STRUCT}
 
 
 def encoded(struct: Struct) -> bytes:
@@ -26,9 +26,9 @@ def encoded(struct: Struct) -> bytes:
 
 def varint(number: int) -> bytes:
     """A number that is not negative, seven bits in a byte, the lowest first."""
-    out = bytearray()
-    _write_varint(out, number)
-    return bytes(out)
+    if number <= 0x7F:
+        return bytes((number,))
+    return bytes((number & 0x7F | 0x80,)) + varint(number >> 7)
 
 
 def _write_struct(out: bytearray, struct: Struct) -> None:
@@ -38,33 +38,32 @@ def _write_struct(out: bytearray, struct: Struct) -> None:
         step = field - before << 4  # fields are few: none lies more than 15 behind the one before
         before = field
         if kind == _FLAG:  # all in its kind: 1 is true, 2 false
-            out.append(step | (2 - value))
+            out.append(step | 2 - value)
+            continue
+        out.append(step | kind)
+        if kind < _BINARY:  # most are numbers, so without a call
+            number = value << 1 ^ value >> 63
+            while number > 0x7F:
+                out.append(number & 0x7F | 0x80)
+                number >>= 7
+            out.append(number)
         else:
-            out.append(step | kind)
             _write(out, kind, value)
     out.append(0)
 
 
 def _write(out: bytearray, kind: int, value: Any) -> None:
-    if kind in _INTEGERS:
-        _write_varint(out, value << 1 ^ value >> 63)
+    if kind < _BINARY:
+        out += varint(value << 1 ^ value >> 63)
     elif kind == _STRUCT:
         _write_struct(out, value)
     elif kind == _BINARY:
         text = value.encode() if isinstance(value, str) else value
-        _write_varint(out, len(text))
-        out += text
+        out += varint(len(text)) + text
     else:  # a list of values of one kind
         inner = _KINDS[type(value[0])] if value else _STRUCT
         out.append(min(len(value), 15) << 4 | inner)
         if len(value) >= 15:
-            _write_varint(out, len(value))
+            out += varint(len(value))
         for each in value:
             _write(out, inner, each)
-
-
-def _write_varint(out: bytearray, number: int) -> None:
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
