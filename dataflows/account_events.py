@@ -150,6 +150,7 @@ class Writer:
                 regime=word(Regime(row.regime)), price=row.price, q10=row.q10, q50=row.q50, q90=row.q90,
                 volatility=row.volatility, probability=row.probability if row.is_calibrated else None,
                 filters=[word(Reason(row.reason))] if row.reason in FILTERS else [], reason=word(Reason(row.reason)),
+                model_version=row.version.decode() if row.version else None,
             )  # fmt: skip
             yield self._record(key, ts, name, event)
 

@@ -143,14 +143,17 @@ def step(calendar: Calendar, params: Account, state: account.State, one: Act) ->
 
 
 def _with_bars(frame: SliceFrame, ledger: LedgerFrame) -> LedgerFrame:
-    """The answer to one slice, with what it was given of the published signals' bars."""
+    """The answer to one slice, with what it was given of the published signals' bars and models."""
     signals = ledger.signals
     if not signals.symbol.size:
         return ledger
     place = np.zeros(frame.names.size, np.int32)
     place[frame.symbol] = np.arange(frame.symbol.size, dtype=np.int32)  # a slice has one bar of a symbol
     rows = place[signals.symbol]
-    return replace(ledger, signals=replace(signals, price=frame.close[rows], volatility=frame.volatility[rows]))
+    known = np.append(b"", frame.models)  # by number
+    version = known[np.where(signals.model < known.size, signals.model, 0)]
+    return replace(ledger, signals=replace(signals, price=frame.close[rows], volatility=frame.volatility[rows],
+                                           version=version))  # fmt: skip
 
 
 def under_way(calendar: Calendar, ts: int) -> tuple[int, int]:
