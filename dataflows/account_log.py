@@ -134,12 +134,22 @@ def step(calendar: Calendar, params: Account, state: account.State, one: Act) ->
     """One record acts."""
     if isinstance(one, SliceFrame):
         state, ledger = account.step(params, state, one)
-        return state, _with_bars(one, ledger)
-    if isinstance(one, Command):
-        return obey(params, state, one)
-    if params.venue.kind != "broker":
+        ledger = _with_bars(one, ledger)
+    elif isinstance(one, Command):
+        state, ledger = obey(params, state, one)
+    elif params.venue.kind != "broker":
         raise ValueError(f"{one}: orders are filled in the simulation (venue.kind); nothing can be heard of a broker")
-    return hear(params, state, one, *under_way(calendar, int(state.book.funds[0].ts)))
+    else:
+        state, ledger = hear(params, state, one, *under_way(calendar, int(state.book.funds[0].ts)))
+    return state, _with_lots(state, ledger)
+
+
+def _with_lots(state: account.State, ledger: LedgerFrame) -> LedgerFrame:
+    """The answer, with which entry each lot began that is still held; one that ended is among the trades."""
+    if not ledger.fills.size and not ledger.updates.size:
+        return ledger
+    rows = state.book.rows
+    return replace(ledger, entered=np.where(rows["shares"] > 0, rows["order_ts"], 0))
 
 
 def _with_bars(frame: SliceFrame, ledger: LedgerFrame) -> LedgerFrame:

@@ -178,6 +178,9 @@ class LedgerFrame:
     alarms: tuple[Alarm, ...] = ()  # of models that were stopped
     outcomes: Outcomes = NO_OUTCOMES  # of forecasts
     report: int = -1  # number of the broker's report that brought all this about
+    # by symbol: slice in which the entry of the lot that is still held was sent, UTC ns, or 0; empty but where the
+    # account reads its log, for only its events tell it
+    entered: Longs = field(default_factory=lambda: NO_LONGS)
 
 
 def uncalibrated(frame: LedgerFrame) -> Bools:

@@ -38,12 +38,17 @@ def slices():
 @pytest.fixture(scope="module")
 def told(slices):
     """All events by topic, with the headers of their records, as the live flow makes them from the account log."""
-    state, writer = account.start(SETTINGS.account), writer_of(SETTINGS)
+    return made_of(slices, SETTINGS)
+
+
+def made_of(slices, settings):
+    """The same by other settings."""
+    state, writer = account.start(settings.account), writer_of(settings)
     kinds = {topic: kind for kind, named in NAMES.items() for topic in named.topics}
     made = {}
     log = account_log.records("backtest", tuple(slices))[1]
     for _, one in account_log.acts(MARKET.calendar, messages("account.log", log)):
-        state, ledger = account_log.step(MARKET.calendar, SETTINGS.account, state, one)
+        state, ledger = account_log.step(MARKET.calendar, settings.account, state, one)
         for topic, records in {"account.orders": list(writer.orders(ledger)), **writer.told(ledger)}.items():
             made.setdefault(topic, []).extend(
                 (codec.decode(kinds[topic], one.value), dict(one.headers)) for one in records
@@ -82,6 +87,17 @@ def test_one_id_goes_from_the_bar_to_the_order_its_fills_and_the_exit(told):
     assert sent
     assert sent <= exits
     assert all(filled.count(one) == 2 for one in exits)  # in and out
+
+
+def test_all_parts_of_an_exit_have_its_entrys_id(slices):
+    """A venue that has few shares in a bar fills in parts; those before the last name no entry."""
+    told = made_of(slices, load(None, [*SETS, "rules.max_shares=500", "venue.max_volume_share=0.03"], environ={}))
+    entries = {event.correlation_id for event, _ in told["account.orders"] if event.leg == "entry"}
+    fills = [(event, event.idempotency_key.split("|")[:4]) for event, _ in told["execution.completed"]]
+    parts = [event for event, order in fills if order[3] != "entry" and [each for _, each in fills].count(order) > 1]
+    assert len(parts) > 4
+    for topic in ("account.orders", "execution.completed", "execution.blocked", "exit.signals"):
+        assert {event.correlation_id for event, _ in told[topic]} <= entries, topic
 
 
 def test_an_exit_says_in_its_headers_who_and_why(told):
