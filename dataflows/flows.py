@@ -38,7 +38,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     keep_freed()
     load_all()
     path = settings or os.environ.get(SETTINGS)
-    loaded, where = of_log(load(Path(path) if path else None, sets)), cluster()
+    loaded, where = of_log(load(Path(path) if path else None, sets, log=True)), cluster()
     create_topics(where)
     graph = Dataflow(name)
     for part in parts:
