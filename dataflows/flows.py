@@ -15,6 +15,7 @@ from infra.late import ByTopic
 from infra.preload import load_all
 from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
+from infra.run import heed_bytewax_interrupts
 from infra.settings import Settings, load, of_log
 from infra.topics import create_topics
 from schemas.calendar import TIMEFRAMES, Calendar
@@ -34,6 +35,7 @@ def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part)
     """A flow of some parts, on topics that are there and a recovery store that is its own."""
     from bytewax.dataflow import Dataflow
 
+    heed_bytewax_interrupts()
     share_heap()
     keep_freed()
     load_all()
