@@ -33,9 +33,9 @@ Part = Callable[["Dataflow", Settings, Cluster], None]
 
 def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part) -> "Dataflow":
     """A flow of some parts, on topics that are there and a recovery store that is its own."""
+    heed_bytewax_interrupts()
     from bytewax.dataflow import Dataflow
 
-    heed_bytewax_interrupts()
     share_heap()
     keep_freed()
     load_all()
