@@ -150,6 +150,7 @@ class Writer:
                 regime=word(Regime(row.regime)), price=row.price, q10=row.q10, q50=row.q50, q90=row.q90,
                 volatility=row.volatility, probability=row.probability if row.is_calibrated else None,
                 filters=[word(Reason(row.reason))] if row.reason in FILTERS else [], reason=word(Reason(row.reason)),
+                model_version=row.version.decode() if row.version else None,
             )  # fmt: skip
             yield self._record(key, ts, name, event)
 
@@ -173,13 +174,16 @@ class Writer:
 
 
 def _entries(frame: LedgerFrame) -> dict[int, int]:
-    """By symbol: the slice in which the entry was sent, of lots that are being closed, protected anew, or ended."""
-    sent = {row.symbol: row.entry_ts for row in _rows(frame.orders) if row.leg != Leg.ENTRY}
-    return sent | {row.symbol: row.order_ts for row in _rows(frame.trades)}
+    """By symbol: the slice in which the entry was sent, of lots that are held or have ended here.
+
+    Where one ends and another begins, what was done besides an entry was done to the first.
+    """
+    held = {int(symbol): int(frame.entered[symbol]) for symbol in np.flatnonzero(frame.entered)}
+    return held | {row.symbol: row.order_ts for row in _rows(frame.trades)}
 
 
 def _begun(entries: dict[int, int], row: Any) -> int:
-    """The slice whose bar led to an order, if the frame tells; else, of a part of an exit, the exit's own."""
+    """The slice whose bar led to an order: the entry's of its lot; its own where there is no lot any more."""
     return int(row.order_ts) if row.leg == Leg.ENTRY else entries.get(row.symbol, row.order_ts)
 
 

@@ -134,23 +134,36 @@ def step(calendar: Calendar, params: Account, state: account.State, one: Act) ->
     """One record acts."""
     if isinstance(one, SliceFrame):
         state, ledger = account.step(params, state, one)
-        return state, _with_bars(one, ledger)
-    if isinstance(one, Command):
-        return obey(params, state, one)
-    if params.venue.kind != "broker":
+        ledger = _with_bars(one, ledger)
+    elif isinstance(one, Command):
+        state, ledger = obey(params, state, one)
+    elif params.venue.kind != "broker":
         raise ValueError(f"{one}: orders are filled in the simulation (venue.kind); nothing can be heard of a broker")
-    return hear(params, state, one, *under_way(calendar, int(state.book.funds[0].ts)))
+    else:
+        state, ledger = hear(params, state, one, *under_way(calendar, int(state.book.funds[0].ts)))
+    return state, _with_lots(state, ledger)
+
+
+def _with_lots(state: account.State, ledger: LedgerFrame) -> LedgerFrame:
+    """The answer, with which entry each lot began that is still held; one that ended is among the trades."""
+    if not ledger.fills.size and not ledger.updates.size:
+        return ledger
+    rows = state.book.rows
+    return replace(ledger, entered=np.where(rows["shares"] > 0, rows["order_ts"], 0))
 
 
 def _with_bars(frame: SliceFrame, ledger: LedgerFrame) -> LedgerFrame:
-    """The answer to one slice, with what it was given of the published signals' bars."""
+    """The answer to one slice, with what it was given of the published signals' bars and models."""
     signals = ledger.signals
     if not signals.symbol.size:
         return ledger
     place = np.zeros(frame.names.size, np.int32)
     place[frame.symbol] = np.arange(frame.symbol.size, dtype=np.int32)  # a slice has one bar of a symbol
     rows = place[signals.symbol]
-    return replace(ledger, signals=replace(signals, price=frame.close[rows], volatility=frame.volatility[rows]))
+    known = np.append(b"", frame.models)  # by number
+    version = known[np.where(signals.model < known.size, signals.model, 0)]
+    return replace(ledger, signals=replace(signals, price=frame.close[rows], volatility=frame.volatility[rows],
+                                           version=version))  # fmt: skip
 
 
 def under_way(calendar: Calendar, ts: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from infra.heap import keep_freed
 from infra.preload import load_all
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.reference import Files
-from infra.result_header import Header, header
+from infra.result_header import CLOSED, Header, header
 from infra.results import Recorder, check_out, write_timing
 from infra.settings import Settings, load, of_log
 from infra.worker_thread import waking_seldom
@@ -117,7 +117,7 @@ def _header(bars: Source, settings: Settings, spec: str, benchmark: Benchmark, f
 
 
 def _off(bars: Source, filters: Filters) -> list[str]:
-    """What this run does without: switched off, or without a source where that is no refusal."""
+    """What this run does without: switched off, or without a source, and what that makes of its filter."""
     lenient, there = filters.missing_data == "off", bars.beside
     missing = {
         "spread cost (no quotes)": not bars.has_quotes,
@@ -126,8 +126,12 @@ def _off(bars: Source, filters: Filters) -> list[str]:
         "liquidity filter in a symbol's first 3 sessions": filters.liquidity and "volumes" not in there and lenient,
         "spread filter": not filters.spread or (not bars.has_quotes and lenient),
         "earnings filter": not filters.earnings or ("earnings" not in there and lenient),
+        f"liquidity filter (no volumes) in a symbol's first 3 sessions {CLOSED}":
+            filters.liquidity and "volumes" not in there and not lenient,
+        f"spread filter (no quotes) {CLOSED}": filters.spread and not bars.has_quotes and not lenient,
+        f"earnings filter (no reports) {CLOSED}": filters.earnings and "earnings" not in there and not lenient,
         "corporate actions": "actions" not in there,
-    }
+    }  # fmt: skip
     return [name for name, is_missing in missing.items() if is_missing]
 
 
@@ -147,7 +151,7 @@ def flow(
     forecasts: str | None = None,
 ) -> "Dataflow":
     """The dataflow, for `python -m bytewax.run`; arguments as those of `utp backtest`."""
-    loaded = load(Path(settings) if settings else None, sets, profile=profile)
+    loaded = load(Path(settings) if settings else None, sets, profile=profile, log=spec.startswith(SCHEME))
     files = Files(quotes, earnings, actions, volumes)
     beside, history, keep = (None if given is None else Path(given) for given in (benchmark, models, forecasts))
     job = plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside, models=history, forecasts=keep)

@@ -15,6 +15,7 @@ from infra.late import ByTopic
 from infra.preload import load_all
 from infra.ranges import Messages
 from infra.recovery import accepts_loss, check_store, folder_of
+from infra.run import heed_bytewax_interrupts
 from infra.settings import Settings, load, of_log
 from infra.topics import create_topics
 from schemas.calendar import TIMEFRAMES, Calendar
@@ -32,12 +33,13 @@ Part = Callable[["Dataflow", Settings, Cluster], None]
 
 def assemble(name: str, settings: str | None, sets: Sequence[str], *parts: Part) -> "Dataflow":
     """A flow of some parts, on topics that are there and a recovery store that is its own."""
+    heed_bytewax_interrupts()
     from bytewax.dataflow import Dataflow
 
     keep_freed()
     load_all()
     path = settings or os.environ.get(SETTINGS)
-    loaded, where = of_log(load(Path(path) if path else None, sets)), cluster()
+    loaded, where = of_log(load(Path(path) if path else None, sets, log=True)), cluster()
     create_topics(where)
     graph = Dataflow(name)
     for part in parts:

@@ -37,6 +37,7 @@ from infra.tail import TailSource
 from operators import barrier
 from operators.drive import flat, scan
 from risk import account
+from schemas.calendar import Calendar
 from schemas.frames import RawFrame, SliceFrame, Slices
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ def trading(graph: "Dataflow", settings: Settings, where: Cluster) -> None:
         own = op.flat_map(f"{step}_record", told, partial(of_topic, topic))
         op.output(step, own, GatedSink(where, topic, "account", _first))
     models = (
-        partial(_models, where, Path(settings.forecast.store).expanduser()) if settings.forecast.model != NONE else None
+        partial(_models, where, calendar, Path(settings.forecast.store).expanduser())
+        if settings.forecast.model != NONE
+        else None
     )
     op.output("results", behind("results_behind", ledger, HOPS),
               DayResults(_results(settings), partial(_header, settings), calendar, models))  # fmt: skip
@@ -199,7 +202,7 @@ def _header(settings: Settings, after: int, upto: int) -> Header:
                   after=after, upto=upto, forecast=forecast)  # fmt: skip
 
 
-def _models(where: Cluster, store: Path, upto: int) -> dict[str, Any]:
+def _models(where: Cluster, calendar: Calendar, store: Path, upto: int) -> dict[str, Any]:
     """Who forecast until an instant, as the log has it, in the order of their numbers."""
-    events = [Event(one.since, one.model, one.bundle_sha256) for one in models_upto(where, upto)]
+    events = [Event(one.since, one.model, one.bundle_sha256) for one in models_upto(where, calendar, upto)]
     return described(events, store)

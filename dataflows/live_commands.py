@@ -121,7 +121,7 @@ def replay(
     except ValueError:
         raise UserError(f"--day {day}: want a date, as 2026-03-04") from None
     chosen = [*(sets or ()), *([f"run.account={account}"] if account else [])]
-    outcome = run(load(settings, chosen), cluster(), session, snapshots, recompute)
+    outcome = run(load(settings, chosen, log=True), cluster(), session, snapshots, recompute)
     if json:
         told = outcome.forecasts._asdict() if outcome.forecasts is not None else None
         typer.echo(jsonlib.dumps(outcome._asdict() | {"forecasts": told}, indent=2))

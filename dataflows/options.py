@@ -42,12 +42,14 @@ FORECASTS = Annotated[
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
-def settings_of(file: Path | None, sets: list[str] | None, profile: str | None, timeframe: str | None) -> "Settings":
-    """The settings of a command line: a file, single settings, a profile."""
+def settings_of(
+    file: Path | None, sets: list[str] | None, profile: str | None, timeframe: str | None, *, log: bool = False
+) -> "Settings":
+    """The settings of a command line: a file, single settings, a profile; `log`: for decisions from the log."""
     from infra.settings import load
 
     more = [] if timeframe is None else [f"run.timeframe={timeframe}"]
-    return load(file, [*(sets or []), *more], profile=profile)
+    return load(file, [*(sets or []), *more], profile=profile, log=log)
 
 
 def symbols_of(text: str | None) -> list[str]:

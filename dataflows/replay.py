@@ -30,7 +30,7 @@ from operators.drive import unflat
 from risk import account
 from schemas import codec
 from schemas.errors import UserError
-from schemas.frames import SHARDS, Names, SliceFrame
+from schemas.frames import SHARDS, SliceFrame
 from schemas.identity import iso
 from schemas.records import LogEntry, Order
 
@@ -162,7 +162,7 @@ def _trade(
             if frame is None:
                 found.note("slices", f"slice {iso(told.slices.upto)} is in the account log and was not decided again")
                 continue
-            if parted := parting.slices(_as_known(frame, told.names), told):
+            if parted := parting.slices(_as_known(frame, told), told):
                 found.note("slices", f"slice {iso(frame.slices.upto)}: {parted}")
             told = frame
         state, ledger = account_log.step(calendar, settings.account, state, told)
@@ -196,11 +196,15 @@ class _Differences:
             self.lines.append(line)
 
 
-def _as_known(frame: SliceFrame, names: Names) -> SliceFrame:
-    """A slice with the symbols that were known at it: a replay reads a session at once, later listings too."""
-    own = frame.names[: names.size].copy()
-    own[names[: own.size] == b""] = b""
-    return replace(frame, names=own, quality=frame.quality[: names.size])
+def _as_known(frame: SliceFrame, recorded: SliceFrame) -> SliceFrame:
+    """A slice with what was known at it: a replay reads a session at once, later listings too.
+
+    Models' names are left away where the record has none, as those of the time before they were told.
+    """
+    own = frame.names[: recorded.names.size].copy()
+    own[recorded.names[: own.size] == b""] = b""
+    models = frame.models if recorded.models.size else recorded.models
+    return replace(frame, names=own, quality=frame.quality[: own.size], models=models)
 
 
 def _entries(where: Cluster, name: str, begin: Start, close: int) -> Iterator[LogEntry]:

@@ -74,7 +74,9 @@ def backtest(
     loop: Annotated[bool, typer.Option(help="A plain loop instead of the dataflow; the same result.")] = False,
 ) -> None:
     """Replay bars through signals, rules and the simulated venue; write tables and a report."""
-    given = settings_of(settings, sets, profile, timeframe)
+    from dataflows.sources import SCHEME
+
+    given = settings_of(settings, sets, profile, timeframe, log=bars.startswith(SCHEME))
     names, (first, last) = symbols_of(symbols), span_of(start, stop)
     from dataflows import backtest as command
     from infra.reference import Files
@@ -296,6 +298,9 @@ def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from dataflows.sources import SCHEME
+    from infra.result_header import CLOSED
+
     console = Console(highlight=False, soft_wrap=True)
     counts, data = summary["counts"], summary["data"]
     label = escape(str(summary["bars"].get("label", "")))
@@ -345,6 +350,9 @@ def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
     console.print(funnel)
     if summary["off"]:
         console.print(f"off: {', '.join(summary['off'])}")
+    if any(CLOSED in name for name in summary["off"]):
+        setting = "live.missing_data" if str(summary["bars"]["source"]).startswith(SCHEME) else "filters.missing_data"
+        console.print(f"[bold yellow]{CLOSED}[/] what has no source: --set {setting}=off switches it off instead")
     if counts["refused"] > counts["bars"]:
         most = max(counts["refused_by_reason"], key=counts["refused_by_reason"].__getitem__)
         console.print(

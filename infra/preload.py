@@ -8,6 +8,9 @@ starts. (Numba imports with a lock of its own.)
 
 def load_all() -> None:
     """Avro and the report: a tenth of a second that the first records and the first close would take otherwise."""
+    import cmath  # noqa: F401
+
     import fastavro.schema  # noqa: F401
+    import numpy.ma  # noqa: F401  (for `np.unique`)
 
     import risk.report  # noqa: F401

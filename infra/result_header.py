@@ -10,6 +10,7 @@ from infra.settings import Settings, describe, settings_hash
 from risk.limits import limits
 
 VERSION = 4  # of a run's folder
+CLOSED = "lets nothing in"  # in `off`, of a filter that refuses for want of a source
 
 
 class LedgerError(RuntimeError):

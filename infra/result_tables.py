@@ -104,7 +104,7 @@ class Words:
     def __init__(self, account: str, alphas: Sequence[str], names: Names, models: Sequence[str] = ()):
         self.alphas = alphas
         texts = [name.decode() for name in names.tolist()]
-        self._names, self._models = Lexicon(texts), Lexicon(["", *models])
+        self._names, self._models = _each_once(texts), Lexicon(["", *models])
         self._ids = forms([f"{account}|{text}|" for text in texts], [f"|{word(leg)}" for leg in sorted(Leg)])
         self._said: dict[int, str] = {}  # by what the alphas voted
 
@@ -139,6 +139,15 @@ class Words:
     def entry_id(self, symbol: Ints, sent: Longs, there: Any = None) -> Ids:
         """The id of the order that opened a lot; only where it is `there`."""
         return Ids(symbol, sent, np.full(symbol.size, Leg.ENTRY, np.int8), self._ids, there)
+
+
+def _each_once(texts: list[str]) -> Lexicon:
+    """Names by id. A log's ids have gaps, all of the same empty name, and readers take equal words for one."""
+    words = list(dict.fromkeys(texts))
+    if len(words) == len(texts):
+        return Lexicon(texts)
+    place = {text: k for k, text in enumerate(words)}
+    return Lexicon(words, np.array([place[text] for text in texts], np.int32))
 
 
 @cache

@@ -8,6 +8,7 @@ python -m infra.run dataflows.live -r var/recovery/live -s 10 -b 0
 import os
 import signal
 import sys
+import threading
 from datetime import timedelta
 from types import FrameType
 
@@ -19,8 +20,7 @@ LOSS = "--accept-state-loss"
 
 def main() -> None:
     """Run until the flow ends. What stops it is raised, unless a user can mend it."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, as after `nohup`, it stays so
-        signal.signal(signal.SIGINT, leave)
+    _heed_interrupts()
     from bytewax.recovery import RecoveryConfig
     from bytewax.run import _locate_dataflow, _parse_args, _prepare_import
     from bytewax.testing import cluster_main
@@ -47,6 +47,20 @@ def main() -> None:
             raise
         print(f"{given.import_str}: {mistake}", file=sys.stderr)
         sys.exit(2)
+
+
+def heed_bytewax_interrupts() -> None:
+    """Ctrl-C is one line under `python -m bytewax.run`, too, from when the flow is built on."""
+    if getattr(sys.modules["__main__"].__spec__, "name", "") == "bytewax.run":
+        _heed_interrupts()
+
+
+def _heed_interrupts() -> None:
+    is_first = threading.current_thread() is threading.main_thread()
+    if (
+        is_first and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # ignored, as after `nohup`, it stays
+        signal.signal(signal.SIGINT, leave)
 
 
 def leave(number: int, frame: FrameType | None) -> None:

@@ -178,8 +178,12 @@ def load(
     environ: Mapping[str, str] | None = None,
     *,
     profile: str | None = None,
+    log: bool = False,
 ) -> Settings:
-    """Settings from all their places; `environ` is the process's own unless given."""
+    """Settings from all their places; `environ` is the process's own unless given.
+
+    `log`: for decisions from the log. What is given and would not be heeded there is refused.
+    """
     tree: dict[str, Any] = msgspec.to_builtins(Settings())
     origin: dict[_Key, str] = {}
     root = types.type_info(Settings)
@@ -196,11 +200,23 @@ def load(
                 _put(tree, key, value)
                 origin[key] = name
     settings = _converted(tree, origin, root)
+    if log:
+        _refuse_unheeded(settings, origin)
     try:
         limits(settings.account)
     except ValueError as error:
         raise UserError(str(error)) from error
     return settings
+
+
+def _refuse_unheeded(settings: Settings, origin: Mapping[_Key, str]) -> None:
+    """A UserError where filters.missing_data is given in vain; a file that lists both settings may well list it."""
+    place, other = origin.get(("filters", "missing_data")), origin.get(("live", "missing_data"))
+    given, heeded = settings.filters.missing_data, settings.live.missing_data
+    if place is None or given == heeded or (place == other and place != "--set"):
+        return
+    raise UserError(f"filters.missing_data = {given} ({place}) is of no effect on decisions from the log: give "
+                    f"live.missing_data = {given} instead, which is {heeded}")  # fmt: skip
 
 
 def of_log(settings: Settings) -> Settings:

@@ -3,27 +3,51 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
+
 from infra.gated_sink import Record, event_record
 from infra.kafka import SCHEMA, Cluster, bounds, records
 from schemas import codec
-from schemas.calendar import timeframe_name
+from schemas.calendar import Calendar, timeframe_name
 from schemas.frames import RawFrame
 from schemas.identity import slice_key
 from schemas.records import Action, InForce, Listed, SliceBars
 
 TOPIC = "market.slices"
-DAY = 512  # records of a partition: more than any session has
+BLOCK = 512  # records of a partition that are read at a time: more than any session has
 
 
-def models_upto(where: Cluster, ts: int) -> list[InForce]:
-    """All models that came into force by `ts`, UTC ns, in order: each session's first record repeats them."""
+def models_upto(where: Cluster, calendar: Calendar, ts: int) -> list[InForce]:
+    """All models that came into force by `ts`, UTC ns, in order: each session's first record repeats all before it.
+
+    The log is read from its end back, until every slice from such a record up to `ts` was met: how many records were
+    written again, and where, is of no matter. Where nobody can use one of them, it is read to its begin.
+    """
     low, high = bounds(where, TOPIC, [0])[0]
     found: dict[tuple[int, str], InForce] = {}
-    for message in records(where, TOPIC, 0, max(low, high - DAY), high):
-        with suppress(codec.UndecodableError):  # a dead letter by now
-            event = codec.decode(SliceBars, message.value(), dict(message.headers() or ()).get(SCHEMA))
-            found |= {(one.since, one.model): one for one in event.models if one.since <= ts}
+    met, firsts = set[int](), set[int]()  # ends of slices, UTC ns
+    while low < high and not _is_whole(calendar, ts, met, firsts):
+        begin = max(low, high - BLOCK)
+        for message in records(where, TOPIC, 0, begin, high):
+            with suppress(codec.UndecodableError):  # a dead letter by now
+                event = codec.decode(SliceBars, message.value(), dict(message.headers() or ()).get(SCHEMA))
+                found |= {(one.since, one.model): one for one in event.models if one.since <= ts}
+                met.add(event.ts)
+                if calendar.session_of(event.ts) != calendar.session_of(event.after):
+                    firsts.add(event.ts)
+        high = begin
     return sorted(found.values(), key=lambda one: one.since)
+
+
+def _is_whole(calendar: Calendar, ts: int, met: set[int], firsts: set[int]) -> bool:
+    """Whether all slices from a session's first one up to `ts` were met; none has to be where that one is later."""
+    if not firsts:
+        return False
+    begin = max(firsts)
+    if begin > ts:
+        return True
+    slices = np.arange(calendar.index_after(begin - 1), calendar.index_after(ts))
+    return met.issuperset(calendar.ends_at(slices).tolist())
 
 
 def record(frame: RawFrame, timeframe: int, models: Sequence[InForce] = ()) -> Record:

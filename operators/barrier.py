@@ -11,6 +11,7 @@ import numpy as np
 from operators.drive import unflat
 from operators.merging import merge
 from schemas.frames import (
+    NO_NAMES,
     SHARDS,
     Actions,
     Alarm,
@@ -46,12 +47,14 @@ class State(NamedTuple):
 def start(after: int = UNBEGUN) -> State:
     """The log begins after `after`, UTC ns; or with the first frame, then the others' must begin there too."""
     nothing = np.zeros(0, f"S{MAX_NAME}")
-    return State(4, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
+    return State(5, np.full(SHARDS, after, np.int64), nothing, np.zeros(0, np.int32), ())
 
 
 def restore(first: State, snapshot: Any) -> State:
-    """A state from its flattened form."""
+    """A state from its flattened form; in version 4 frames did not name their models."""
     *plain, waiting = snapshot
+    if plain[0] == 4:
+        plain[0], waiting = 5, tuple((*parts, NO_NAMES) for parts in waiting)
     return unflat(first, (*plain, ()))._replace(waiting=tuple(_frame(parts) for parts in waiting))
 
 
@@ -150,11 +153,11 @@ def _select(frame: SignalFrame, slices: Slices, rows: slice, first: int, gone: A
     at = bars.at[rows] - np.int32(first)
     acted = _acted(bars.actions, first, first + slices.size)
     picked = BarFrame(bars.shard, slices, listed, refused, bars.slots, at, **columns, actions=acted)
-    own = {name: getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:-2]}
+    own = {name: getattr(frame, name)[rows] for name in list(SignalFrame.__dataclass_fields__)[1:-3]}
     alarms = tuple(alarm for alarm in frame.alarms if slices.after < alarm.ts <= slices.upto)
     due = (frame.outcomes.ts > slices.after) & (frame.outcomes.ts <= slices.upto)
     outcomes = Outcomes._make(column[due] for column in frame.outcomes)
-    return SignalFrame(picked, **own, alarms=alarms, outcomes=outcomes)
+    return SignalFrame(picked, **own, alarms=alarms, outcomes=outcomes, models=frame.models)
 
 
 def _acted(actions: Actions, first: int, last: int) -> Actions:

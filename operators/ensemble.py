@@ -165,7 +165,7 @@ def _weigh(
                           costs(toll, frame.features.bars), *told)  # fmt: skip
     low, middle, high = np.ascontiguousarray(quantiles.T)
     return (low, middle, high, forecast.probability, forecast.age, forecast.model, forecast.is_calibrated,
-            forecast.absence, forecast.alarms, frame.outcomes)  # fmt: skip
+            forecast.absence, forecast.alarms, frame.outcomes, forecast.models)  # fmt: skip
 
 
 def costs(toll: Toll, bars: BarFrame) -> Floats:

@@ -206,7 +206,7 @@ def step(params: Params, forecaster: Forecaster, state: State, frame: FeatureFra
     return state._replace(slices=state.slices + bars.slices.size), ForecastFrame(
         frame, horizons, forecaster.decision, out.quantiles, out.age, out.direction, out.strength, out.probability,
         number, is_calibrated, out.absence, tuple(alarms), out.volatility,
-        tuple(forecaster.model(one.decode()).usual for one in state.models.tolist()),
+        tuple(forecaster.model(one.decode()).usual for one in state.models.tolist()), state.models,
     )  # fmt: skip
 
 

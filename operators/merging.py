@@ -12,6 +12,7 @@ from schemas.frames import (
     NO_ACTIONS,
     NO_COUNTS,
     NO_FLOATS,
+    NO_NAMES,
     NO_OUTCOMES,
     STALE,
     Actions,
@@ -82,7 +83,22 @@ def _forecasts(frames: list[SignalFrame], some: list[SignalFrame], rank: Ints) -
                for name in ("q10", "q50", "q90", "probability", "age", "model", "is_calibrated")}  # fmt: skip
     alarms = tuple(sorted(alarm for frame in frames for alarm in frame.alarms))
     return {**columns, "absent": absent, "made": int(np.count_nonzero(columns["age"] == 0)), "alarms": alarms,
-            "outcomes": _outcomes([frame.outcomes for frame in told], rank)}  # fmt: skip
+            "outcomes": _outcomes([frame.outcomes for frame in told], rank), "models": _models(some)}  # fmt: skip
+
+
+def _models(frames: list[SignalFrame]) -> Names:
+    """By number, the models whose forecasts stand in the rows; none where two shards mean different ones by it.
+
+    Of these rows alone: what a slice says must not depend on what else came in the frames that brought it.
+    """
+    found: dict[int, bytes] = {}
+    for frame in frames:
+        for number in np.flatnonzero(np.bincount(frame.model)).tolist():
+            if 0 < number <= frame.models.size:
+                name = bytes(frame.models[number - 1])
+                found[number] = name if found.get(number, name) == name else b""
+    names = [found.get(number, b"") for number in range(1, max(found, default=0) + 1)]
+    return np.array(names, np.bytes_) if any(names) else NO_NAMES
 
 
 def _outcomes(parts: list[Outcomes], rank: Ints) -> Outcomes:

@@ -12,6 +12,7 @@ from schemas.frames import (
     NO_FLOATS,
     NO_INTS,
     NO_LONGS,
+    NO_NAMES,
     NO_OUTCOMES,
     Alarm,
     Bools,
@@ -148,9 +149,10 @@ class SignalColumns:
     age: Ints = field(default_factory=lambda: NO_INTS)  # bars
     model: Codes = field(default_factory=lambda: NO_CODES)  # number; 0: none
     is_calibrated: Bools = field(default_factory=lambda: NO_BOOLS)
-    # what the account saw of their bars; empty but where it reads its log, for only its events tell them
+    # what the account saw of their bars and models; empty but where it reads its log, for only its events tell them
     price: Floats = field(default_factory=lambda: NO_FLOATS)  # USD, the close
     volatility: Floats = field(default_factory=lambda: NO_FLOATS)  # NaN: of no candidate
+    version: Names = field(default_factory=lambda: NO_NAMES)  # id of the forecast's model; empty: none, or not known
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -176,6 +178,9 @@ class LedgerFrame:
     alarms: tuple[Alarm, ...] = ()  # of models that were stopped
     outcomes: Outcomes = NO_OUTCOMES  # of forecasts
     report: int = -1  # number of the broker's report that brought all this about
+    # by symbol: slice in which the entry of the lot that is still held was sent, UTC ns, or 0; empty but where the
+    # account reads its log, for only its events tell it
+    entered: Longs = field(default_factory=lambda: NO_LONGS)
 
 
 def uncalibrated(frame: LedgerFrame) -> Bools:

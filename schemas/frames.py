@@ -139,6 +139,7 @@ NO_CODES: Codes = np.zeros(0, np.int8)
 NO_LONGS: Longs = np.zeros(0, np.int64)
 NO_COUNTS: Longs = np.zeros((0, 4), np.int64)
 NO_BOOLS: Bools = np.zeros(0, np.bool_)
+NO_NAMES: Names = np.zeros(0, np.bytes_)
 NO_OUTCOMES = Outcomes(NO_LONGS, NO_INTS, NO_CODES, NO_CODES, NO_BOOLS, NO_LONGS, NO_LONGS, NO_LONGS, NO_BOOLS)
 
 # what is said of a bar that was let in; bits of `marks`
@@ -259,6 +260,7 @@ class ForecastFrame:
     volatility: Floats = field(default_factory=lambda: NO_FLOATS)  # of one bar in the window, where the model was asked
     # by model, for each horizon: the quantiles of its training labels in volatility units; empty: it does not say
     usual: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    models: Names = field(default_factory=lambda: NO_NAMES)  # ids by number, less one
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -312,6 +314,7 @@ class SignalFrame:
     absence: Codes = field(default_factory=lambda: NO_CODES)  # Absence
     alarms: tuple[Alarm, ...] = ()
     outcomes: Outcomes = NO_OUTCOMES
+    models: Names = field(default_factory=lambda: NO_NAMES)  # ids by number, less one: of all so far
 
 
 @quick
@@ -359,3 +362,4 @@ class SliceFrame:
     made: int = 0  # forecasts
     alarms: tuple[Alarm, ...] = ()
     outcomes: Outcomes = NO_OUTCOMES  # in order of `(ts, symbol name, horizon)`
+    models: Names = field(default_factory=lambda: NO_NAMES)  # ids by number, less one; of those in `model`

@@ -10,14 +10,14 @@ from typing import Any, get_args
 
 import numpy as np
 
-from schemas.frames import NO_OUTCOMES, Actions, Alarm, Ints, Names, Outcomes, Refused, SliceFrame, Slices
+from schemas.frames import NO_NAMES, NO_OUTCOMES, Actions, Alarm, Ints, Names, Outcomes, Refused, SliceFrame, Slices
 from schemas.universe import MAX_NAME
 
 Columns = dict[str, bytes]
 Kinds = dict[str, "np.dtype[Any]"]
 
 _NOT_ROWS = ("slices", "starts", "order", "names", "rank", "refused", "rows", "stopped", "actions", "quality",
-             "absent", "made", "alarms", "outcomes")  # fmt: skip
+             "absent", "made", "alarms", "outcomes", "models")  # fmt: skip
 
 
 def _kinds(frame: Any, leave: tuple[str, ...] = (), prefix: str = "") -> Kinds:
@@ -55,6 +55,8 @@ def pack(frame: SliceFrame) -> Columns:
     packed = {name: np.ascontiguousarray(column, _ALL[name].newbyteorder("<")).tobytes()
               for name, column in columns.items() if len(column)}  # fmt: skip
     packed["names"] = b"\n".join(frame.names.tolist())
+    if frame.models.size:
+        packed["models"] = b"\n".join(frame.models.tolist())
     return packed
 
 
@@ -71,12 +73,18 @@ def unpack(columns: Columns, slices: Slices) -> SliceFrame:
         rank=rank, refused=Refused(*_read(columns, _REFUSED).values()), rows=size, stopped=counts["stopped"],
         actions=Actions(*_read(columns, _ACTIONS).values()), quality=counts["quality"].reshape(-1, 4),
         absent=counts["absent"], made=int(counts["made"].sum()), alarms=alarms,
-        outcomes=Outcomes(*_read(columns, _OUTCOMES).values()), **rows,
+        outcomes=Outcomes(*_read(columns, _OUTCOMES).values()), models=_models(columns), **rows,
     )  # fmt: skip
 
 
 def _read(columns: Columns, kinds: Kinds) -> dict[str, Any]:
     return {name: np.frombuffer(columns.get(name, b""), kind).copy() for name, kind in kinds.items()}
+
+
+def _models(columns: Columns) -> Names:
+    """Ids by number; logs of the time before they were told have none."""
+    joined = columns.get("models", b"")
+    return np.array(joined.split(b"\n"), np.bytes_) if joined else NO_NAMES
 
 
 @lru_cache(maxsize=4)

@@ -202,7 +202,7 @@ def table(given_answers: list[Any]) -> dict[str, np.ndarray]:
 
 # of bars beside them: what is there only once some symbol had a split, by slice, or a sum over the frame
 SKIPPED = {"shard", "listed", "starts", "rank", "names", "slot", "after", "upto", "waiting", "bars.at", "scale",
-           "market", "actions", "quality"}  # fmt: skip
+           "market", "actions", "quality", "models"}  # fmt: skip
 
 
 ROWS = ("symbol", "open", "high", "low", "close", "volume", "half_spread", "volatility", "direction", "score",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -200,6 +201,33 @@ def test_fills_at_a_broker_are_no_dry_run_and_each_part_has_its_event(live):
     fills = [codec.decode(Execution, record.value) for ledger in live.ledgers for record in live.writer.fills(ledger)]
     assert {(fill.paper_trade, fill.dry_run) for fill in fills} == {(True, False)}
     assert len({fill.idempotency_key for fill in fills}) == len(fills)
+
+
+class InParts(Live):
+    """The same, but the broker tells of an exit's fill in two parts."""
+
+    def hear(self, reports):
+        for one in reports:
+            if one.leg == Leg.EXIT and one.status == "filled" and one.qty > 1:
+                each = one.cost // one.qty
+                first = msgspec.structs.replace(
+                    one, status="partially_filled", qty=1, cost=each, filled=one.filled - one.qty + 1
+                )
+                super().hear([first, msgspec.structs.replace(one, qty=one.qty - 1, cost=one.cost - each)])
+            else:
+                super().hear([one])
+
+
+def test_each_part_of_an_exit_has_its_entrys_id(frames):
+    """A report is a frame of its own, in which no order and no trade names the entry."""
+    live = InParts()
+    live.run(frames)
+    orders = [codec.decode(Order, value) for value in live.orders.values()]
+    entries = {order.correlation_id for order in orders if order.leg == "entry"}
+    fills = [codec.decode(Execution, record.value) for ledger in live.ledgers for record in live.writer.fills(ledger)]
+    others = [one for one in (*orders, *fills) if "|entry" not in one.idempotency_key]
+    assert len(others) > 10
+    assert {one.correlation_id for one in others} <= entries
 
 
 GATES = ("trading_disabled", "dry_run", "not_approved", "revoked", "circuit_open", "queue_full", "too_late")

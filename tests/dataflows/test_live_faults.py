@@ -200,8 +200,9 @@ def heard():
 @pytest.mark.usefixtures("heard")
 def test_flows_that_are_told_to_end_do_so_in_time_and_lose_nothing(site, kafka, undisturbed):
     one, ways, since = site(kafka, INGEST__SPEED="3000"), {"ingest": 1, "live": 2}, time.time()
+    runner = {"ingest": "bytewax.run", "live": "infra.run"}
     for name in ways:
-        one.start(name, f"dataflows.{name}", runner="infra.run")
+        one.start(name, f"dataflows.{name}", runner=runner[name])
     deadline = time.monotonic() + 240.0
     for share, number in ((0.2, signal.SIGINT), (0.4, signal.SIGTERM), (0.6, signal.SIGINT)):
         while not (reached(kafka, 156 * share) and all(begun(one, name, since) for name in ways)):
@@ -213,12 +214,13 @@ def test_flows_that_are_told_to_end_do_so_in_time_and_lose_nothing(site, kafka, 
             one.stop(name, number)
             assert time.monotonic() < told + 30.0
             assert first.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
-            one.start(name, f"dataflows.{name}", runner="infra.run", processes=processes)
+            one.start(name, f"dataflows.{name}", runner=runner[name], processes=processes)
         ways["live"], since = 3 - ways["live"], time.time()
     one.wait(2)
     undisturbed.check(one, kafka)
     assert "Traceback" not in one.tails()
-    assert "interrupted; started again the flow goes on" in (one.folder / "live.log").read_text()
+    for name in ways:
+        assert "interrupted; started again the flow goes on" in (one.folder / f"{name}.log").read_text()
 
 
 def begun(site, name, since):

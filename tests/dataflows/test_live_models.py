@@ -26,7 +26,7 @@ from models.bundle import MANIFEST, sha256
 from operators.features import Params, set_hash
 from schemas import codec
 from schemas.identity import nanos
-from schemas.records import AlphaSignal, MarketEngineered, Prediction, SliceBars
+from schemas.records import AlphaSignal, MarketEngineered, Prediction, ScoredSignal, SliceBars
 from tests.dataflows.livekit import Site
 from tests.dataflows.test_live import QUIET, SOURCE
 from tests.infra.logkit import fill
@@ -118,8 +118,11 @@ def test_a_swap_acts_at_its_slice_live_in_a_replay_and_in_a_backtest_of_the_log(
     done = place.utp("backtest", source, "--models", str(history), "--out", str(tmp_path / "file"))
     assert done.returncode == 0, done.stderr
     assert compare(live, [tmp_path / "file"]) == []
-    models = [name for run in live for name in pq.read_table(run / "signals.parquet")["model"].to_pylist()]
-    assert {"", one, two} == set(models)
+    tables = [pq.read_table(run / "signals.parquet").to_pandas() for run in live]
+    models = {(row.symbol, row.ts.value): row.model for table in tables for row in table.itertuples()}
+    assert {"", one, two} == set(models.values())
+    scored = [event for _, event in events(kafka, "signals.scored", ScoredSignal)[0]]
+    assert {(event.symbol, nanos(event.ts)): event.model_version or "" for event in scored} == models
     summary = json.loads((tmp_path / "log" / "summary.json").read_bytes())
     assert summary["counts"]["orders"] > 10
     assert [each["id"] for each in json.loads((live[1] / "summary.json").read_bytes())["forecasts"]["models"]] == [

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataflows import account_log, parting, pipeline
+from dataflows import account_log, parting, pipeline, replay
 from infra.ranges import Messages
 from infra.settings import load
 from operators import barrier, drive
@@ -73,3 +73,11 @@ def test_slices_part_at_a_symbols_value():
     assert told == "other stopped"
     last = replace(kept, order=kept.order[:-1], **{one: getattr(kept, one)[:-1] for one in _ROWS})
     assert parting.slices(frame, last) == f"other bars: {kept.names[kept.symbol[-1]].decode()}"
+
+
+def test_a_slice_that_was_recorded_before_models_were_named_is_the_same():
+    frame, kept = recorded()
+    named = replace(frame, models=np.array([b"m1"]))
+    assert parting.slices(replay._as_known(named, kept), kept) == ""
+    other = replace(kept, models=np.array([b"m2"]))
+    assert parting.slices(replay._as_known(named, other), other) == "other models"

@@ -119,7 +119,10 @@ def test_missing_data_can_refuse(tmp_path: Path) -> None:
     job = backtest.plan(str(LEAN / "minute_trade.parquet"), settings, tmp_path / "run", files=files)
     summary = backtest.run(job, loop=True)
     assert summary["counts"]["fills"] == 0
-    assert not [name for name in summary["off"] if "filter" in name]
+    assert [name for name in summary["off"] if "filter" in name] == [
+        "liquidity filter (no volumes) in a symbol's first 3 sessions lets nothing in",
+        "earnings filter (no reports) lets nothing in",
+    ]
     reasons = set(pq.read_table(tmp_path / "run" / "signals.parquet")["reason"].to_pylist())
     assert {"low_liquidity", "earnings_blackout"} <= reasons
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dataflows import archive
+from dataflows import archive, cli
 from dataflows.sources import open_source
 from infra import log_bars, slice_log
 from infra.bars import open_bars
@@ -144,3 +144,22 @@ def test_a_log_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setattr(log_bars, "wait_for", partial(wait_for, seconds=0.2))
     with pytest.raises(UserError, match=r"Kafka at 127\.0\.0\.1:1 does not answer within 0\.2 s"):
         log_bars.LogBars(Cluster("127.0.0.1:1"), "market.slices")
+
+
+def test_a_backtest_of_the_log_says_why_nothing_is_let_in(log, tmp_path, capsys, monkeypatch):
+    """Who has not heard of live.missing_data gets no trade, and a line that names it; the other setting is refused."""
+    monkeypatch.delenv("LIVE__MISSING_DATA", raising=False)
+
+    def utp(*words):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["backtest", LOG, "--loop", "--out", str(tmp_path / "run"), *words])
+        told = capsys.readouterr()
+        return left.value.code, " ".join((told.out + told.err).split())
+
+    code, said = utp("--set", "filters.missing_data=off")
+    assert (code, said.count("live.missing_data = off")) == (2, 1)
+    code, said = utp()
+    assert (code, "filled 0" in said, "earnings filter (no reports) lets nothing in" in said) == (0, True, True)
+    assert "--set live.missing_data=off switches it off instead" in said
+    code, said = utp("--set", "live.missing_data=off")
+    assert (code, "lets nothing in" in said, "filled 0" in said) == (0, False, False)

@@ -141,6 +141,15 @@ def test_an_id_is_right_on_any_day_of_any_year(tmp_path):
     assert ids == [f"a|X|{stamp(int(ts))}|{leg}" for ts, leg in zip(times, legs, strict=True)]
 
 
+def test_ids_with_gaps_between_them_keep_their_names(tmp_path):
+    """As those of a log, where a shard's ids are sixteen apart."""
+    words = Words("backtest", [], np.array([b"A", b"", b"B", b"", b"", b"C"]))
+    symbol = np.array([5, 0, 2, 5], np.int32)
+    with Writer(tmp_path / "x.parquet") as writer:
+        writer.write({"symbol": words.symbol(symbol)})
+    assert pq.read_table(tmp_path / "x.parquet")["symbol"].to_pylist() == ["C", "A", "B", "C"]
+
+
 def test_a_trade_is_priced_per_share(run):
     row, given = rows(run, "trades")[0], STORY.tables["trades"][0]
     assert row["entry_price"] == pytest.approx(given["cost"] / given["qty"] / 1e4, abs=1e-9)

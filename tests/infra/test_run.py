@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,51 @@ def test_state_that_no_step_has_is_left_behind_when_one_says_so(folder):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "holds state of counting.count, which is no step of counting" in done.stderr
     assert run(folder, "--accept-state-loss", step="tally").returncode == 0
+
+
+ENDLESS = """
+import os
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import DynamicSource, StatelessSourcePartition
+from bytewax.testing import TestingSink
+
+from infra.run import heed_bytewax_interrupts
+
+
+class Part(StatelessSourcePartition):
+    def next_batch(self):
+        print("begun", flush=True)
+        return []
+
+
+class Source(DynamicSource):
+    def build(self, step_id, worker_index, worker_count):
+        return Part()
+
+
+def flow():
+    heed_bytewax_interrupts()
+    graph = Dataflow("endless")
+    op.output("out", op.input("in", graph, Source()), TestingSink([]))
+    return graph
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("runner", ["bytewax.run", "infra.run"])
+def test_ctrl_c_is_one_line_and_code_130_whoever_runs_the_flow(tmp_path, runner, workers):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    command = [sys.executable, "-m", runner, "endless:flow()", "-w", workers]
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the child hears it, whoever started the tests
+    try:
+        with subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stdout=-1, stderr=-1) as running:
+            assert running.stdout.readline().startswith("begun")
+            running.send_signal(signal.SIGINT)
+            _, told = running.communicate(timeout=30)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    line = "interrupted; started again the flow goes on where its store says\n"
+    assert (running.returncode, told) == (130, line)

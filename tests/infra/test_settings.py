@@ -110,6 +110,26 @@ def test_a_mistake_in_the_environment_names_the_variable():
     assert mistake(environ={"CASH__INITIAL": "3"}) == f"{message} (environment CASH__INITIAL)"
 
 
+def test_what_is_not_heeded_in_the_log_is_refused(tmp_path):
+    """Of decisions from the log live.missing_data decides; whoever gives the other one means to be obeyed."""
+    both, one = tmp_path / "both.toml", tmp_path / "one.toml"
+    both.write_text('[filters]\nmissing_data = "off"\n[live]\nmissing_data = "refuse"\n')
+    one.write_text('[filters]\nmissing_data = "off"\n')
+    told = r"filters.missing_data = off \({}\) .* give live.missing_data = off instead, which is refuse"
+    own = "filters.missing_data=off"
+    with pytest.raises(UserError, match=told.format("--set")):
+        load(None, [own], environ={}, log=True)
+    with pytest.raises(UserError, match=told.format("--set")):
+        load(both, [own, "live.missing_data=refuse"], environ={}, log=True)
+    with pytest.raises(UserError, match=told.format("environment FILTERS__MISSING_DATA")):
+        load(None, [], environ={"FILTERS__MISSING_DATA": "off"}, log=True)
+    with pytest.raises(UserError, match=told.format(".*one.toml")):
+        load(one, [], environ={}, log=True)
+    assert load(both, [], environ={}, log=True) == load(None, [], environ={}, log=True)  # as settings.toml lists both
+    assert load(None, [own, "live.missing_data=off"], environ={}, log=True).live.missing_data == "off"
+    assert load(None, [own], environ={}).filters.missing_data == "off"
+
+
 def test_an_unknown_profile_is_refused():
     assert mistake(profile="reserch") == "profile reserch: want one of research"
 

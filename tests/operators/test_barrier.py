@@ -8,7 +8,7 @@ import pytest
 from dataflows import pipeline
 from infra.settings import Settings
 from operators import barrier
-from operators.drive import replay
+from operators.drive import flat, replay
 from schemas.frames import GAP, JUMPED, SHARDS, STALE, SignalFrame, SliceFrame
 from tests.markets import Market, make
 
@@ -126,3 +126,19 @@ def test_what_is_odd_is_counted_once(cuts: list[int]) -> None:
     expected = [missing.sum(), *((marks & bit != 0).sum() for bit in (GAP, STALE, JUMPED))]
     assert whole.tolist() == expected
     assert whole[0] >= whole[1] > 0
+
+
+def test_a_barrier_of_the_time_before_models_were_named_goes_on() -> None:
+    market = make(5, symbols=7)
+    *most, last = frames(market, [])
+    state = barrier.start(market.after)
+    for frame in most:
+        state, _ = barrier.step(state, frame)
+    version, *rest, waiting = flat(state)
+    assert (version, len(waiting)) == (5, SHARDS - 1)
+    before = (4, *rest, tuple(parts[:-1] for parts in waiting))
+    resumed = barrier.restore(barrier.start(), before)
+    assert resumed.version == 5
+    _, answer = barrier.step(resumed, last)
+    _, expected = barrier.step(state, last)
+    assert repr(flat(answer)) == repr(flat(expected))

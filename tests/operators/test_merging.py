@@ -1,5 +1,7 @@
 """What is true of merging alone: parts that lie side by side are not copied, and both ways of ordering agree."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -54,3 +56,22 @@ def test_rows_come_by_slice_and_name(data: st.DataObject) -> None:
     starts, order = merging.order_of(*columns, slices)
     assert order.tolist() == slow_order(at, symbol, rank)
     assert starts.tolist() == [sum(place < k for place in at) for k in range(slices + 1)]
+
+
+@pytest.mark.parametrize(
+    ("shards", "told"),
+    [
+        ([(b"a b", [1, 2, 2]), (b"a b", [0, 2])], [b"a", b"b"]),
+        ([(b"a b", [0, 2]), (b"a b c", [2])], [b"", b"b"]),  # what no row here is of is not told
+        ([(b"a b", [2]), (b"b", [1])], [b"b", b"b"]),  # a shard missed the first one's record
+        ([(b"a b c", [1, 2]), (b"a c", [2]), (b"a b c", [2])], [b"a", b""]),  # and here 2 means two models
+        ([(b"a", [0, 0]), (b"a", [])], []),
+        ([(b"", [1]), (b"a", [1])], [b"a"]),  # a frame of the time before they were named
+    ],
+)
+def test_a_number_is_told_by_the_name_that_all_shards_have_for_it(
+    shards: list[tuple[bytes, list[int]]], told: list[bytes]
+) -> None:
+    frames = [SimpleNamespace(models=np.array(names.split(), np.bytes_), model=np.array(numbers, np.int8))
+              for names, numbers in shards]  # fmt: skip
+    assert merging._models(frames).tolist() == told  # type: ignore[arg-type]
