@@ -94,10 +94,14 @@ class Held:
         self._where, self._topic, self._numbers = where, topic, numbers
         self._found: dict[int, tuple[int, int]] = {}
 
+    def ask(self) -> None:
+        """Have the answers at hand when the parts are built."""
+        self._found = bounds(self._where, self._topic, self._numbers)
+
     def of(self, number: int) -> tuple[int, int]:
         """The first offset that is there, and the one that comes next."""
         if number not in self._found:
-            self._found = bounds(self._where, self._topic, self._numbers)
+            self.ask()
         return self._found.pop(number)
 
 

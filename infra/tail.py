@@ -38,6 +38,10 @@ class TailSource(FixedPartitionedSource[Messages, int]):
 
     `starts` gives offsets by partition; one that is not named begins with the oldest record that is
     there. Never with the end: what came while the flow was down would be stepped over.
+
+    The log is asked where its partitions end before any part is built. A part's epochs are counted from when it was
+    built, and Bytewax lets none go on before all parts of all sources have reached its epoch: 60 ms for a client of
+    each topic would be 60 ms in which all others stand still, once in every epoch.
     """
 
     def __init__(self, where: Cluster, topic: str, starts: Mapping[int, int] | None = None):
@@ -47,6 +51,7 @@ class TailSource(FixedPartitionedSource[Messages, int]):
     def list_parts(self) -> list[str]:
         """All partitions."""
         wait_for(self._where)
+        self._held.ask()
         return [part_name(self._topic, number) for number in partitions(self._where, self._topic)]
 
     def build_part(

@@ -90,6 +90,17 @@ def test_a_tail_begins_with_the_oldest_record_and_waits_for_more(log):
     part.close()
 
 
+def test_a_tails_parts_are_built_without_asking_the_broker(log, monkeypatch):
+    """Each source's parts count their epochs from when they are built, and all wait for the last at each of them."""
+    source = TailSource(log, "a", {1: 2})
+    names = source.list_parts()
+    monkeypatch.setattr("infra.ranges.bounds", None)
+    parts = [source.build_part("step", name, None) for name in names]
+    assert [part.snapshot() for part in parts] == [0, 2]
+    for part in parts:
+        part.close()
+
+
 def test_a_tail_begins_where_it_is_told(log):
     assert read(TailSource(log, "a", {0: 8}), "a:000") == ([8, 9], 10)
     assert read(TailSource(log, "a", {0: 8}), "a:000", 5) == ([5, 6, 7, 8, 9], 10)
