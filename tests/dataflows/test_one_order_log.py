@@ -75,12 +75,12 @@ def test_crashes_do_not_matter(expected: Path, tmp_path: Path, seed: int) -> Non
         process = subprocess.Popen(bytewax(module, out, *arguments, *recovery), cwd=ROOT, start_new_session=True,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         wait_for_progress(process, store)
-        time.sleep(rng.uniform(0.0, 1.2))
+        time.sleep(rng.uniform(0.0, 0.4))  # of the second or more that a run takes from its first epoch on
         if process.poll() is None:
             killed += 1
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert not (out / "summary.json").exists() or process.returncode == 0
+        assert not (out / "summary.json").exists() or digest(out) == digest(expected)  # all of it or nothing
     subprocess.run(bytewax("run", out, *recovery), cwd=ROOT, check=True, timeout=300)
     assert killed >= 2
     assert digest(out) == digest(expected)
