@@ -94,9 +94,10 @@ class Held:
         self._where, self._topic, self._numbers = where, topic, numbers
         self._found: dict[int, tuple[int, int]] = {}
 
-    def ask(self) -> None:
-        """Have the answers at hand when the parts are built."""
+    def ask(self) -> list[int]:
+        """Have the answers at hand when the parts are built; which partitions there are."""
         self._found = bounds(self._where, self._topic, self._numbers)
+        return list(self._found)
 
     def of(self, number: int) -> tuple[int, int]:
         """The first offset that is there, and the one that comes next."""

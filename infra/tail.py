@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from infra.kafka import Cluster, partitions, wait_for
+from infra.kafka import Cluster, wait_for
 from infra.ranges import BATCH, Held, Messages, check_place, messages_of, part_name
 from infra.reader import Reader
 from infra.worker_thread import keep_state
@@ -51,8 +51,7 @@ class TailSource(FixedPartitionedSource[Messages, int]):
     def list_parts(self) -> list[str]:
         """All partitions."""
         wait_for(self._where)
-        self._held.ask()
-        return [part_name(self._topic, number) for number in partitions(self._where, self._topic)]
+        return [part_name(self._topic, number) for number in self._held.ask()]
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: int | None
