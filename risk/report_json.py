@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from operators.kernel import kernel
-from risk.order_ids import DAY, STAMP, Bytes, write_pairs, write_stamp
+from risk.order_ids import DAY, STAMP, Bytes, write_clock, write_stamp
 from risk.report_words import Labels, words
 from schemas.calendar import on_the_clock
 from schemas.frames import Bools, Floats, Ints, Longs
@@ -106,7 +106,7 @@ def write_times(shown: Longs, stamp: Bytes, text: Bytes) -> None:
         if i > 0 and second // DAY == day:  # most often; the time of day is all that changes
             for k in range(_TIME):
                 text[i, k] = text[i - 1, k]
-            write_pairs(stamp, 9, second % DAY // 3_600, second // 60 % 60, second % 60)
+            write_clock(stamp, second)
         else:
             day = second // DAY
             write_stamp(stamp, second)
