@@ -7,7 +7,6 @@ Both run the same dataflow; `loop=True` drives the same steps by a plain loop, t
 """
 
 import gc
-import hashlib
 import signal
 import threading
 import time
@@ -25,12 +24,14 @@ from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
 from infra.heap import keep_freed
+from infra.parcels import Parcel
 from infra.preload import load_all
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.reference import Files
 from infra.result_header import CLOSED, Header, header
 from infra.results import Recorder, check_out, write_timing
 from infra.settings import Settings, load, of_log
+from infra.shared_memory import Lender
 from infra.worker_thread import waking_seldom
 from operators.filters import Params as Filters
 from operators.kernel import cache_root
@@ -169,23 +170,29 @@ def build(job: Plan, progress: Progress | None = None, announce: bool = False) -
     from infra.result_sink import ResultSink
     from infra.source import BarInput
 
-    board = cache_root() / "boards" / hashlib.sha256(str(job.out.resolve()).encode()).hexdigest()[:16]
+    lender = Lender()
+    pack = partial(Parcel, lender)
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points)
     graph = Dataflow("backtest")
-    frames = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, board))
-    keyed = op.map("shard", frames, partial(_keyed, job.forecaster))
+    parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, lender))
+    keyed = op.map("shard", parcels, partial(_keyed, job.forecaster))
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     decided = pipeline.decide("decide", keyed, params)
-    ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after)
+    ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after, pack)
     if progress is not None:
         ledger = op.map("progress", ledger, _Meter(job, progress))
-    op.output("results", ledger, sink)
+    packed: Any = op.map("packed", ledger, lambda item: (item[0], pack(item[1])))
+    op.output("results", packed, sink)
     return graph, sink
 
 
-def _keyed(forecaster: Forecaster | None, frame: RawFrame) -> tuple[str, RawFrame]:
+def _keyed(forecaster: Forecaster | None, parcel: Parcel[RawFrame]) -> tuple[str, Parcel[RawFrame]]:
     """A frame under its key, with the models' events of its range."""
-    return pipeline.KEYS[frame.shard], forecaster.told(frame) if forecaster else frame
+    frame = parcel.frame
+    assert frame is not None  # noqa: S101  (it was put in just now)
+    if forecaster is not None:
+        parcel.frame = forecaster.told(frame)
+    return pipeline.KEYS[frame.shard], parcel
 
 
 class _Meter:

@@ -215,11 +215,20 @@ def _cluster(market: Market, processes: int) -> float:
         members = [_process("member", each) for each in asked]
         for each in members:
             cast(IO[str], each.stdout).readline()
-        for each in members:
+        for k, each in enumerate(members):
             cast(IO[str], each.stdin).write("\n")
             cast(IO[str], each.stdin).flush()
+            if addresses and not k:  # who asks for it before it listens rests for a second, which is Bytewax's start
+                _wait_for(addresses[0])
         texts = [each.communicate()[0] for each in members]
     return max(float(_answer(*pair)["wall"]) for pair in zip(members, ["member"] * processes, texts, strict=True))
+
+
+def _wait_for(address: str) -> None:
+    """Until somebody listens there; asking at the port itself would pass for one of the processes."""
+    wanted = f":{int(address.rpartition(':')[2]):04X} 00000000:0000 0A"
+    while wanted not in Path("/proc/net/tcp").read_text():
+        time.sleep(0.0005)
 
 
 def _process(what: str, asked: Mapping[str, Any]) -> "subprocess.Popen[str]":

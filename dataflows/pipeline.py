@@ -8,15 +8,16 @@ The forecast is there where a model is configured; without one nothing of it is 
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
+from infra.parcels import Parcel, opened
 from infra.settings import Settings
 from operators import barrier, clean, ensemble, features, filters, forecast, outcome, regime, scoring
 from operators.alphas import ALPHAS
-from operators.drive import replay, scan
+from operators.drive import as_it_is, replay, scan
 from operators.ensemble import FREE, Toll
 from operators.forecast import Forecaster
 from operators.forecast import Params as Forecast
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 # Of the symbol side, by shard. Bytewax reads part i of a source on worker i mod n and keeps a key's state on worker
 # hash(key) mod n: each of these names begins with its shard and has a hash of it mod 16, so for any n that divides 16
-# a shard is decided where it is read, and every worker has as many. tests/dataflows/test_shard_keys.py holds that.
+# a partition of the log is decided where it is read, and every worker has as many shards.
+# tests/dataflows/test_shard_keys.py holds that.
 KEYS = ("00z", "01ai", "02aw", "03s", "04g", "05v", "06i", "07o",
         "08j", "09b", "10c", "11b", "12d", "13v", "14ab", "15j")  # fmt: skip
 ACCOUNT = "account"  # the one key of the trading side
@@ -163,20 +165,26 @@ def score(params: Decide, state: State, opinions: OpinionFrame) -> tuple[State, 
 
 def decide(
     step_id: str,
-    frames: "KeyedStream[RawFrame]",
+    frames: "KeyedStream[RawFrame] | KeyedStream[Parcel[RawFrame]]",
     params: Decide,
     keep: Callable[[RawFrame, State], None] | None = None,
 ) -> "KeyedStream[SignalFrame]":
-    """One state per shard, so it scales with the workers."""
-    return scan(step_id, frames, start(params), partial(step, params), keep=keep)
+    """One state per shard, so it scales with the workers; frames may come in parcels."""
+    return scan(step_id, cast(Any, frames), start(params), partial(step, params), keep=keep, opened=opened)
 
 
-def trade(step_id: str, signals: "KeyedStream[SignalFrame]", params: Account, after: int) -> "KeyedStream[LedgerFrame]":
+def trade(
+    step_id: str,
+    signals: "KeyedStream[SignalFrame]",
+    params: Account,
+    after: int,
+    pack: Callable[[SignalFrame], Any] = as_it_is,
+) -> "KeyedStream[LedgerFrame]":
     """One key, so one writer of cash and positions; `after` is where the log begins, UTC ns."""
     import bytewax.operators as op
 
-    one = op.map(f"{step_id}_key", signals, lambda item: (ACCOUNT, item[1]))
-    slices = scan(f"{step_id}_barrier", one, barrier.start(after), barrier.step, barrier.restore)
+    one = op.map(f"{step_id}_key", signals, lambda item: (ACCOUNT, pack(item[1])))
+    slices = scan(f"{step_id}_barrier", one, barrier.start(after), barrier.step, barrier.restore, opened=opened)
     return scan(f"{step_id}_account", slices, account.start(params), partial(account.step, params))
 
 

@@ -14,7 +14,7 @@ from infra.settings import Reference as ReferenceParams
 from infra.sorting import Survey, arranged
 from infra.synthetic import Market, parse
 from operators.hold import Holding
-from operators.split import Columns, places, split
+from operators.split import Columns, Memory, of_its_own, places, split
 from operators.tally import LONG
 from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
 from schemas.errors import UserError
@@ -91,8 +91,10 @@ class Bars:
         """How many slices of the calendar are covered."""
         return self._end - self._begin
 
-    def frames(self, shards: Iterable[int] = range(SHARDS), first: int = 0) -> Iterator[list[RawFrame]]:
-        """From chunk `first` on, the frames of these shards in ascending order, empty ones too.
+    def frames(
+        self, shards: Iterable[int] = range(SHARDS), first: int = 0, memory: Memory = of_its_own
+    ) -> Iterator[list[RawFrame]]:
+        """From chunk `first` on, the frames of these shards in ascending order, empty ones too, in such memory.
 
         Only chunk 0 lists symbols: whoever starts later has them from before. Each call reads
         for itself; files are open until the iterator ends or is closed.
@@ -105,7 +107,7 @@ class Bars:
             columns = self._shown(columns, self._fresh())
         rest = next(columns, None)
         for chunk in range(first, self.chunks):
-            slices = self._slices(chunk)
+            slices = _laid(self._slices(chunk), memory)
             parts = []
             while rest is not None:
                 n = int(np.searchsorted(rest.ts, slices.upto, side="right"))
@@ -115,7 +117,7 @@ class Bars:
                     break
                 rest = next(columns, None)
             market = self._market_closes(slices, ahead)
-            frames = split(parts, where, wanted, slices, {} if chunk else self._listings())
+            frames = split(parts, where, wanted, slices, {} if chunk else self._listings(), memory)
             parts = []  # a generator at rest holds what its names stand for
             yield [self.reference.attach(frame, market) for frame in frames]
             frames = []
@@ -199,6 +201,17 @@ class Bars:
             symbol = own.symbol if is_same else ids.take(own.symbol)
             symbol.flags.writeable = own.symbol.flags.writeable  # one compiled form of what reads it
             yield own._replace(symbol=symbol)
+
+
+def _laid(slices: Slices, memory: Memory) -> Slices:
+    """The same in such memory, since every frame of a chunk has them."""
+    columns = [getattr(slices, name) for name in list(Slices.__dataclass_fields__)[2:]]  # the widest come first
+    room, at, laid = memory(sum([column.nbytes for column in columns])), 0, []
+    for column in columns:
+        laid.append(np.ndarray(column.shape, column.dtype, room, at))
+        laid[-1][:] = column
+        at += column.nbytes
+    return Slices(slices.after, slices.upto, *laid)
 
 
 class Closing(Protocol):

@@ -22,6 +22,7 @@ from infra.ranges import Free, Part, Shared
 from infra.reference import Files
 from operators.hold import Holding
 from operators.slice_columns import UPTO, decode
+from operators.split import Memory, of_its_own
 from schemas import codec
 from schemas.calendar import Calendar
 from schemas.errors import UserError
@@ -168,8 +169,13 @@ class LogBars:
             order = np.argsort(ts, kind="stable")
             yield ts[order], number[symbol[order]], close[order]
 
-    def frames(self, shards: Iterable[int] = range(SHARDS), first: int = 0) -> Iterator[list[RawFrame]]:
-        """From session `first` on, the frames of these shards in ascending order, empty ones too."""
+    def frames(
+        self, shards: Iterable[int] = range(SHARDS), first: int = 0, memory: Memory = of_its_own
+    ) -> Iterator[list[RawFrame]]:
+        """From session `first` on, the frames of these shards in ascending order, empty ones too.
+
+        Records are decoded into memory of their own, whatever `memory` there is.
+        """
         shared = Shared(BATCH, False, Free())
         readers = [Sessions(self, shard, self._edges[first], shared) for shard in sorted(set(shards))]
         try:

@@ -20,7 +20,7 @@ ACCEPT = "UTP_ACCEPT_STATE_LOSS"
 _KEPT = ("input", "stateful_batch", "output")  # operators that have state
 
 
-def step_ids(flow: "Dataflow", kinds: Sequence[str] = _KEPT) -> set[str]:
+def step_ids(flow: "Dataflow") -> set[str]:
     """The steps of a flow that have state."""
     from bytewax.visualize import to_rendered
 
@@ -29,7 +29,7 @@ def step_ids(flow: "Dataflow", kinds: Sequence[str] = _KEPT) -> set[str]:
     while ahead:
         step = ahead.pop()
         ahead += step.substeps
-        if not step.substeps and step.op_type in kinds:
+        if not step.substeps and step.op_type in _KEPT:
             found.add(step.step_id)
     return found
 
@@ -40,7 +40,7 @@ def stored_step_ids(folder: Path) -> set[str]:
 
 
 def _keyed_by_number(folder: Path) -> set[str]:
-    """Those whose keys are two digits: parts of a bar file's source, and states by shard of the versions before."""
+    """Those whose keys are two digits: parts of a bar file's source and states by shard, in the versions before."""
     question = "SELECT DISTINCT step_id FROM snaps WHERE state_key GLOB '[0-9][0-9]'"
     return {name for (name,) in stored(folder, question)}
 
@@ -63,7 +63,7 @@ def check_store(flow: "Dataflow", folder: Path | None, accept_loss: bool = False
             f"{folder}: holds state of {', '.join(lost)}, which is no step of {flow.flow_id}: it would be lost. "
             f"Run the version that wrote it, name another store, or set {ACCEPT}=1 (infra.run: --accept-state-loss)"
         )
-    renamed = sorted(_keyed_by_number(folder) - step_ids(flow, ("input",)))
+    renamed = sorted(_keyed_by_number(folder))
     if renamed and not accept_loss:
         raise UserError(
             f"{folder}: holds state of {', '.join(renamed)} under the shards' former names, which nothing reads: "

@@ -16,20 +16,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from infra.benchmark import Points
+from infra.parcels import Parcel, opened
 from infra.result_header import Header, LedgerError
 from infra.results import Recorder, State, check_out
 from risk.ledger import LedgerFrame
 
 PART = "results"
 
+Given: TypeAlias = LedgerFrame | Parcel[LedgerFrame]
 
-class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
-    """Writes the ledger frames of one key; ask `summary` after the flow, or let it announce the end."""
+
+class ResultSink(FixedPartitionedSink[Given, State]):
+    """Writes one key's ledger frames, in parcels or not; ask `summary` after the flow, or let it announce the end."""
 
     def __init__(self, out: Path, header: Header, announce: bool = False, benchmark: Points | None = None):
         self._out, self._header, self._announce, self._benchmark = check_out(out), header, announce, benchmark
@@ -99,13 +102,13 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
             print(f"stopped: {self._error}", file=sys.stderr)
 
 
-class _Part(StatefulSinkPartition[LedgerFrame, State]):
+class _Part(StatefulSinkPartition[Given, State]):
     def __init__(self, sink: ResultSink, recorder: Recorder):
         self._sink, self._recorder = sink, recorder
 
-    def write_batch(self, values: list[LedgerFrame]) -> None:
+    def write_batch(self, values: list[Given]) -> None:
         with self._noted():
-            for frame in values:
+            for frame in map(opened, values):
                 self._recorder.add(frame)
 
     def snapshot(self) -> State:

@@ -1,22 +1,24 @@
-"""Bars into a dataflow: one part per shard, decoded once per process, none far ahead of the slowest."""
+"""Bars into a dataflow: read by one worker for all, chunk by chunk, not far ahead of the steps that take them."""
 
-import fcntl
-import mmap
-import os
-import threading
-import uuid
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from infra.parcels import Parcel
+from infra.shared_memory import Lender
 from infra.worker_thread import keep_state
-from schemas.frames import SHARDS, Longs, RawFrame
+from operators.split import Memory
+from schemas.frames import SHARDS, RawFrame
 
-WAIT = timedelta(milliseconds=3)  # before a part that is ahead looks again
+PART = "bars"
+# Seconds after which a chunk that all steps have taken counts as done, though something still looks at its memory: one
+# that a cycle of references holds would otherwise stop the run for good.
+PATIENCE = 1.0
+WAIT = timedelta(milliseconds=1)  # before it looks again whether it may go on
 
 
 class Framed(Protocol):
@@ -24,52 +26,72 @@ class Framed(Protocol):
 
     chunks: int
 
-    def frames(self, shards: list[int], first: int) -> Iterator[list[RawFrame]]:
+    def frames(self, shards: Iterable[int], first: int, memory: Memory) -> Iterator[list[RawFrame]]:
         """One list per chunk from `first` on, frames in the order of ascending shards."""
 
 
-class BarInput(FixedPartitionedSource[RawFrame, int]):
-    """Parts "00" .. "15", each the frames of its shard in order; the snapshot is the next chunk.
+class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
+    """One part, whose worker decodes the bars for all; the snapshot is the next chunk.
 
-    No part gives out chunk k before the slowest of all 16 has given out chunk `k - ahead`, and
-    none gives out anything before all are built. `board` is a folder through which the processes
-    of one host tell each other how far they are; without it all parts must be in this process.
+    A chunk is 16 parcels, one for each shard, for steps on any worker of any process. While steps
+    still have to do with `ahead` of them, nothing more is read. Frames that go to another process lie in the memory of
+    `lender`.
     """
 
-    def __init__(self, bars: Framed, ahead: int = 4, board: Path | None = None):
+    def __init__(self, bars: Framed, ahead: int = 4, lender: Lender | None = None):
         if ahead < 1:
             raise ValueError(f"ahead {ahead}: want at least 1 chunk")
-        self._bars, self._ahead, self._board = bars, ahead, board
-        self._token = uuid.uuid4().hex  # of this flow in this process
+        self._bars, self._ahead, self._lender = bars, ahead, lender or Lender()
 
     def list_parts(self) -> list[str]:
-        """All of them, whichever worker asks."""
-        return [f"{shard:02}" for shard in range(SHARDS)]
+        """The one."""
+        return [PART]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
-        """Join the reader of this process, or start it."""
+        """Begin with a chunk."""
         keep_state()
-        shard = int(for_part)
-        with _LOCK:
-            reader = _READERS.get(self._token)
-            if reader is None:
-                reader = _READERS[self._token] = Reader(self._token, self._bars, self._ahead, self._board)
-        reader.join(shard, resume_state or 0)
-        return Part(reader, shard)
+        return Part(self._bars, resume_state or 0, self._ahead, self._lender)
 
 
-class Part(StatefulSourcePartition[RawFrame, int]):
-    """One shard's frames."""
+class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
+    """All frames."""
 
-    def __init__(self, reader: "Reader", shard: int):
-        self._reader, self._shard = reader, shard
+    def __init__(self, bars: Framed, first: int, ahead: int, lender: Lender):
+        self._next, self._chunks, self._ahead, self._lender = first, bars.chunks, ahead, lender
+        self._frames = bars.frames(range(SHARDS), first, lender.memory)
+        self._given: deque[list[Parcel[RawFrame]]] = deque()  # of chunks with which steps may still have to do
         self._waits = False
+        self._since: float | None = None  # when it began to wait
 
-    def next_batch(self) -> list[RawFrame]:
-        """At most one frame; none when this part has to wait."""
-        frame = self._reader.next(self._shard)
-        self._waits = frame is None
-        return [] if frame is None else [frame]
+    def next_batch(self) -> list[Parcel[RawFrame]]:
+        """The frames of one chunk, or none when it has to wait."""
+        if self._next >= self._chunks:
+            raise StopIteration
+        self._waits = self._is_far_ahead()
+        if self._waits:
+            return []
+        frames = next(self._frames, None)
+        if frames is None:  # not StopIteration, which would pass for the end of the part
+            raise RuntimeError(f"the bars end before chunk {self._next}")
+        self._next += 1
+        parcels = [Parcel(self._lender, frame) for frame in frames]
+        self._given.append(parcels)
+        return parcels
+
+    def _is_far_ahead(self) -> bool:
+        """Whether steps have enough to do."""
+        while self._given and all(parcel.is_done for parcel in self._given[0]):
+            self._given.popleft()
+        if len(self._given) < self._ahead:
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since < PATIENCE or not all(parcel.is_taken for parcel in self._given[0]):
+            return True
+        self._given.popleft()
+        self._since = None
+        return False
 
     def next_awake(self) -> datetime | None:
         """Soon, while waiting."""
@@ -77,144 +99,9 @@ class Part(StatefulSourcePartition[RawFrame, int]):
 
     def snapshot(self) -> int:
         """The chunk that comes next."""
-        return self._reader.place(self._shard)
-
-    def close(self) -> None:
-        """Leave the reader; the last to leave closes it."""
-        self._reader.leave(self._shard)
-
-
-class Reader:
-    """Decodes chunks for the parts of one process and keeps each frame until its part takes it."""
-
-    def __init__(self, token: str, bars: Framed, ahead: int, board: Path | None):
-        self._token, self._bars, self._ahead = token, bars, ahead
-        self._board = Board(board)
-        self._lock = threading.Lock()
-        self._next: dict[int, int] = {}  # chunk by shard
-        self._streams: dict[int, Stream] = {}  # by shard; shards that began together share one
-
-    def join(self, shard: int, first: int) -> None:
-        """A part is built, to go on at chunk `first`."""
-        with self._lock:
-            self._next[shard] = first
-            self._board.put(shard, first)
-
-    def leave(self, shard: int) -> None:
-        """A part needs nothing more."""
-        with self._lock:
-            self._next.pop(shard, None)
-            stream = self._streams.pop(shard, None)
-            if stream and stream not in self._streams.values():
-                stream.close()
-        if not self._next:
-            self._board.close()
-            with _LOCK:
-                _READERS.pop(self._token, None)
-
-    def place(self, shard: int) -> int:
-        """The chunk that this shard's part gives out next."""
-        return self._next[shard]
-
-    def next(self, shard: int) -> RawFrame | None:
-        """The next frame, or None while the part is too far ahead; StopIteration after the last."""
-        with self._lock:
-            chunk = self._next[shard]
-            if chunk >= self._bars.chunks:
-                raise StopIteration
-            slowest = self._board.slowest()
-            if slowest is None or chunk >= slowest + self._ahead:
-                return None
-            if shard not in self._streams:
-                self._begin()
-            frame = self._streams[shard].take(shard, chunk)
-            self._next[shard] = chunk + 1
-            self._board.put(shard, chunk + 1)
-            return frame
-
-    def _begin(self) -> None:
-        """One stream for all parts that have none yet: normally all of this process."""
-        fresh = {shard: first for shard, first in self._next.items() if shard not in self._streams}
-        stream = Stream(self._bars, fresh)
-        self._streams.update(dict.fromkeys(fresh, stream))
-
-    @property
-    def held(self) -> int:
-        """How many frames are decoded and not taken yet."""
-        return sum(stream.held for stream in set(self._streams.values()))
-
-
-class Stream:
-    """One pass over the bars for some shards, which may begin at different chunks."""
-
-    def __init__(self, bars: Framed, first: dict[int, int]):
-        self._first = first
-        self._shards = sorted(first)
-        self._chunk = min(first.values())
-        self._frames = bars.frames(self._shards, self._chunk)
-        self._kept: dict[tuple[int, int], RawFrame] = {}  # by shard and chunk
-
-    def take(self, shard: int, chunk: int) -> RawFrame:
-        """The frame of a shard, which is handed out once."""
-        while self._chunk <= chunk:
-            frames = next(self._frames, None)
-            if frames is None:  # not StopIteration, which would pass for the end of the part
-                raise RuntimeError(f"the bars end before chunk {self._chunk}")
-            for one, frame in zip(self._shards, frames, strict=True):
-                if self._chunk >= self._first[one]:
-                    self._kept[one, self._chunk] = frame
-            self._chunk += 1
-        return self._kept.pop((shard, chunk))
+        return self._next
 
     def close(self) -> None:
         """Let go of frames, and with the iterator of files."""
-        self._kept.clear()
+        self._given.clear()
         self._frames = iter(())
-
-    @property
-    def held(self) -> int:
-        """How many frames wait for their part."""
-        return len(self._kept)
-
-
-class Board:
-    """How far each shard is: a line of 16 numbers that the processes of a host share.
-
-    Whoever opens it while nobody else has it open begins with a clean one, so a run that was
-    killed leaves nothing behind; the lock goes with the process that holds it.
-    """
-
-    def __init__(self, folder: Path | None):
-        self._done: Longs = np.zeros(SHARDS, np.int64)  # next chunk + 1; 0: not built yet
-        if folder is None:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(folder / "board", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._handle, 0)
-        except BlockingIOError:
-            pass  # another process of this run is there already
-        os.ftruncate(self._handle, self._done.nbytes)  # new bytes are zero
-        fcntl.flock(self._handle, fcntl.LOCK_SH)
-        # Aligned 8-byte stores: another process sees the old number or the new one.
-        self._done = np.frombuffer(mmap.mmap(self._handle, self._done.nbytes), np.int64)
-
-    def close(self) -> None:
-        """Let others begin with a clean one."""
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
-            del self._handle
-
-    def put(self, shard: int, chunk: int) -> None:
-        """The shard gives out `chunk` next."""
-        self._done[shard] = chunk + 1
-
-    def slowest(self) -> int | None:
-        """The chunk that the slowest of all shards gives out next; None before all are built."""
-        least = int(self._done.min())
-        return least - 1 if least else None
-
-
-_LOCK = threading.Lock()
-_READERS: dict[str, Reader] = {}  # workers are threads that get the same source: one reader for all

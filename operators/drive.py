@@ -33,6 +33,11 @@ def replay(start: S, step: Step[S, F, G], frames: Iterable[F]) -> Iterator[G]:
             yield answer
 
 
+def as_it_is(frame: Any) -> Any:
+    """What comes is a frame."""
+    return frame
+
+
 def scan(
     step_id: str,
     stream: "KeyedStream[F]",
@@ -40,11 +45,13 @@ def scan(
     step: Step[S, F, G],
     restore: Callable[[S, Any], S] | None = None,
     keep: Callable[[F, S], None] | None = None,
+    opened: Callable[[Any], F] = as_it_is,
 ) -> "KeyedStream[G]":
     """Run a step over a keyed stream, one state per key, recoverable.
 
     Every key begins with `start`, which no step writes into; `restore` turns a snapshot back into a state.
-    `keep` sees each frame with the state after it, to put that away where it is wanted.
+    `keep` sees each frame with the state after it, to put that away where it is wanted. `opened` makes frames of
+    what comes, where that is something around them.
     """
     import bytewax.operators as op
     from bytewax.operators import StatefulBatchLogic
@@ -57,7 +64,7 @@ def scan(
 
         def on_batch(self, values: list[F]) -> tuple[Iterable[G], bool]:
             answers = []
-            for frame in values:
+            for frame in map(opened, values):
                 self.state, answer = step(self.state, frame)
                 if answer is not None:
                     answers.append(answer)

@@ -1,13 +1,21 @@
 """A table of bars -> one raw frame per shard; the only loop over rows between a file and a step."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from operators.kernel import kernel
 from schemas.frames import SHARDS, Codes, Floats, Ints, Listing, Longs, RawFrame, Slices
 from schemas.universe import Universe
+
+Memory: TypeAlias = Callable[[int], npt.NDArray[np.uint8]]  # so many bytes to write into
+
+
+def of_its_own(size: int) -> npt.NDArray[np.uint8]:
+    """Memory of this process."""
+    return np.empty(size, np.uint8)
 
 
 class Columns(NamedTuple):
@@ -56,11 +64,12 @@ def split(
     shards: Sequence[int],
     slices: Slices,
     listed: Mapping[int, tuple[Listing, ...]],
+    memory: Memory = of_its_own,
 ) -> list[RawFrame]:
     """One frame per asked shard, in the order asked, empty ones too; rows by `(ts, symbol name)`.
 
     `parts` follow each other. Rows that agree in both keep their order. All parts have quotes or
-    none has. The frames of one call are views of the same memory, which is new.
+    none has. The frames of one call are views of the same `memory`, in the order of the frames.
     """
     lane = np.full(SHARDS, -1, np.int8)
     lane[list(shards)] = np.arange(len(shards), dtype=np.int8)
@@ -75,7 +84,7 @@ def split(
     is_one = int(edges.max()) == sum(part.ts.size for part in parts)  # all of one shard, in the order that they keep
     np.cumsum(edges, out=edges)
     quotes = any(part.bid.size for part in parts)
-    out, slot = _room(int(edges[-1]), quotes)
+    out, slot = _room(int(edges[-1]), quotes, memory)
     if is_one:
         _copy(parts, out)
     else:
@@ -109,10 +118,10 @@ def _deal(parts: Sequence[Columns], lanes: Codes, head: Longs, out: Columns) -> 
                 scatter(column, target, to)
 
 
-def _room(rows: int, quotes: bool) -> tuple[Columns, Ints]:
+def _room(rows: int, quotes: bool, memory: Memory) -> tuple[Columns, Ints]:
     """Columns and slots to be written, in one piece: many small ones cost the system more."""
     wide = 8 if quotes else 6
-    room = np.empty(rows * (wide + 1), np.int64)
+    room = memory(8 * rows * (wide + 1)).view(np.int64)
     narrow = room[:rows].view(np.int32)
     ts, *numbers = room[rows:].reshape(wide, rows)
     floats = [column.view(np.float64) for column in numbers]

@@ -80,13 +80,16 @@ def test_a_store_of_this_flow_is_accepted_and_another_one_is_not(tmp_path, store
 
 
 def test_state_under_the_former_names_of_shards_is_not_left_behind_unsaid(tmp_path, store):
-    """A bar file's parts are named by two digits, too, and go on."""
+    """Nor a bar file's parts, of which there was one for each shard."""
     paths = sorted(store.glob("part-*.sqlite3"))
     for path in paths:
         with sqlite3.connect(path) as part:
             part.execute("UPDATE snaps SET state_key = substr(state_key, 1, 2) WHERE step_id = 'backtest.decide'")
+            part.execute("UPDATE snaps SET state_key = '00' WHERE step_id = 'backtest.bars'")
         part.close()
-    with pytest.raises(UserError, match=r"holds state of backtest\.decide under the shards' former names"):
+    with pytest.raises(
+        UserError, match=r"holds state of backtest\.bars, backtest\.decide under the shards' former names"
+    ):
         check_store(flow(tmp_path), store)
     check_store(flow(tmp_path), store, accept_loss=True)
 

@@ -11,12 +11,15 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, cluster_main
 
+from dataflows.pipeline import KEYS
 from infra import feed, source
 from infra.bars import open_bars
+from infra.parcels import opened
 from infra.ranges import RangeSource
 from infra.tail import TailSource
 from infra.topics import Topic, create_topics
 from infra.worker_thread import keep_state, waking_seldom
+from operators.drive import scan
 from tests.infra.logkit import fill
 
 BARS = "synthetic:symbols=9,days=2,seed=3,timeframe=30m"
@@ -61,7 +64,18 @@ def test_bytewax_itself_gives_a_state_for_each_call():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bars_keep_each_threads_state(workers):
-    met = states_met(source.BarInput(open_bars(BARS, frame_slices=2)), workers)
+    """That of the thread that reads them, and of those that get some."""
+    met = defaultdict(set)
+
+    def meet(state, frame):
+        met[get_ident()].add(state_number())
+        return state, frame.shard
+
+    graph = Dataflow("meet")
+    parcels = op.input("in", graph, source.BarInput(open_bars(BARS, frame_slices=2)))
+    keyed = op.map("key", parcels, lambda parcel: (KEYS[parcel.frame.shard], parcel))
+    op.output("out", scan("meet", keyed, (), meet, opened=opened), TestingSink([]))
+    cluster_main(graph, [], 0, worker_count_per_proc=workers)
     assert len(met) == workers
     assert all(len(numbers) == 1 for numbers in met.values())
 

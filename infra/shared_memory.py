@@ -1,0 +1,191 @@
+"""Memory that the processes of one host share: pieces of a file without a name, which others open through /proc.
+
+A process writes into a piece of its own and lends it, each time to one process, which gives it back once nothing there
+looks at it any more. When nobody does, the piece is used again. A loan has a byte on the piece's first page, which the
+lender clears before it lends and only the borrower writes then. So there is no lock between processes, and nothing is
+left behind, whichever of them dies.
+"""
+
+import mmap
+import os
+import threading
+import weakref
+from bisect import bisect
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+LOANS = mmap.ALLOCATIONGRANULARITY  # of a piece at a time: bytes of its first page
+_LENT, _TAKEN, _RETURNED = 0, 1, 2
+_STEP = 1 << 16  # sizes are multiples of this
+_SLACK = 1.5  # how much larger than asked for a piece may be
+
+
+class Loan(NamedTuple):
+    """Where a piece lies, for whom it is lent to."""
+
+    process: int
+    file: int  # as its owner calls it
+    token: bytes  # of the lender: numbers of processes and files come again
+    begin: int  # in the file
+    size: int  # bytes behind the first page
+    use: int  # which of the piece's uses
+    number: int  # of that use's loans
+
+
+class _Piece:
+    """Memory of this process that others may see."""
+
+    def __init__(self, file: int, begin: int, size: int):
+        self.begin, self.size = begin, size
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages at once cost half of one by one
+        self._memory = mmap.mmap(file, LOANS + size, flags, offset=begin)
+        self.loans: Bytes = np.frombuffer(self._memory, np.uint8, LOANS)
+        self.uses = self.lent = 0
+        self._used: weakref.ref[Bytes] | None = None  # by this process
+        self.address = self.loans.ctypes.data + LOANS
+
+    def use(self, size: int) -> Bytes:
+        """The first bytes, until nothing looks at them any more."""
+        memory: Bytes = np.frombuffer(self._memory, np.uint8, size, LOANS)
+        self.uses, self.lent, self._used = self.uses + 1, 0, weakref.ref(memory)
+        return memory
+
+    @property
+    def is_free(self) -> bool:
+        """True when neither this process nor another one looks at it."""
+        if self._used is not None and self._used() is not None:
+            return False
+        return self._memory[: self.lent].count(_RETURNED) == self.lent
+
+
+class Lender:
+    """The pieces of this process. Until something is lent, nobody needs to see any, and its memory is its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._file, self._size = -1, 0
+        self._token = os.urandom(16)
+        self._pieces: dict[int, _Piece] = {}  # by where they begin
+        self._addresses, self._begins = list[int](), list[int]()  # of them all, in order of the addresses
+
+    def memory(self, size: int) -> Bytes:
+        """So many bytes to write into, in a piece if others have been lent some."""
+        return self.room(size) if self._pieces and size else np.empty(size, np.uint8)
+
+    def room(self, size: int) -> Bytes:
+        """So many bytes of a piece; they are free for others when no array looks at them and all loans are returned."""
+        size = max(size, 1)
+        with self._lock:
+            fitting = [
+                one for one in self._pieces.values() if size <= one.size <= _SLACK * size + _STEP and one.is_free
+            ]
+            piece = min(fitting, key=lambda one: one.size) if fitting else self._grown(-(-size // _STEP) * _STEP)
+            return piece.use(size)
+
+    def _grown(self, size: int) -> _Piece:
+        """One piece more."""
+        if self._file < 0:
+            self._file = os.memfd_create("utp")
+            weakref.finalize(self, os.close, self._file)
+        begin, self._size = self._size, self._size + LOANS + size
+        os.ftruncate(self._file, self._size)
+        piece = self._pieces[begin] = _Piece(self._file, begin, size)
+        k = bisect(self._addresses, piece.address)
+        self._addresses.insert(k, piece.address)
+        self._begins.insert(k, begin)
+        return piece
+
+    def lend(self, address: int) -> tuple[Loan, int] | None:
+        """The piece in which this address lies, lent once more, and where it begins; None where it is in none.
+
+        None, too, where it was lent too often.
+        """
+        with self._lock:
+            k = bisect(self._addresses, address)
+            if not k:
+                return None
+            piece = self._pieces[self._begins[k - 1]]
+            number = piece.lent
+            if address >= piece.address + piece.size or number == LOANS:
+                return None
+            piece.loans[number], piece.lent = _LENT, number + 1
+            loan = Loan(os.getpid(), self._file, self._token, piece.begin, piece.size, piece.uses, number)
+            return loan, piece.address
+
+    def is_taken(self, loan: Loan) -> bool:
+        """Whether the borrower has seen it, now or before."""
+        return self._state(loan) != _LENT
+
+    def is_returned(self, loan: Loan) -> bool:
+        """Whether the borrower looks at it no more."""
+        return self._state(loan) == _RETURNED
+
+    def _state(self, loan: Loan) -> int:
+        piece = self._pieces[loan.begin]
+        return int(piece.loans[loan.number]) if piece.uses == loan.use else _RETURNED
+
+    @property
+    def held(self) -> int:
+        """Bytes of all pieces, used or not."""
+        return self._size
+
+
+class _Borrowed:
+    """Pieces of others as they are seen here: by lender, and by where they begin."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.files: dict[bytes, int] = {}
+        self.maps: dict[tuple[bytes, int], mmap.mmap] = {}
+        self.seen: dict[tuple[bytes, int], weakref.ref[Bytes]] = {}
+        self.loans: dict[tuple[bytes, int], list[int]] = {}
+
+
+_BORROWED = _Borrowed()
+
+
+def borrow(loan: Loan) -> Bytes:
+    """A piece's memory. It is given back when no array looks at it any more.
+
+    Several loans of one piece are one array as long as any of it is looked at, so that columns which lie side by side
+    are known to. Raises RuntimeError for a lender that is on another host, or somebody else's.
+    """
+    key, own = (loan.token, loan.begin), _BORROWED
+    with own.lock:
+        memory = own.maps.get(key)
+        if memory is None:
+            memory = own.maps[key] = _mapped(loan)
+        memory[loan.number] = _TAKEN
+        known = own.seen.get(key)
+        found = known() if known is not None else None
+        if found is None:
+            found = np.frombuffer(memory, np.uint8, loan.size, LOANS)
+            own.loans[key] = []
+            own.seen[key] = weakref.ref(found, partial(_give_back, memory, own.loans[key]))
+        own.loans[key].append(loan.number)
+        return found
+
+
+def _mapped(loan: Loan) -> mmap.mmap:
+    file = _BORROWED.files.get(loan.token)
+    if file is None:
+        try:
+            file = os.open(f"/proc/{loan.process}/fd/{loan.file}", os.O_RDWR)
+        except OSError as error:
+            raise RuntimeError(
+                f"the memory of process {loan.process} cannot be seen ({error.strerror}): "
+                f"all processes of a run work on one host, as one user"
+            ) from error
+        _BORROWED.files[loan.token] = file
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    return mmap.mmap(file, LOANS + loan.size, flags, offset=loan.begin)
+
+
+def _give_back(memory: mmap.mmap, loans: list[int], _: Any) -> None:
+    for number in loans:
+        memory[number] = _RETURNED

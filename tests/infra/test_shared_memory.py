@@ -1,0 +1,187 @@
+"""Memory between processes: what one lends the other sees, and nothing is used again while somebody looks at it."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra import shared_memory
+from infra.shared_memory import LOANS, Lender, borrow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lend(lender, array):
+    """A loan of the piece that an array lies in."""
+    loan, begin = lender.lend(array.ctypes.data)
+    assert begin <= array.ctypes.data
+    return loan
+
+
+def test_memory_is_its_own_until_something_is_lent():
+    lender = Lender()
+    assert lender.lend(lender.memory(100_000).ctypes.data) is None
+    assert lender.held == 0
+    room = lender.room(10)
+    assert lender.lend(room.ctypes.data) is not None
+    assert lender.lend(lender.memory(100_000).ctypes.data) is not None
+
+
+def test_an_address_outside_is_in_no_piece():
+    lender = Lender()
+    room = lender.room(10)
+    piece = next(iter(lender._pieces.values()))
+    assert lender.lend(room.ctypes.data - LOANS - 1) is None
+    assert lender.lend(piece.address - 1) is None
+    assert lender.lend(piece.address + piece.size - 1) is not None
+    assert lender.lend(piece.address + piece.size) is None
+
+
+def test_it_is_used_again_when_nobody_looks_at_it():
+    lender = Lender()
+    room = lender.room(1 << 20)
+    loan = lend(lender, room)
+    assert not lender.is_taken(loan)
+    del room
+    held = lender.held
+    seen = borrow(loan)[5:10]  # a view holds it
+    assert lender.is_taken(loan)
+    assert not lender.is_returned(loan)
+    other = lender.room(1 << 20)
+    assert lender.held == 2 * held
+    del seen
+    assert lender.is_returned(loan)
+    again = lender.room(1 << 20)
+    assert lender.held == 2 * held
+    assert other.ctypes.data != again.ctypes.data
+    assert lender.is_taken(loan)  # and stays so, though the piece is lent anew
+    assert not lender.is_taken(lend(lender, again))
+    assert lender.is_returned(loan)
+
+
+def test_loans_of_one_piece_are_one_array():
+    lender = Lender()
+    room = lender.room(100)
+    loans = [lend(lender, room) for _ in range(3)]
+    one, two = borrow(loans[0]), borrow(loans[1])
+    assert one is two
+    del one, two
+    assert [lender.is_returned(loan) for loan in loans] == [True, True, False]
+    assert borrow(loans[2]) is not None
+
+
+def test_a_piece_that_was_lent_too_often_is_lent_no_more():
+    lender = Lender()
+    room = lender.room(100)
+    assert all(lender.lend(room.ctypes.data) for _ in range(LOANS))
+    assert lender.lend(room.ctypes.data) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["room", "drop", "lend", "borrow", "return"]), st.integers(0, 7)),
+                max_size=60))  # fmt: skip
+def test_nobody_ever_sees_memory_change(steps):
+    """Every piece of memory, ours and borrowed, is stamped when it is taken and still has its stamp at each step."""
+    lender, own, loans, seen, stamp = Lender(), {}, {}, {}, 0
+    for what, k in steps:
+        if what == "room":
+            stamp += 1
+            own[k] = (lender.room(64 << (k % 3)), stamp % 251)
+            own[k][0][:] = stamp % 251
+        elif what == "drop":
+            own.pop(k, None)
+        elif what == "lend" and k in own:
+            loans.setdefault(k, []).append((lend(lender, own[k][0]), own[k][0].size, own[k][1]))
+        elif what == "borrow" and loans.get(k):
+            loan, size, mark = loans[k].pop()
+            seen[k] = (borrow(loan)[:size], mark)
+        elif what == "return":
+            seen.pop(k, None)
+        for memory, mark in (*own.values(), *seen.values()):
+            assert (memory == mark).all()
+
+
+OTHER = """
+import pickle, sys
+import numpy as np
+from infra.shared_memory import borrow
+loan = pickle.loads(bytes.fromhex(sys.stdin.readline()))
+seen = borrow(loan)
+print(int(seen[:1000].view(np.int32).sum()), flush=True)
+sys.stdin.readline()
+print(int(seen[:1000].view(np.int32).sum()), flush=True)
+del seen
+print("gone", flush=True)
+sys.stdin.readline()
+"""
+
+
+def other():
+    return subprocess.Popen(
+        [sys.executable, "-c", OTHER], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def tell(process, text):
+    process.stdin.write(text + "\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def test_another_process_sees_it_and_gives_it_back():
+    lender = Lender()
+    room = lender.room(1000)
+    room.view(np.int32)[:] = np.arange(250)
+    loan = lend(lender, room)
+    address = room.ctypes.data
+    del room
+    with other() as process:
+        assert tell(process, pickle.dumps(loan).hex()) == "31125"
+        assert not lender.is_returned(loan)
+        assert lender.room(1000).ctypes.data != address
+        assert tell(process, "") == "31125"
+        assert process.stdout.readline() == "gone\n"
+        assert lender.is_returned(loan)
+        assert address in {lender.room(1000).ctypes.data for _ in range(2)}
+        process.kill()
+
+
+LENDER = """
+import pickle, sys
+import numpy as np
+from infra.shared_memory import Lender
+lender = Lender()
+room = lender.room(1000)
+room.view(np.int32)[:] = np.arange(250)
+print(pickle.dumps(lender.lend(room.ctypes.data)[0]).hex(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_is_seen_outlives_its_lender_and_nothing_is_left_behind():
+    shown = Path("/dev/shm")  # noqa: S108
+    before = set(shown.iterdir())
+    with subprocess.Popen(
+        [sys.executable, "-c", LENDER], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        loan = pickle.loads(bytes.fromhex(process.stdout.readline()))
+        seen = borrow(loan)
+        process.kill()
+    assert seen[:1000].view(np.int32).sum() == 31125
+    assert set(shown.iterdir()) == before
+
+
+def test_a_lender_that_cannot_be_seen_is_named():
+    lender = Lender()
+    loan = lend(lender, lender.room(10))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    far = loan._replace(process=gone.pid, token=b"elsewhere")
+    with pytest.raises(RuntimeError, match="all processes of a run work on one host, as one user"):
+        borrow(far)
+    assert b"elsewhere" not in shared_memory._BORROWED.files
