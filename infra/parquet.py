@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from infra.thrift import Long, Struct, encoded, varint
-from risk.order_ids import Forms, order_ids
+from risk.order_ids import Forms, packed_ids
+from risk.packing import packed
 from schemas.frames import Bools, Codes, Ints, Longs
 
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
@@ -34,7 +35,6 @@ _STRING: Struct = {1: {}}
 _NANOSECONDS_UTC: Struct = {8: {1: True, 2: {3: {}}}}
 _BY_TYPE: Struct = {1: {}}  # the order of a column is that of its type
 _MAGIC = b"PAR1"
-_LZ4 = pa.Codec("lz4_raw")
 _MOST_PIECES = 1_000  # that the system takes at once; its bound is 1,024
 _PHYSICAL = {"f8": _DOUBLE, "i8": _INT64, "i4": _INT32}
 
@@ -169,11 +169,8 @@ class Writer:
         values, coding = self._at, _RLE_DICTIONARY if isinstance(column, Coded) else _PLAIN
         packs = isinstance(column, Instants | Ids)  # they repeat, and shrink enough to be worth it; measurements do not
         for part in _pages(column):
-            pieces = _body(part)
-            size = stored = sum(memoryview(piece).nbytes for piece in pieces)
-            if packs:
-                pieces = [_LZ4.compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))]
-                stored = pieces[0].size
+            size, pieces = _body(part)
+            stored = sum(memoryview(piece).nbytes for piece in pieces)
             saved += size - stored
             head = encoded({1: _DATA_PAGE, 2: size, 3: stored, 5: {1: _rows(part), 2: coding, 3: _RLE, 4: _RLE}})
             self._put([head, *pieces])
@@ -223,22 +220,30 @@ def _pages(column: Column) -> Iterator[Column]:
             yield column
 
 
-def _body(column: Column) -> list[Bytes]:
-    """What stands in a page, in pieces."""
+def _body(column: Column) -> tuple[int, list[Bytes]]:
+    """What stands in a page, in pieces, and how many bytes these are unpacked."""
     match column:
-        case Numbers(values) | Instants(values):
-            return [np.ascontiguousarray(values)]
+        case Numbers(values):
+            return _as_is([np.ascontiguousarray(values)])
         case Flags(values):
-            return [np.packbits(values, bitorder="little")]
+            return _as_is([np.packbits(values, bitorder="little")])
         case Coded(codes, lexicon):
             places, bits = lexicon.places(codes).astype(f"u{lexicon.width}", copy=False), 8 * lexicon.width
-            return [bytes([bits]), *_run(codes.size, bits, places)]
+            return _as_is([bytes([bits]), *_run(codes.size, bits, places)])
+        case Instants(values):
+            return values.nbytes, [packed(values)]
         case Ids(symbol, sent, leg, forms, there):
-            if there is None:
-                return [order_ids(forms, symbol, sent, leg)]
-            levels = b"".join(_run(there.size, 1, np.packbits(there, bitorder="little")))
-            ids = order_ids(forms, symbol[there], sent[there], leg[there])
-            return [struct.pack("<I", len(levels)), levels, ids]
+            levels = b""
+            if there is not None:
+                symbol, sent, leg = symbol[there], sent[there], leg[there]
+                levels = b"".join(_run(there.size, 1, np.packbits(there, bitorder="little")))
+                levels = struct.pack("<I", len(levels)) + levels
+            size, ids = packed_ids(forms, symbol, sent, leg, levels)
+            return size, [ids]
+
+
+def _as_is(pieces: list[Bytes]) -> tuple[int, list[Bytes]]:
+    return sum(memoryview(piece).nbytes for piece in pieces), pieces
 
 
 def _run(count: int, bits: int, packed: Bytes) -> list[Bytes]:
