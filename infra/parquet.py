@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -126,7 +127,7 @@ class Writer:
             if kind is None:
                 footer = encoded(self._footer())
                 self._put([footer, struct.pack("<I", len(footer)), _MAGIC])
-                self._hand_over()
+                hand_over(self._file, self._pieces)
 
     def write(self, columns: Columns) -> None:
         """One group, in columns as the first one had them; one without rows only tells what they are."""
@@ -139,26 +140,13 @@ class Writer:
         plain, stored = (Long(sum(each[field] for each in told)) for field in (6, 7))
         self._groups.append({1: chunks, 2: plain, 3: Long(rows), 5: Long(begin), 6: stored})
         self._rows += rows
-        self._hand_over()
+        hand_over(self._file, self._pieces)
+        self._pieces.clear()
 
     def _put(self, pieces: Sequence[Bytes]) -> None:
         for piece in pieces:
             self._pieces.append(piece)
             self._at += memoryview(piece).nbytes
-
-    def _hand_over(self) -> None:
-        """All pieces of a group at once: the system keeps large writes in large pieces, which cost it half the time."""
-        ahead = [memoryview(piece).cast("B") for piece in self._pieces if memoryview(piece).nbytes]
-        self._pieces.clear()
-        while ahead:
-            taken = os.writev(self._file.fileno(), ahead[:_MOST_PIECES])
-            whole = 0
-            while whole < len(ahead) and taken >= ahead[whole].nbytes:
-                taken -= ahead[whole].nbytes
-                whole += 1
-            ahead = ahead[whole:]
-            if taken:  # of one only a part: a disk that is nearly full, or very much at once
-                ahead[0] = ahead[0][taken:]
 
     def _chunk(self, name: str, column: Column) -> Struct:
         """A column of a group, its words first, where it has some; answers what the footer says of it."""
@@ -197,6 +185,19 @@ class Writer:
             6: "unified-trading-platform",
             7: [_BY_TYPE] * len(fields),
         }
+
+
+def hand_over(file: FileIO, pieces: Sequence[Bytes]) -> None:
+    """Write all pieces at once: the system keeps large writes in large pieces, which cost it half the time."""
+    ahead = [memoryview(piece).cast("B") for piece in pieces if memoryview(piece).nbytes]
+    while ahead:
+        taken, whole = os.writev(file.fileno(), ahead[:_MOST_PIECES]), 0
+        while whole < len(ahead) and taken >= ahead[whole].nbytes:
+            taken -= ahead[whole].nbytes
+            whole += 1
+        ahead = ahead[whole:]
+        if taken:  # of one only a part: a disk that is nearly full, or very much at once
+            ahead[0] = ahead[0][taken:]
 
 
 def _rows(column: Column) -> int:
