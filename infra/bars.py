@@ -22,7 +22,6 @@ from schemas.frames import NO_FLOATS, SHARDS, Floats, Ints, Listing, Longs, RawF
 from schemas.universe import Universe
 
 AUTO_ROWS = 131_072  # in a chunk, over all shards: enough to hide what a frame costs, little enough for the caches
-AUTO_SLICES = 32_768  # of a chunk at most, then: of one symbol, fifteen frames of sixteen are empty
 SYNTHETIC = "synthetic"
 NO_FILES, DEFAULTS = Files(), ReferenceParams()
 
@@ -79,8 +78,7 @@ class Bars:
         self.reference = open_reference(files, params, self.universe, self.calendar, self.after, self.market)
         self._begin = self.calendar.index_after(self.after)
         self._end = self.calendar.index_after(self.upto)
-        automatic = min(max(-(-AUTO_ROWS // len(self.universe)), 1), AUTO_SLICES)
-        self.slices_per_chunk = frame_slices or automatic
+        self.slices_per_chunk = frame_slices or max(-(-AUTO_ROWS // len(self.universe)), 1)
         self.chunks = max(-(-(self._end - self._begin) // self.slices_per_chunk), 1)
         self._feed = feed
         self._fresh: Callable[[], Holding] | None = None

@@ -1,21 +1,23 @@
-"""The rows of a run while it lasts: in memory up to a bound, then as numbered Arrow files."""
+"""The rows of a run while it lasts: in memory up to a bound, and in numbered files what a snapshot speaks of.
 
+A part file has the bytes of its columns one after the other, wide ones first.
+"""
+
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from infra.barfiles import plain
-from infra.parquet import GROUP_ROWS
+from infra.parquet import GROUP_ROWS, hand_over
 from infra.result_header import Header, LedgerError
 from risk.ledger import LedgerFrame, uncalibrated
 from schemas.errors import UserError
 
-PART_ROWS = GROUP_ROWS  # rows of a part, but for the last before a snapshot
-HELD_BYTES = 64 << 20  # of full parts in memory before they are written: those of some million bars
+PART_ROWS = GROUP_ROWS  # rows of a part in memory, but for the last
+HELD_BYTES = 64 << 20  # of full parts in memory before they are only on disk: those of some million bars
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
@@ -61,17 +63,25 @@ def dtypes_of(header: Header) -> dict[str, dict[str, str]]:
 
 
 class Parts:
-    """The tables of one run; `full` sees each part when it is."""
+    """The tables of one run; `new` sees their rows once each, some at a time."""
 
-    def __init__(self, folder: Path, header: Header, full: Callable[[str, Columns], None]):
-        self.folder, self._full = folder, full
-        self.next = dict.fromkeys(TABLES, 0)  # number of the next part
-        self.written = dict.fromkeys(TABLES, 0)  # rows in parts
-        self._held: list[tuple[str, Columns]] = []  # parts that are not on disk yet
+    def __init__(self, folder: Path, header: Header, new: Callable[[str, Columns], None]):
+        self.folder, self._new = folder, new
+        self.next = dict.fromkeys(TABLES, 0)  # number of the next part on disk
+        self.written = dict.fromkeys(TABLES, 0)  # rows that `new` has seen
+        self._mapped = dict.fromkeys(TABLES, 0)  # parts that are on disk only
+        self._unsaved: list[tuple[str, Columns]] = []  # rows that are not on disk yet
+        self._held: list[tuple[str, Columns]] = []  # parts in memory, on disk or not
+        self._bytes = 0  # of these
         self.dtypes = dtypes_of(header)
         self._buffers = {
-            table: _Rows(columns, PART_ROWS, partial(self._hold, table)) for table, columns in self.dtypes.items()
+            table: _Rows(columns, PART_ROWS, partial(self._see, table), partial(self._hold, table))
+            for table, columns in self.dtypes.items()
         }
+
+    def go_on(self, following: Mapping[str, int], written: Mapping[str, int]) -> None:
+        """From the parts that a snapshot has left on disk."""
+        self.next, self._mapped, self.written = dict(following), dict(following), dict(written)
 
     @property
     def are_there(self) -> bool:
@@ -79,70 +89,86 @@ class Parts:
         return any(self.next.values())
 
     @property
-    def on_disk(self) -> int:
-        """Bytes of those there."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.arrow"))
+    def mapped(self) -> int:
+        """Bytes of those that are on disk only."""
+        return sum(self._path(table, k).stat().st_size for table in TABLES for k in range(self._mapped[table]))
 
     def size(self, table: str) -> int:
         """Rows of a table so far."""
-        return self.written[table] + self._buffers[table].size
+        return self.written[table] + self._buffers[table].unseen
 
     def add(self, table: str, columns: Columns) -> None:
         """Take in rows of one table, in their order."""
         self._buffers[table].add(columns)
+        if self._bytes > HELD_BYTES:
+            self.flush()
+            self.write()
+            self._let_go()
+            self._mapped = dict(self.next)
 
     def flush(self) -> None:
         """Make parts of what is there, full or not."""
         for buffer in self._buffers.values():
             buffer.flush()
 
+    def save(self) -> None:
+        """Put on disk what is not there yet. It stays in memory, too: the end of the run reads nothing back."""
+        for buffer in self._buffers.values():
+            buffer.show()
+        self.write()
+
+    def _see(self, table: str, columns: Columns) -> None:
+        """Some rows that are new."""
+        self._unsaved.append((table, columns))
+        self._new(table, columns)
+        self.written[table] += _size(columns)
+
     def _hold(self, table: str, columns: Columns) -> None:
         """Take over a part."""
         self._held.append((table, columns))
-        self._full(table, columns)
-        self.written[table] += len(next(iter(columns.values())))
-        if sum(column.nbytes for _, part in self._held for column in part.values()) > HELD_BYTES:
-            self.write()
+        self._bytes += sum(column.nbytes for column in columns.values())
+
+    def _let_go(self) -> None:
+        self._held.clear()
+        self._bytes = 0
 
     def write(self) -> None:
-        """Put what is held on disk; what could not be written is still held."""
-        if self._held:
+        """Put on disk what was seen; what could not be written is still there."""
+        if self._unsaved:
             self.folder.mkdir(exist_ok=True)
-        while self._held:
-            table, columns = self._held[0]
-            batch = pa.RecordBatch.from_arrays([_arrow(column) for column in columns.values()], names=list(columns))
-            path = self._path(table, self.next[table])
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
+        while self._unsaved:
+            table, columns = self._unsaved[0]
+            with self._path(table, self.next[table]).open("wb", buffering=0) as file:
+                hand_over(file, [columns[name] for name in _wide_first(self.dtypes[table])])
             self.next[table] += 1
-            del self._held[0]
+            del self._unsaved[0]
 
     def _path(self, table: str, number: int) -> Path:
-        return self.folder / f"{table}-{number:06}.arrow"
+        return self.folder / f"{table}-{number:06}.rows"
 
     def read(self, table: str) -> Iterator[Columns]:
         """All parts of a table, in their order."""
         rows = 0
-        for number in range(self.next[table]):
-            with pa.memory_map(str(self._path(table, number))) as file:
-                batch = pa.ipc.open_file(file).get_batch(0)
-                rows += batch.num_rows
-                yield {name: plain(batch.column(name)).view(dtype) for name, dtype in self.dtypes[table].items()}
+        for number in range(self._mapped[table]):
+            columns = _read(self._path(table, number), self.dtypes[table])
+            rows += _size(columns)
+            yield columns
         for held, columns in self._held:
             if held == table:
-                rows += len(next(iter(columns.values())))
+                rows += _size(columns)
                 yield columns
         if rows != self.written[table]:
             raise LedgerError(f"results: {rows} rows of {table} are there, {self.written[table]} were written")
 
     def forget(self) -> None:
         """The folder is made: what is in memory is needed no more."""
-        self._held.clear()
+        self._let_go()
+        self._unsaved.clear()
 
     def drop_later(self) -> None:
         """Parts that were written after the snapshot from which it goes on."""
         kept = {self._path(table, number) for table in TABLES for number in range(self.next[table])}
-        there = set(self.folder.glob("*.arrow"))
+        there = set(self.folder.glob("*.rows"))
         if kept - there:
             missing = min(kept - there).name
             work = self.folder.parent
@@ -152,10 +178,24 @@ class Parts:
             path.unlink()
 
 
-def _arrow(column: np.ndarray[Any, Any]) -> Any:
-    """The column where it lies; flags as bytes. Arrow's own way imports pandas: 46 MB."""
-    numbers = column.view(np.int8) if column.dtype == np.bool_ else column
-    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), numbers.size, [None, pa.py_buffer(numbers)])
+def _size(columns: Columns) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _wide_first(dtypes: Mapping[str, str]) -> list[str]:
+    """Columns in an order in which each begins at a multiple of its width, however many rows there are."""
+    return sorted(dtypes, key=lambda name: -np.dtype(dtypes[name]).itemsize)
+
+
+def _read(path: Path, dtypes: Mapping[str, str]) -> Columns:
+    """The columns of a file where they lie."""
+    with path.open("rb") as file:
+        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    rows, at, columns = len(text) // sum(np.dtype(dtype).itemsize for dtype in dtypes.values()), 0, {}
+    for name in _wide_first(dtypes):
+        columns[name] = np.frombuffer(text, dtypes[name], rows, at)
+        at += columns[name].nbytes
+    return columns
 
 
 def rows_of(frame: LedgerFrame, table: str, names: Mapping[str, str]) -> Columns:
@@ -197,30 +237,45 @@ def grouped(parts: Iterable[Columns], most: int) -> Iterator[Columns]:
 
 
 class _Rows:
-    """Columns of a fixed capacity; when they are full, `full` gets them for good."""
+    """Columns of a fixed capacity: `seen` gets rows once each, `full` the whole when there is no room any more."""
 
-    def __init__(self, dtypes: Mapping[str, str], capacity: int, full: Callable[[Columns], None]):
-        self.size = 0
-        self._dtypes, self._capacity, self._full = dtypes, capacity, full
+    def __init__(
+        self, dtypes: Mapping[str, str], capacity: int,
+        seen: Callable[[Columns], None], full: Callable[[Columns], None],
+    ):  # fmt: skip
+        self._size = self._shown = 0
+        self._dtypes, self._capacity, self._seen, self._full = dtypes, capacity, seen, full
         self._columns: Columns = {}
+
+    @property
+    def unseen(self) -> int:
+        """Rows that were not shown yet."""
+        return self._size - self._shown
 
     def add(self, columns: Columns) -> None:
         """Copy rows in; the caller's arrays are not kept."""
-        rows, taken = len(next(iter(columns.values()))), 0
+        rows, taken = _size(columns), 0
         while taken < rows:
-            if not self.size:
+            if not self._size:
                 self._columns = {name: np.empty(self._capacity, dtype) for name, dtype in self._dtypes.items()}
-            some = min(rows - taken, self._capacity - self.size)
+            some = min(rows - taken, self._capacity - self._size)
             for name, column in self._columns.items():
-                column[self.size : self.size + some] = columns[name][taken : taken + some]
-            self.size += some
+                column[self._size : self._size + some] = columns[name][taken : taken + some]
+            self._size += some
             taken += some
-            if self.size == self._capacity:
+            if self._size == self._capacity:
                 self.flush()
+
+    def show(self) -> None:
+        """Let what is new be seen; it stays."""
+        if self.unseen:
+            self._seen({name: column[self._shown : self._size] for name, column in self._columns.items()})
+            self._shown = self._size
 
     def flush(self) -> None:
         """Hand over what is there."""
-        if self.size:
-            columns = {name: column[: self.size] for name, column in self._columns.items()}
-            self.size, self._columns = 0, {}
+        if self._size:
+            self.show()
+            columns = {name: column[: self._size] for name, column in self._columns.items()}
+            self._size, self._shown, self._columns = 0, 0, {}
             self._full(columns)

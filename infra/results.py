@@ -1,7 +1,7 @@
 """Ledger frames -> the folder of a run: summary.json, report.html and Parquet tables.
 
 While a run lasts, rows lie in parts: in memory up to a bound, then in `<out>.partial/parts` as
-numbered Arrow files. A snapshot puts all of them there and names the next numbers, a resume drops
+numbered files. A snapshot puts there what is new and names the next numbers, a resume drops
 what was written after it. `finish` turns the parts into Parquet, row groups of a fixed size, so that
 the bytes depend on the ledger alone and the memory not on its length, and moves the whole folder to
 `<out>` in one rename. A half-written `<out>` never exists.
@@ -132,7 +132,7 @@ class Recorder:
         self._names = state["names"].copy()
         self._rank = _ranks(self._names)
         self._totals.restore(state["totals"])
-        self._parts.next, self._parts.written = dict(state["next"]), dict(state["written"])
+        self._parts.go_on(state["next"], state["written"])
         if not keep and self.complete and self._is_there():
             self.finished = True
             shutil.rmtree(self._work, ignore_errors=True)
@@ -195,8 +195,7 @@ class Recorder:
         """Everything so far is in closed files; plain values from which `resume` goes on."""
         if not self.finished:
             with _writing(self.out):
-                self._parts.flush()
-                self._parts.write()
+                self._parts.save()
         return {
             "version": VERSION,
             "run": identity(self.header),
@@ -244,7 +243,7 @@ class Recorder:
         from risk import report
 
         self._parts.flush()
-        if self._parts.on_disk > MAPPED_BYTES:
+        if self._parts.mapped > MAPPED_BYTES:
             give_back()
         summary = self._totals.summary(self.header, self.rows, self._parts.written, self._names)
         run = self._work / "run"

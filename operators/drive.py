@@ -3,8 +3,11 @@
 Only `scan` imports Bytewax, when it is called: a replay needs none of it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
 
 from schemas.errors import UserError
 
@@ -74,17 +77,24 @@ def scan(
 
         def snapshot(self) -> Any:
             # Pickled later, after more batches: safe because no step writes into a state it was given.
-            return flat(self.state)
+            return flat(self.state, start)
 
     return op.stateful_batch(step_id, stream, Scan)
 
 
-def flat(state: Any) -> Any:
-    """A state as nested plain tuples and arrays, so that a snapshot knows no class of ours."""
+def flat(state: Any, like: Any = None) -> Any:
+    """A state as nested plain tuples and arrays, so that a snapshot knows no class of ours.
+
+    An array of the type that its place has in `like` becomes its shape and its bytes: to pickle the type of a small
+    table takes ten times as long as to pickle its rows.
+    """
     if hasattr(state, "__dataclass_fields__"):
         return tuple(flat(getattr(state, name)) for name in state.__dataclass_fields__)
     if isinstance(state, tuple):
-        return tuple(flat(part) for part in state)
+        known = like if isinstance(like, tuple) and len(like) == len(state) else (None,) * len(state)
+        return tuple(flat(part, one) for part, one in zip(state, known, strict=True))
+    if isinstance(state, np.ndarray) and isinstance(like, np.ndarray) and state.dtype == like.dtype:
+        return state.shape, state.tobytes()
     return state
 
 
@@ -93,6 +103,9 @@ def unflat(template: S, snapshot: Any) -> S:
 
     Raises StateVersionError otherwise: write the upgrade, or start the state anew and say so.
     """
+    if isinstance(template, np.ndarray) and isinstance(snapshot, tuple):
+        rows: S = _array(template, *snapshot)
+        return rows
     if not isinstance(template, tuple):
         result: S = snapshot
         return result
@@ -106,3 +119,9 @@ def unflat(template: S, snapshot: Any) -> S:
     rebuilt: Any = type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
     restored: S = rebuilt
     return restored
+
+
+def _array(template: np.ndarray[Any, Any], shape: tuple[int, ...], text: bytes) -> Any:
+    if len(text) != math.prod(shape) * template.itemsize:
+        raise StateVersionError("the snapshot's tables have other columns")
+    return np.ndarray(shape, template.dtype, bytearray(text))

@@ -7,22 +7,22 @@ from typing import NamedTuple
 import numpy as np
 
 from operators.kernel import kernel
+from risk.packing import FARTHEST, Bytes, copy, literals, repeat, room
 from schemas.frames import Codes, Ints, Longs
 from schemas.units import NS_PER_SECOND
 
-Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 STAMP = 15  # bytes of `20240102T150000`
+_DATE = 9  # of them, with the T
 _SECOND = STAMP + 1  # and a Z
 DAY = 86_400  # seconds
 _LENGTH = 4  # bytes in front of an id
-_MOVE = 32  # bytes that are copied at once
 
 
 class Forms(NamedTuple):
     """The ids of a run without their seconds, by symbol and leg, each behind its length as Parquet has strings."""
 
     legs: int
-    rows: Bytes  # [symbols x legs, a multiple of _MOVE]
+    rows: Bytes  # [symbols x legs, as wide as the longest]
     size: Ints  # bytes of each row that are meant
     place: Ints  # where its second goes
 
@@ -31,64 +31,62 @@ def forms(heads: Sequence[str], tails: Sequence[str]) -> Forms:
     """Of what stands before the second, by symbol, and after it, by leg."""
     before, after = [head.encode() for head in heads], [tail.encode() for tail in tails]
     texts = [struct.pack("<I", len(b) + _SECOND + len(a)) + b + bytes(_SECOND) + a for b in before for a in after]
-    width = -(-max(map(len, texts), default=1) // _MOVE) * _MOVE
+    width = max(map(len, texts), default=1)
     rows = np.array(texts, f"S{width}").view(np.uint8).reshape(-1, width)
     place = np.repeat(np.array([_LENGTH + len(b) for b in before], np.int32), len(after))
     return Forms(len(after), rows, np.array([len(text) for text in texts], np.int32), place)
 
 
-def order_ids(forms: Forms, symbol: Ints, sent: Longs, leg: Codes) -> Bytes:
-    """Ids one after the other, each behind its length in four bytes; `sent`: UTC ns, whose second they tell."""
-    text = np.empty((symbol.size + 1) * forms.rows.shape[1], np.uint8)
+def packed_ids(forms: Forms, symbol: Ints, sent: Longs, leg: Codes, before: bytes = b"") -> tuple[int, Bytes]:
+    """Ids one after the other, each behind its length in four bytes, as LZ4; and how many bytes they are unpacked.
+
+    `sent`: UTC ns, whose second they tell. `before` stands in front of them.
+    """
+    most = len(before) + symbol.size * forms.rows.shape[1]
+    block, text = room(most), np.empty(most, np.uint8)
+    text[: len(before)] = np.frombuffer(before, np.uint8)
+    stamp = np.full(_SECOND, ord("Z"), np.uint8)
     # writable, so that there is one compiled form
     symbol, sent, leg = np.require(symbol, None, "W"), np.require(sent, None, "W"), np.require(leg, None, "W")
-    return text[: write(*forms, symbol, sent, leg, np.full(_SECOND, ord("Z"), np.uint8), text)]
+    known = np.full((2, len(forms.rows)), -FARTHEST - 1, np.int64)
+    end, size = pack_ids(*forms, symbol, sent, leg, stamp, known[0], known[1], text, len(before), block)
+    return size, block[:end]
 
 
 @kernel
-def write(
-    legs: int, rows: Bytes, size: Ints, place: Ints, symbol: Ints, sent: Longs, leg: Codes, stamp: Bytes, text: Bytes
-) -> int:
-    """Each form in full width, the next one covers what was too much, and its second; where the last one ends.
+def pack_ids(
+    legs: int, rows: Bytes, size: Ints, place: Ints, symbol: Ints, sent: Longs, leg: Codes, stamp: Bytes,
+    begins: Longs, days: Longs, text: Bytes, wait: int, block: Bytes,
+) -> tuple[int, int]:  # fmt: skip
+    """Of each id only the time of day, where one of its form, with its date, is near; where the block and the ids end.
 
-    `stamp` is room for a second, which ends with its Z.
+    `stamp` is room for a second, which ends with its Z; `begins` and `days` for where each form stood last, and its
+    day. `text` holds what waits to be written as literals, `wait` bytes.
     """
-    known, begin = -1, 0
+    known, midnight, at, begin = -1, -DAY, 0, wait
     for i in range(symbol.size):
         second = sent[i] // NS_PER_SECOND
         if second != known:
-            write_next(stamp, known, second)
             known = second
+            if midnight <= second < midnight + DAY:
+                write_clock(stamp, second)
+            else:
+                midnight = second // DAY * DAY
+                write_stamp(stamp, second)
         form = symbol[i] * legs + leg[i]
-        move(rows[form], text[begin : begin + rows.shape[1]])
-        at = begin + place[form]
-        move_second(stamp, text[at : at + _SECOND])
-        begin += size[form]
-    return begin
-
-
-@kernel
-def move(form: Bytes, text: Bytes) -> None:
-    """In moves of a size that the compiler knows: without a loop over bytes."""
-    for first in range(0, form.size, _MOVE):
-        for k in range(_MOVE):
-            text[first + k] = form[first + k]
-
-
-@kernel
-def move_second(stamp: Bytes, text: Bytes) -> None:
-    """One move."""
-    for k in range(_SECOND):
-        text[k] = stamp[k]
-
-
-@kernel
-def write_next(stamp: Bytes, known: int, second: int) -> None:
-    """The date only where it is another one than that of the second which is known."""
-    if second // DAY == known // DAY:
-        write_clock(stamp, second)
-    else:
-        write_stamp(stamp, second)
+        head, whole, back = place[form], size[form], begin - begins[form]
+        if back <= FARTHEST and days[form] == midnight and i < symbol.size - 1:  # the last one are literals
+            behind = literals(text, 0, wait, block, at)
+            at, wait = repeat(back, head + _DATE, block, at, behind), 0
+            behind = literals(stamp, _DATE, STAMP, block, at)
+            at = repeat(back, whole - head - STAMP, block, at, behind)
+        else:
+            copy(rows[form, :whole], text[wait : wait + whole])
+            copy(stamp, text[wait + head : wait + head + _SECOND])
+            wait += whole
+        begins[form], days[form] = begin, midnight
+        begin += whole
+    return literals(text, 0, wait, block, at), begin
 
 
 @kernel

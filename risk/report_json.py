@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 
 from operators.kernel import kernel
-from risk.order_ids import DAY, STAMP, Bytes, write_clock, write_stamp
+from risk.order_ids import DAY, STAMP, write_clock, write_stamp
+from risk.packing import Bytes
 from risk.report_words import Labels, words
 from schemas.calendar import on_the_clock
 from schemas.frames import Bools, Floats, Ints, Longs

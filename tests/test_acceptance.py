@@ -105,7 +105,7 @@ def ledgers(market: Market, restart: int | None = None) -> list[LedgerFrame]:
 
 def revived(restore: Any, start: Any, state: Any) -> Any:
     """A state as it comes back from a recovery store."""
-    return restore(start, pickle.loads(pickle.dumps(drive.flat(state))))
+    return restore(start, pickle.loads(pickle.dumps(drive.flat(state, start))))
 
 
 def orders(market: Market, restart: int | None = None) -> list[tuple[Any, ...]]:

@@ -181,7 +181,8 @@ def answers(op: Operator, market: Market, chunks: list, stop_at: int | None = No
 
 def revive(op: Operator, market: Market, state: Any) -> Any:
     """A state as it comes back from a recovery store."""
-    return op.restore(op.start(market), pickle.loads(pickle.dumps(drive.flat(state))))
+    first = op.start(market)
+    return op.restore(first, pickle.loads(pickle.dumps(drive.flat(state, first))))
 
 
 def shard(frame: Any) -> int:
@@ -387,3 +388,11 @@ def test_a_snapshot_of_another_version_is_refused() -> None:
     state = clean.start()
     with pytest.raises(drive.StateVersionError, match="version 7"):
         drive.unflat(state, (7, *drive.flat(state)[1:]))
+
+
+def test_a_snapshot_without_bytes_is_read_too_and_one_of_other_columns_is_refused() -> None:
+    first = clean.start()
+    assert repr(drive.unflat(first, drive.flat(first))) == repr(drive.unflat(first, drive.flat(first, first)))
+    version, (shape, text), *rest = drive.flat(first._replace(rows=np.zeros(3, first.rows.dtype)), first)
+    with pytest.raises(drive.StateVersionError, match="other columns"):
+        drive.unflat(first, (version, (shape, text[1:]), *rest))

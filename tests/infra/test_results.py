@@ -32,6 +32,9 @@ from tests.infra.ledgers import AFTER, story
 STORY = story(seed=3)
 
 
+READ = result_parts._read
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_parts():
     """Parts and row groups of a few rows, so that every run has several."""
@@ -319,6 +322,27 @@ def test_parts_in_memory_are_bounded_and_change_no_byte(tmp_path, run, monkeypat
     assert bool(list((tmp_path / "run.partial").glob("parts/*"))) == (held < 1 << 27)
     recorder.finish()
     assert contents(tmp_path / "run") == contents(run)
+
+
+def test_what_a_snapshot_wrote_is_read_by_a_resume_only(tmp_path, run, monkeypatch):
+    read = []
+    monkeypatch.setattr(result_parts, "_read", lambda path, dtypes: read.append(path.name) or READ(path, dtypes))
+    recorder = Recorder(tmp_path / "run", STORY.header())
+    first, second = STORY.frames([100])
+    recorder.add(first)
+    state = recorder.snapshot()
+    recorder.add(second)
+    recorder.finish()
+    assert not read
+    recorder = Recorder(tmp_path / "again", STORY.header())
+    recorder.add(first)
+    state = recorder.snapshot()
+    del recorder
+    recorder = Recorder.resume(tmp_path / "again", STORY.header(), state)
+    recorder.add(second)
+    recorder.finish()
+    assert "equity-000000.rows" in read
+    assert contents(tmp_path / "again") == contents(tmp_path / "run") == contents(run)
 
 
 def test_frames_have_to_follow_each_other(tmp_path):
