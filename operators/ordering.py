@@ -25,22 +25,32 @@ def arrange(ts: Longs, symbol: Ints, rank: Ints, place: Ints, order: Longs, spar
 
     `place` and `spare` are room to work in.
     """
-    begin, falls, moved = 0, False, 0
+    begin, falls, last, moved = 0, 0, 0, 0
     for i in range(ts.size):
         order[i], place[i] = i, rank[symbol[i]]
         if i == 0 or ts[i] == ts[i - 1]:
-            falls = falls or (i > 0 and place[i] < place[i - 1])
+            if i > 0 and place[i] < place[i - 1]:
+                falls, last = falls + 1, i
             continue
         if ts[i] < ts[i - 1]:
             return -1
-        if falls:
-            sort(place, order[begin:i], spare)
+        if falls > 0:
+            settle(place, order, begin, i, falls, last, spare)
             moved = 1
-        begin, falls = i, False
-    if falls:
-        sort(place, order[begin:], spare)
+        begin, falls = i, 0
+    if falls > 0:
+        settle(place, order, begin, ts.size, falls, last, spare)
         moved = 1
     return moved
+
+
+@kernel
+def settle(keys: Any, rows: Longs, begin: int, end: int, falls: int, last: int, spare: Longs) -> None:
+    """Sort a part whose keys fall so often, the last time at `last`: with one fall it is two parts that are sorted."""
+    if falls == 1:
+        merge(keys, rows, begin, last, end, spare)
+    else:
+        sort(keys, rows[begin:end], spare)
 
 
 @kernel

@@ -15,16 +15,27 @@ from risk.actions import MAX_RATIO, act
 from risk.exits import cancel_entries, cancel_rests, send_exits
 from risk.fills import expire, fill, quote, see, ticks
 from risk.halts import open_session, trip, value
-from risk.ledger import FundsRow, LedgerFrame
+from risk.ledger import FundsRow, LedgerFrame, VerdictRow
 from risk.limits import Limits, Params, Sheet, limits
 from risk.limits import sheet as sheet_of
-from risk.portfolio import LONG_AGO, NO_LEG, Book, attend, dismiss_idle
+from risk.portfolio import BLOCK, LONG_AGO, NO_LEG, Book, attend, dismiss_idle, put_away
 from risk.portfolio import start as empty_book
 from risk.published import published
 from risk.returns import NORMAL_TAIL, own_shortfall
 from risk.rules import Candidate, notional, object_to, reserve, score, size, stop_for, take_stock, target_for, usd
 from risk.scratch import Scratch, scratch
-from risk.tape import EQUITY, PER_SYMBOL, VERDICTS, Tape, blank, has_room, longer, write_legs, write_order
+from risk.tape import (
+    EQUITY,
+    PER_CANDIDATE,
+    PER_SYMBOL,
+    VERDICTS,
+    Tape,
+    blank,
+    has_room,
+    longer,
+    write_legs,
+    write_order,
+)
 from schemas.events import Kind, Leg, Phase, Reason
 from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
@@ -79,12 +90,13 @@ class Market(NamedTuple):
 
 def start(params: Params) -> State:
     """Cash, no positions. Raises ValueError for settings that do not fit whole ticks or basis points."""
-    return State(4, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
+    return State(5, empty_book(convert(params)), np.zeros(0, f"S{MAX_NAME}"))
 
 
 def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, LedgerFrame]:
     """Advance slice by slice; raises OverflowError before money could leave int64."""
-    book = widened(state.book, frame.names.size)
+    is_past = bool(frame.actions.at.size) or fills_block(state.book, frame.slices.size)
+    book = widened(state.book, frame.names.size, is_past)
     limits, sheet = convert(params), look_up(params, frame.names.tobytes(), frame.names.itemsize)
     slices = frame.slices
     market = Market(slices.ts, slices.session, slices.phase, frame.starts, frame.order, frame.rank, frame.symbol,
@@ -92,9 +104,9 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
                     frame.volatility, frame.direction, frame.confidence, frame.reason, frame.q10,
                     *_actions(frame))  # fmt: skip
 
-    events = EVENTS + frame.rows // 8 + PER_SYMBOL * int(book.funds[0].busy)
-    tape, widest = blank(slices.size, events), int(np.diff(frame.starts).max(initial=0))
-    room = scratch(book.rows.size, frame.rows, widest, limits.returns_window, sheet.sectors)
+    widest = int(np.diff(frame.starts).max(initial=0))
+    events = EVENTS + frame.rows // 8 + PER_SYMBOL * int(book.funds[0].busy) + PER_CANDIDATE * widest
+    tape, room = blank(slices.size, events), scratch(book.rows.size, widest, limits.returns_window, sheet.sectors)
     done = 0
     while done < slices.size:
         done = advance(limits, sheet, market, book, tape, room, done)
@@ -107,15 +119,23 @@ def step(params: Params, state: State, frame: SliceFrame) -> tuple[State, Ledger
     return State(state.version, book, frame.names), answer(head, frame.rank, book, tape, beside)
 
 
-def widened(book: Book, symbols: int) -> Book:
-    """A copy to write into, with rows for every symbol."""
+def fills_block(book: Book, slices: int) -> bool:
+    """Whether with so many slices more a block of them is full."""
+    return (int(book.funds[0].slices) + 1) % BLOCK + slices >= BLOCK
+
+
+def widened(book: Book, symbols: int, is_past: bool = False) -> Book:
+    """A copy to write into, with rows for every symbol; of the closes of full blocks where they will be written."""
     rows = grown(book.rows, symbols)
     rows["last_ts"][book.rows.size :] = LONG_AGO
     busy = np.zeros(rows.size, np.int32)
     busy[: book.busy.size] = book.busy
-    closes = np.empty((rows.size, book.closes.shape[1]))
-    closes[: book.rows.size], closes[book.rows.size :] = book.closes, np.nan
-    return Book(grown(book.funds, 1), rows, busy, closes)
+    closes, recent = book.closes, np.empty((BLOCK, rows.size))
+    if is_past or rows.size > book.rows.size:
+        closes = np.empty((rows.size, book.closes.shape[1]))
+        closes[: book.rows.size], closes[book.rows.size :] = book.closes, np.nan
+    recent[:, : book.rows.size], recent[:, book.rows.size :] = book.recent, np.nan
+    return Book(grown(book.funds, 1), rows, busy, closes, recent)
 
 
 def _actions(frame: SliceFrame) -> tuple[Ints, Ints, Longs, Longs, Longs]:
@@ -150,7 +170,7 @@ def advance(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape
         if limits.at_broker:
             run_marks(limits, market, book, tape, ts, bar_of)
         else:
-            run_fills(limits, market, book, tape, ts, phase, bar_of)
+            run_fills(limits, market, book, tape, ts, phase, bar_of, room.bars)
         run_exits(limits, market, book, tape, ts, phase, bar_of)
         run_halts(limits, market, book, tape, ts, phase, bar_of)
         dismiss_idle(book)  # before new ones come
@@ -165,12 +185,12 @@ def fits(market: Market, tape: Tape, begin: int, end: int, busy: int) -> bool:
 
     Candidates are counted where room for all rows is not there anyway: of thousands of symbols few are any.
     """
-    if has_room(tape, end - begin + busy):
+    if has_room(tape, busy, end - begin):
         return True
     found = 0
     for j in range(begin, end):
         found += market.reason[market.order[j]] == Reason.NONE
-    return has_room(tape, found + busy)
+    return has_room(tape, busy, found)
 
 
 @kernel
@@ -190,7 +210,7 @@ def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candida
 
     Idle rows cost no more than these three stores, none of which depends on a guess.
     """
-    closes = book.closes[:, book.funds[0].slices % book.closes.shape[1]]
+    closes = book.recent[book.funds[0].slices % BLOCK]
     closes[:] = np.nan
     bar_of[:] = -1
     found = 0
@@ -199,24 +219,37 @@ def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candida
         symbol = market.symbol[r]
         closes[symbol], bar_of[symbol], candidates[found] = market.close[r], r, r
         found += market.reason[r] == Reason.NONE
+    if (book.funds[0].slices + 1) % BLOCK == 0:
+        put_away(book)
     return found
 
 
 @kernel
-def run_fills(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints) -> None:
+def run_fills(
+    limits: Limits, market: Market, book: Book, tape: Tape, ts: int, phase: int, bar_of: Ints, bars: Table
+) -> None:
     """Open orders meet this slice's bars; at the session's end the rest expires."""
     funds = book.funds[0]
+    gather(market, book, bar_of, bars)
     for k in range(funds.busy):
         symbol = book.busy[k]
-        r = bar_of[symbol]
-        if r < 0:
-            continue
-        fill(limits, funds, book.rows[symbol], tape, ts, symbol, market.open[r], market.high[r],
-             market.low[r], market.close[r], market.volume[r])  # fmt: skip
-        if market.half_spread.size > 0:
-            quote(book.rows[symbol], market.half_spread[r])
+        if bar_of[symbol] >= 0:
+            fill(limits, funds, book.rows[symbol], tape, ts, symbol, bars[k])
+            quote(book.rows[symbol], bars[k].half_spread)
     if phase == Phase.LAST:
         expire(limits, book, tape, ts)
+
+
+@kernel
+def gather(market: Market, book: Book, bar_of: Ints, bars: Table) -> None:
+    """The bars of busy symbols, before anything is guessed of what they do: so the waits for memory overlap."""
+    for k in range(book.funds[0].busy):
+        r = bar_of[book.busy[k]]
+        if r >= 0:
+            bar = bars[k]
+            bar.open, bar.high, bar.low = ticks(market.open[r]), ticks(market.high[r]), ticks(market.low[r])
+            bar.close, bar.volume = ticks(market.close[r]), market.volume[r]
+            bar.half_spread = market.half_spread[r] if market.half_spread.size > 0 else np.nan
 
 
 @kernel
@@ -260,26 +293,31 @@ def run_halts(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, p
 def decide(
     limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, room: Scratch, ts: int, rows: Longs
 ) -> None:
-    """Judge the candidates by falling confidence, ties by name (the order they come in)."""
-    for r in rows:
-        room.urgency[r] = -market.confidence[r]
-    sort(room.urgency, rows, room.spare)
-    take_stock(limits, sheet, book, room.stock)
+    """Judge the candidates by falling confidence, ties by name (the order they come in, and verdicts stand in)."""
+    found, first = 0, tape.written[VERDICTS]
     for r in rows:
         row = book.rows[market.symbol[r]]
         if not (row.shares > 0 and market.direction[r] == -row.side):  # that one was an exit
-            judge(limits, sheet, market, book, tape, room, ts, r)
+            rows[found], room.turns[found] = r, found
+            room.urgency[found], room.volatility[found] = -market.confidence[r], market.volatility[r]
+            found += 1
+    tape.written[VERDICTS] += found
+    sort(room.urgency, room.turns[:found], room.spare)
+    take_stock(limits, sheet, book, room.stock)
+    for k in room.turns[:found]:
+        judge(limits, sheet, market, book, tape, room, ts, rows[k], room.volatility[k], tape.verdicts[first + k])
 
 
 @kernel
-def judge(limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, room: Scratch, ts: int, r: int) -> None:
+def judge(
+    limits: Limits, sheet: Sheet, market: Market, book: Book, tape: Tape, room: Scratch, ts: int, r: int,
+    volatility: float, verdict: VerdictRow,
+) -> None:  # fmt: skip
     """One verdict, and the order if there is no objection."""
     funds, symbol = book.funds[0], market.symbol[r]
     row, price = book.rows[symbol], ticks(market.close[r])
-    one = Candidate(symbol, int(market.direction[r]), market.confidence[r], market.volatility[r], price)
+    one = Candidate(symbol, int(market.direction[r]), market.confidence[r], volatility, price)
     found = object_to(limits, sheet, book, room, ts, one)
-    verdict = tape.verdicts[tape.written[VERDICTS]]
-    tape.written[VERDICTS] += 1
     verdict.ts, verdict.symbol, verdict.direction = ts, symbol, market.direction[r]
     verdict.confidence, verdict.reason = market.confidence[r], found.reason
     verdict.measured, verdict.limit = found.measured, found.limit
@@ -325,14 +363,14 @@ def enter(
 def answer(head: tuple[Any, ...], rank: Ints, book: Book, tape: Tape, beside: tuple[Any, ...] = ()) -> LedgerFrame:
     """The tables in order of `(ts, symbol name)`, after what a ledger begins with."""
     slices, names, bars, stopped, refused, signals = head
-    equity, *events = (rows[:n] for rows, n in zip(tape[:-1], tape.written.tolist(), strict=True))
-    keys = ("ts", "ts", "ts", "ts", "exit_ts")
-    verdicts, orders, updates, fills, trades = (
+    equity, verdicts, *events = (rows[:n] for rows, n in zip(tape[:-1], tape.written.tolist(), strict=True))
+    keys = ("ts", "ts", "ts", "exit_ts")
+    orders, updates, fills, trades = (
         _in_order(rows, key, rank).view(np.recarray) for rows, key in zip(events, keys, strict=True)
     )
     return LedgerFrame(
-        slices, names, bars, stopped, refused, signals, equity.view(np.recarray), verdicts, orders, updates, fills,
-        trades, _funds(book), *beside,
+        slices, names, bars, stopped, refused, signals, equity.view(np.recarray), verdicts.view(np.recarray), orders,
+        updates, fills, trades, _funds(book), *beside,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from risk.limits import Limits
 from risk.portfolio import LIVE_LEGS, MAX_MONEY, NO_LEGS, TRIGGERED, Book, Funds, Row, part_of, take_out
 from risk.tape import Tape, end_stop, end_target, write_trade, write_update
 from schemas.events import Leg, Reason, Status
+from schemas.frames import Floats
 from schemas.units import TICKS_PER_CENT
 
 MAX_RATIO = 100_000  # new or old shares of one split
@@ -18,9 +19,8 @@ def act(limits: Limits, book: Book, tape: Tape, ts: int, symbol: int, new: int, 
     """Apply one action to its symbol, the split before the dividend."""
     funds, row = book.funds[0], book.rows[symbol]
     if new != old:
-        closes = book.closes[symbol]
-        for k in range(closes.size):
-            closes[k] = closes[k] * old / new
+        rescale(book.closes[symbol], new, old)
+        rescale(book.recent[:, symbol], new, old)
         if row.entry_shares > 0:  # decided on a price that is no more
             cancel_entry(limits, funds, row, tape, ts, symbol, Reason.SPLIT)
         if row.shares > 0:
@@ -30,6 +30,13 @@ def act(limits: Limits, book: Book, tape: Tape, ts: int, symbol: int, new: int, 
         funds.cash += amount
         funds.dividends += amount
     funds.overflow = funds.overflow or funds.cash > MAX_MONEY or funds.cash < -MAX_MONEY
+
+
+@kernel
+def rescale(closes: Floats, new: int, old: int) -> None:
+    """Closes in the shares after a split."""
+    for k in range(closes.size):
+        closes[k] = closes[k] * old / new
 
 
 @kernel

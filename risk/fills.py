@@ -20,6 +20,7 @@ from risk.portfolio import (
     release,
     widen,
 )
+from risk.scratch import BarRow
 from risk.tape import (
     Tape,
     end_stop,
@@ -38,23 +39,19 @@ ticks = kernel(to_ticks)
 
 
 @kernel
-def fill(
-    limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int,
-    open_usd: float, high_usd: float, low_usd: float, close_usd: float, volume: float,
-) -> None:  # fmt: skip
+def fill(limits: Limits, funds: Funds, row: Row, tape: Tape, ts: int, symbol: int, bar: BarRow) -> None:
     """Run one symbol's open orders through one bar; then widen its excursions and mark it."""
-    open_price, high, low = ticks(open_usd), ticks(high_usd), ticks(low_usd)
-    left = room(volume, limits.volume_bps)
+    left = room(bar.volume, limits.volume_bps)
     if row.entry_shares > 0:
-        left -= fill_entry(limits, funds, row, tape, ts, symbol, open_price, left)
+        left -= fill_entry(limits, funds, row, tape, ts, symbol, bar.open, left)
     elif row.legs == TRIGGERED or row.exit_reason != Reason.NONE:
-        left -= fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)
+        left -= fill_exit(limits, funds, row, tape, ts, symbol, bar.open, left)
     # an OCO sent in this slice is live from the next bar on
     if row.shares > 0 and row.legs == LIVE_LEGS and not (row.oco and row.legs_ts == ts):
-        fill_legs(limits, funds, row, tape, ts, symbol, open_price, high, low, left)
+        fill_legs(limits, funds, row, tape, ts, symbol, bar.open, bar.high, bar.low, left)
     if row.shares > 0:
-        widen(row, high, low)
-    row.mark = ticks(close_usd)
+        widen(row, bar.high, bar.low)
+    row.mark = bar.close
 
 
 @kernel

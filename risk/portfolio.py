@@ -13,6 +13,8 @@ MAX_MONEY = 4_000_000_000_000_000_000  # beyond it the next addition might overf
 
 LONG_AGO, FOREVER = -(2**62), 2**62  # UTC ns
 
+BLOCK = 8  # slices whose closes go to their symbols together: a cache line of each
+
 NO_LEGS, LIVE_LEGS, TRIGGERED = 0, 1, 2
 NO_LEG, TARGET, STOP = 0, 1, 2
 
@@ -107,7 +109,8 @@ class Book(NamedTuple):
     funds: Table  # one row
     rows: Table  # by symbol id
     busy: Ints  # ids of busy symbols, in alphabetical order; the first `funds.busy` count
-    closes: Floats  # [symbol id, slices counted]: a ring of the last closes, NaN without a bar
+    closes: Floats  # [symbol id, slices counted]: a ring of the last closes, NaN without a bar; whole blocks
+    recent: Floats  # [slices counted, symbol id]: the block of slices that is not full yet
 
 
 def start(limits: Limits) -> Book:
@@ -118,7 +121,8 @@ def start(limits: Limits) -> Book:
     funds["session"] = funds["command"] = funds["report"] = -1
     funds["slipped_ts"] = LONG_AGO
     funds["allowed_until"] = LONG_AGO if limits.needs_approval else FOREVER
-    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, limits.returns_window + 1)))
+    blocks = -(-(limits.returns_window + 1) // BLOCK)
+    return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, blocks * BLOCK)), np.zeros((BLOCK, 0)))
 
 
 @kernel
@@ -150,6 +154,15 @@ def dismiss_idle(book: Book) -> None:
             book.busy[kept] = symbol
             kept += 1
     funds.busy = kept
+
+
+@kernel
+def put_away(book: Book) -> None:
+    """A block of slices is full: its closes go to their symbols."""
+    begin = (book.funds[0].slices + 1 - BLOCK) % book.closes.shape[1]
+    for symbol in range(book.closes.shape[0]):
+        for k in range(BLOCK):
+            book.closes[symbol, begin + k] = book.recent[k, symbol]
 
 
 @kernel

@@ -97,7 +97,7 @@ def hear(params: Params, state: State, report: Report, ts: int, session: int) ->
     `ts` and `session` are those of the slice under way. Raises ValueError for what contradicts the book.
     """
     book = state.book
-    book = Book(grown(book.funds, 1), grown(book.rows, 0), book.busy.copy(), book.closes)
+    book = Book(grown(book.funds, 1), grown(book.rows, 0), book.busy.copy(), book.closes, book.recent)
     funds, tape = book.funds[0], blank(0, 2 * PER_SYMBOL)
     if report.number > funds.report:
         funds.report = report.number

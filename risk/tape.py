@@ -11,7 +11,8 @@ from schemas.events import Kind, Leg, Reason, Status
 from schemas.frames import Longs, Table
 
 EQUITY, VERDICTS, ORDERS, UPDATES, FILLS, TRADES = range(6)
-PER_SYMBOL = 8  # no symbol writes more rows into one table in one slice
+PER_SYMBOL = 8  # no symbol writes more rows into one table in one slice ...
+PER_CANDIDATE = 3  # ... nor one that has no lot and no order before it: a verdict, an entry with its legs
 
 
 class Tape(NamedTuple):
@@ -49,12 +50,12 @@ def longer(tape: Tape, symbols: int) -> Tape:
 
 
 @kernel
-def has_room(tape: Tape, symbols: int) -> bool:
+def has_room(tape: Tape, busy: int, candidates: int) -> bool:
     """Whether a slice that concerns so many symbols surely fits."""
     most = 0
     for k in range(VERDICTS, TRADES + 1):
         most = max(most, tape.written[k])
-    return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size
+    return most + PER_SYMBOL * (busy + 1) + PER_CANDIDATE * candidates <= tape.verdicts.size
 
 
 @kernel

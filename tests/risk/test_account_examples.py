@@ -149,7 +149,7 @@ def test_who_never_traded_need_not_rest() -> None:
 @given(st.permutations(range(6)), st.permutations(range(6)), st.sets(st.integers(0, 5)))
 def test_busy_symbols_stand_in_order_of_their_names(order: list[int], ranks: list[int], leaving: set[int]) -> None:
     """Whoever comes first, and whatever stands behind the end of the list."""
-    book = Book(table(Funds, 1), table(Row, 6), np.zeros(6, np.int32), np.zeros((6, 3)))
+    book = Book(table(Funds, 1), table(Row, 6), np.zeros(6, np.int32), np.zeros((6, 8)), np.zeros((8, 6)))
     rank = np.array(ranks, np.int32)
     for symbol in order:
         attend(book, rank, symbol)

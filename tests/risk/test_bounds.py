@@ -184,7 +184,7 @@ def one_lot(held: int, cost: int) -> Book:
     funds["busy"], row = 1, rows[0]
     row.side, row.shares, row.bought, row.cost, row.paid = Side.BUY, held, held, cost, cost
     row.basis = cost / held
-    return Book(funds, rows, np.zeros(1, np.int32), np.full((1, 3), np.nan))
+    return Book(funds, rows, np.zeros(1, np.int32), np.full((1, 8), np.nan), np.full((8, 1), np.nan))
 
 
 # --- overflow is noticed ----------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_what_was_noticed_is_not_forgotten() -> None:
     assert book.funds[0].overflow
     portfolio.reduce_lot(book.funds[0], book.rows[0], 1, 1, 0)
     assert book.funds[0].overflow
-    wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.zeros((2, 3)))
+    wide = Book(table(Funds, 1), table(Row, 2), np.arange(2, dtype=np.int32), np.zeros((2, 8)), np.zeros((8, 2)))
     wide.funds["busy"], wide.rows["side"], wide.rows["shares"], wide.rows["mark"] = (
         2,
         Side.BUY,

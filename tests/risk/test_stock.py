@@ -77,7 +77,9 @@ def test_an_order_counts_for_the_next_verdict(data: st.DataObject) -> None:
     each = st.lists(st.integers(0, 9), min_size=NAMES, max_size=NAMES)
     sectors = np.array([data.draw(st.sampled_from([-1 - k, 0, 1, 2])) for k in range(NAMES)])
     sheet = Sheet(np.ones(NAMES), np.ones(NAMES, np.int64), sectors, 3)
-    book = Book(table(Funds, 1), table(Row, NAMES), np.zeros(NAMES, np.int32), np.zeros((NAMES, 3)))
+    book = Book(
+        table(Funds, 1), table(Row, NAMES), np.zeros(NAMES, np.int32), np.zeros((NAMES, 8)), np.zeros((8, NAMES))
+    )
     stock, rank = Stock(np.full(3, -7), np.full(1, -7)), np.arange(NAMES, dtype=np.int32)
     funds, limit = book.funds[0], limits(Params())._replace(day_trade_equity=1)
     funds.session = 1
@@ -104,7 +106,7 @@ def test_an_order_counts_for_the_next_verdict(data: st.DataObject) -> None:
 
 
 def test_where_the_account_is_rich_nobody_counts_lots_of_today() -> None:
-    book = Book(table(Funds, 1), table(Row, 1), np.zeros(1, np.int32), np.zeros((1, 3)))
+    book = Book(table(Funds, 1), table(Row, 1), np.zeros(1, np.int32), np.zeros((1, 8)), np.zeros((8, 1)))
     stock, sheet = (
         Stock(np.zeros(0, np.int64), np.full(1, 9)),
         Sheet(np.ones(1), np.ones(1, np.int64), -np.ones(1, int), 0),
