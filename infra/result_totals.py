@@ -16,7 +16,7 @@ from schemas.units import to_usd
 
 _CODES = 128  # reasons fit an int8
 _FILLED = -1  # of an entry, beside the reasons for which it was not
-_ENDED = (Status.CANCELED, Status.EXPIRED, Status.REJECTED)
+_ENDED = np.isin(np.arange(128), (Status.CANCELED, Status.EXPIRED, Status.REJECTED))  # by code
 _FUNDS = ("cash", "cost", "value", "realised", "fees", "dividends", "positions", "pending", "drawdown_latches",
           "latch_releases", "killed")  # fmt: skip
 
@@ -93,8 +93,8 @@ class Totals:
         self.slices += frame.slices.size
         self.stopped[: frame.stopped.size] += frame.stopped
         if frame.quality.size:
-            missing = len(frame.quality) - len(self.quality)
-            self.quality = np.pad(self.quality, ((0, missing), (0, 0))) + frame.quality
+            before, self.quality = self.quality, frame.quality.copy()
+            self.quality[: len(before)] += before
         if frame.absent.size:
             self.absent = self.absent + frame.absent
             self.made += frame.made
@@ -139,7 +139,7 @@ class Totals:
                 self.approved += int(columns["approved"].sum())
                 self.rejected += _by_code(columns["reason"][~columns["approved"]])
             case "updates":
-                lost = (columns["leg"] == Leg.ENTRY) & np.isin(columns["status"], _ENDED)
+                lost = (columns["leg"] == Leg.ENTRY) & _ENDED[columns["status"]]
                 lost &= (columns["reason"] != Reason.PARTIAL_ENTRY) & (columns["order_ts"] > self.after)
                 if self.at_broker:
                     for row in np.flatnonzero(lost).tolist():

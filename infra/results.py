@@ -23,10 +23,9 @@ import numpy as np
 from infra.benchmark import Points
 from infra.heap import give_back
 from infra.result_header import VERSION, Header, LedgerError, identity
-from infra.result_parts import TABLES, Columns, Parts, rows_of
+from infra.result_parts import TABLES, Parts, rows_of
 from infra.result_tables import Words, write_all
 from infra.result_totals import Totals
-from operators.ordering import order_of
 from risk.ledger import LedgerFrame
 from schemas.errors import UserError
 from schemas.frames import Ints, Names
@@ -188,7 +187,7 @@ class Recorder:
         self._totals.frame(frame)
         with _writing(self.out):
             for table in TABLES:
-                self._take(table, rows_of(frame, table, self._parts.dtypes[table]))
+                self._parts.add(table, rows_of(frame, table, self._parts.dtypes[table]))
         self.upto = frame.slices.upto
 
     def snapshot(self) -> State:
@@ -271,19 +270,6 @@ class Recorder:
         """After Ctrl-C a run that is nearly finished is not put in the place of the former one."""
         if self.interrupted:
             raise KeyboardInterrupt
-
-    # Parts.
-
-    def _take(self, table: str, columns: Columns) -> None:
-        """Add a frame's rows of one table, put into order of (ts, symbol name) where they are not."""
-        ts = columns["exit_ts" if table == "trades" else "ts"]
-        if not ts.size:
-            return
-        if ts.size > 1 and "symbol" in columns:
-            order = order_of(ts, columns["symbol"], self._rank)
-            if order is not None:
-                columns = {name: column[order] for name, column in columns.items()}
-        self._parts.add(table, columns)
 
     def _is_there(self) -> bool:
         """True when the folder holds this very run."""
