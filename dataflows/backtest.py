@@ -157,13 +157,19 @@ def flow(
     beside, history, keep = (None if given is None else Path(given) for given in (benchmark, models, forecasts))
     job = plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside, models=history, forecasts=keep)
     load_all()  # there may be several workers
-    graph = build(job, announce=True)[0]
-    check_store(graph, folder_of(), accepts_loss())
+    store = folder_of()
+    graph = build(job, announce=True, lasting=store is not None)[0]
+    check_store(graph, store, accepts_loss())
     return graph
 
 
-def build(job: Plan, progress: Progress | None = None, announce: bool = False) -> tuple["Dataflow", "ResultSink"]:
-    """Source → decide → trade → results. The ids of its steps are the keys of its recovery store."""
+def build(
+    job: Plan, progress: Progress | None = None, announce: bool = False, lasting: bool = True
+) -> tuple["Dataflow", "ResultSink"]:
+    """Source → decide → trade → results. The ids of its steps are the keys of its recovery store.
+
+    `lasting`: there may be one; else the tables are written while the run goes on.
+    """
     import bytewax.operators as op
     from bytewax.dataflow import Dataflow
 
@@ -172,7 +178,8 @@ def build(job: Plan, progress: Progress | None = None, announce: bool = False) -
 
     lender = Lender()
     pack = partial(Parcel, lender)
-    sink = ResultSink(job.out, job.header, announce, job.benchmark.points)
+    lasting = lasting or not isinstance(job.bars, Bars)  # a log may tell more names on its way, which tables must know
+    sink = ResultSink(job.out, job.header, announce, job.benchmark.points, lasting=lasting)
     graph = Dataflow("backtest")
     parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, lender))
     keyed = op.map("shard", parcels, partial(_keyed, job.forecaster))
@@ -236,7 +243,7 @@ def run(job: Plan, *, workers: int = 1, loop: bool = False, progress: Progress |
 
 
 def _flow(job: Plan, workers: int, progress: Progress | None) -> dict[str, Any]:
-    graph, sink = build(job, progress)
+    graph, sink = build(job, progress, lasting=False)
     try:
         with _interrupting(sink):
             _cluster(graph, workers)
@@ -274,7 +281,7 @@ def _cluster(graph: "Dataflow", workers: int) -> None:
 
 
 def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
-    recorder = Recorder(job.out, job.header, job.benchmark.points)
+    recorder = Recorder(job.out, job.header, job.benchmark.points, lasting=not isinstance(job.bars, Bars))
     meter = _Meter(job, progress) if progress is not None else None
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     try:

@@ -121,7 +121,7 @@ def _by_stage(job: backtest.Plan) -> dict[str, float]:
     params = pipeline.decide_params(job.settings, job.bars.timeframe)
     states = {shard: pipeline.start(params) for shard in range(SHARDS)}
     waiting, book = barrier.start(job.bars.after), account.start(job.settings.account)
-    recorder = Recorder(job.out, job.header, job.benchmark.points)
+    recorder = Recorder(job.out, job.header, job.benchmark.points, lasting=False)
     chunks = job.bars.frames()
     gc.collect()
     at = time.process_time()
@@ -194,7 +194,8 @@ def recovery(market: Market, times: int, epochs: int = 8) -> Answer:
     with _started() as folder:
 
         def once(interval: timedelta | None, store: Path | None) -> dict[str, float]:
-            graph, sink = backtest.build(backtest.plan(str(path), settings(), folder / "run"))
+            job = backtest.plan(str(path), settings(), folder / "run")
+            graph, sink = backtest.build(job, lasting=store is not None)
             config = RecoveryConfig(store) if store else None  # type: ignore[no-untyped-call]
             with _measured() as spent:
                 cluster_main(graph, [], 0, epoch_interval=interval, recovery_config=config)  # type: ignore[no-untyped-call]
@@ -228,7 +229,7 @@ def member(market: Market, out: str, addresses: list[str], place: int) -> Answer
     from bytewax.testing import cluster_main
 
     with _started():
-        graph, _ = backtest.build(backtest.plan(str(bars_of(market)), settings(), Path(out)))
+        graph, _ = backtest.build(backtest.plan(str(bars_of(market)), settings(), Path(out)), lasting=False)
         print("ready", flush=True)
         sys.stdin.readline()
         with _measured() as spent:

@@ -123,11 +123,21 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.leave()
+
+    def close(self) -> None:
+        """Write what makes it a file."""
         with self._file:
-            if kind is None:
-                footer = encoded(self._footer())
-                self._put([footer, struct.pack("<I", len(footer)), _MAGIC])
-                hand_over(self._file, self._pieces)
+            footer = encoded(self._footer())
+            self._put([footer, struct.pack("<I", len(footer)), _MAGIC])
+            hand_over(self._file, self._pieces)
+
+    def leave(self) -> None:
+        """It will be none."""
+        self._file.close()
 
     def write(self, columns: Columns) -> None:
         """One group, in columns as the first one had them; one without rows only tells what they are."""

@@ -63,10 +63,19 @@ def dtypes_of(header: Header) -> dict[str, dict[str, str]]:
 
 
 class Parts:
-    """The tables of one run; `new` sees their rows once each, some at a time."""
+    """The tables of one run; `new` sees their rows once each, some at a time.
 
-    def __init__(self, folder: Path, header: Header, new: Callable[[str, Columns], None]):
-        self.folder, self._new = folder, new
+    With `taken`, which gets each part for good, none is kept or saved.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Header,
+        new: Callable[[str, Columns], None],
+        taken: Callable[[str, Columns], None] | None = None,
+    ):
+        self.folder, self._new, self._taken = folder, new, taken
         self.next = dict.fromkeys(TABLES, 0)  # number of the next part on disk
         self.written = dict.fromkeys(TABLES, 0)  # rows that `new` has seen
         self._mapped = dict.fromkeys(TABLES, 0)  # parts that are on disk only
@@ -119,12 +128,16 @@ class Parts:
 
     def _see(self, table: str, columns: Columns) -> None:
         """Some rows that are new."""
-        self._unsaved.append((table, columns))
+        if self._taken is None:
+            self._unsaved.append((table, columns))
         self._new(table, columns)
-        self.written[table] += _size(columns)
+        self.written[table] += size_of(columns)
 
     def _hold(self, table: str, columns: Columns) -> None:
         """Take over a part."""
+        if self._taken is not None:
+            self._taken(table, columns)
+            return
         self._held.append((table, columns))
         self._bytes += sum(column.nbytes for column in columns.values())
 
@@ -151,11 +164,11 @@ class Parts:
         rows = 0
         for number in range(self._mapped[table]):
             columns = _read(self._path(table, number), self.dtypes[table])
-            rows += _size(columns)
+            rows += size_of(columns)
             yield columns
         for held, columns in self._held:
             if held == table:
-                rows += _size(columns)
+                rows += size_of(columns)
                 yield columns
         if rows != self.written[table]:
             raise LedgerError(f"results: {rows} rows of {table} are there, {self.written[table]} were written")
@@ -178,7 +191,8 @@ class Parts:
             path.unlink()
 
 
-def _size(columns: Columns) -> int:
+def size_of(columns: Columns) -> int:
+    """How many rows."""
     return len(next(iter(columns.values())))
 
 
@@ -233,7 +247,7 @@ def grouped(parts: Iterable[Columns], most: int) -> Iterator[Columns]:
     some: list[Columns] = []
     room = most
     for part in parts:
-        rows, taken = len(next(iter(part.values()))), 0
+        rows, taken = size_of(part), 0
         while taken < rows:
             end = min(taken + room, rows)
             some.append({name: column[taken:end] for name, column in part.items()})
@@ -264,7 +278,7 @@ class _Rows:
 
     def add(self, columns: Columns) -> None:
         """Copy rows in; the caller's arrays are not kept."""
-        rows, taken = _size(columns), 0
+        rows, taken = size_of(columns), 0
         while taken < rows:
             if not self._size:
                 room = np.empty(self._capacity * self._width, np.uint8)  # one piece: many small ones cost more

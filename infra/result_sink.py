@@ -34,8 +34,17 @@ Given: TypeAlias = LedgerFrame | Parcel[LedgerFrame]
 class ResultSink(FixedPartitionedSink[Given, State]):
     """Writes one key's ledger frames, in parcels or not; ask `summary` after the flow, or let it announce the end."""
 
-    def __init__(self, out: Path, header: Header, announce: bool = False, benchmark: Points | None = None):
+    def __init__(
+        self,
+        out: Path,
+        header: Header,
+        announce: bool = False,
+        benchmark: Points | None = None,
+        *,
+        lasting: bool = True,
+    ):
         self._out, self._header, self._announce, self._benchmark = check_out(out), header, announce, benchmark
+        self._lasting = lasting
         self._summary: dict[str, Any] | None = None
         self._error: BaseException | None = None
         self._recorder: Recorder | None = None
@@ -48,7 +57,7 @@ class ResultSink(FixedPartitionedSink[Given, State]):
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> "_Part":
         """Start anew, or go on from a snapshot."""
         if resume_state is None:
-            recorder = Recorder(self._out, self._header, self._benchmark)
+            recorder = Recorder(self._out, self._header, self._benchmark, lasting=self._lasting)
         else:
             recorder = Recorder.resume(self._out, self._header, resume_state, self._benchmark)
         self._recorder = recorder

@@ -1,79 +1,143 @@
 """The tables of a run's folder: numbers of the ledger -> words, prices and ids, in Parquet."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from infra.parquet import GROUP_ROWS, Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
-from infra.result_parts import OUTLOOK, TABLES, Columns, Parts, grouped, joined
+from infra.result_parts import OUTLOOK, TABLES, Columns, grouped, joined, size_of
 from risk.order_ids import forms
 from risk.report_run import TABLES as SHOWN
-from risk.report_run import Run, Search, with_points
+from risk.report_run import Run, Search, seek, with_points
 from risk.report_words import Labels
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
 from schemas.frames import Codes, Floats, Ints, Longs, Names
 from schemas.units import TICKS_PER_USD
 
-_REST = tuple(name for name in TABLES if name != "trades")
-
 Told = dict[str, Column]  # columns as they are in the file
 
 
-def write_all(
-    folder: Path, summary: Mapping[str, Any], parts: Parts, words: "Words", rank: Ints,
-    points: tuple[Longs, Floats] | None,
-) -> Run:  # fmt: skip
-    """Write the tables of a run; answers what its page shows of them, to be read from no file again."""
-    kept: dict[str, list[Told]] = {name: [] for name in SHOWN}
+class Tables:
+    """The tables of a run's folder, in row groups of a fixed size, each written as soon as it is full.
 
-    def make(table: str) -> None:
-        rows = _sorted(parts.read(table), rank) if table == "quarantine" else parts.read(table)
-
-        def see(group: Told) -> None:
-            if table not in kept:
-                return
-            shown = {name: group[name] for name in SHOWN[table]}
-            if table == "signals":  # too many to be kept
-                search.see(_shown([shown]))
-            else:
-                kept[table].append(shown)
-
-        write(folder / f"{table}.parquet", table, words, parts.dtypes[table], rows, see)
-
-    make("trades")
-    trades = _shown(kept["trades"])
-    search = Search(trades, words.alphas)
-    for table in _REST:
-        make(table)
-    benchmark = None
-    if points is not None:
-        curve: Told = {"ts": Instants(points[0]), "value": Numbers(points[1])}
-        with Writer(folder / "benchmark.parquet") as writer:
-            writer.write(curve)
-        benchmark = with_points({"ts": points[0], "value": points[1]})
-    return Run(summary, _shown(kept["equity"]), trades, _shown(kept["fills"]), search.entries(), benchmark)
-
-
-def write(
-    path: Path, table: str, words: "Words", dtypes: Mapping[str, str], parts: Iterable[Columns],
-    see: Callable[[Told], None],
-) -> None:  # fmt: skip
-    """Write the parts of a table as row groups of a fixed size.
-
-    `see` is shown each group as it is in the file, and one without rows where there is no other.
+    Rows of a table come in their order, tables in any; but the orders of a stretch of time are told before its signals
+    come, since of these the page shows what stood behind an entry. Refused bars may lie anywhere in time: the one table
+    that is kept whole, to be sorted.
     """
-    groups = grouped(parts, GROUP_ROWS)
-    first = next(groups, None) or {name: np.zeros(0, dtype) for name, dtype in dtypes.items()}
-    with Writer(path) as writer:
-        for columns in chain([first], groups):
-            group = _CONVERT[table](words, columns)
-            writer.write(group)
-            see(group)
+
+    def __init__(self, folder: Path, words: "Words", dtypes: Mapping[str, Mapping[str, str]]):
+        self._folder, self._words, self._dtypes = folder, words, dtypes
+        self._writers: dict[str, Writer] = {}
+        self._left: dict[str, list[Columns]] = {table: [] for table in TABLES}  # rows that fill no group
+        self._kept: dict[str, list[Told]] = {name: [] for name in SHOWN}
+        self._entries = _Entries()
+
+    def expect(self, orders: Columns) -> None:
+        """Orders whose signals are to come."""
+        self._entries.expect(orders)
+
+    def add(self, table: str, columns: Columns) -> None:
+        """Some more rows of a table; those of whole groups are not copied."""
+        left = self._left[table]
+        left.append(columns)
+        if table == "quarantine" or sum([size_of(part) for part in left]) < GROUP_ROWS:
+            return
+        *groups, rest = [*grouped(left, GROUP_ROWS), {}]
+        if size_of(groups[-1]) < GROUP_ROWS:
+            rest = groups.pop()
+        for group in groups:
+            self._write(table, group)
+        left[:] = [rest] if rest else []
+
+    def _write(self, table: str, columns: Columns) -> None:
+        if table not in self._writers:
+            self._writers[table] = Writer(self._folder / f"{table}.parquet")
+        group = _CONVERT[table](self._words, columns)
+        self._writers[table].write(group)
+        if table == "signals":  # too many to be kept
+            self._entries.see(columns)
+        elif table in self._kept:
+            self._kept[table].append({name: group[name] for name in SHOWN[table]})
+
+    def close(self, summary: Mapping[str, Any], rank: Ints, points: tuple[Longs, Floats] | None) -> Run:
+        """Write the rest; answers what the page shows of all, to be read from no file again."""
+        for table, left in self._left.items():
+            some = joined(left) if left else {name: np.zeros(0, kind) for name, kind in self._dtypes[table].items()}
+            if table == "quarantine":
+                order = np.lexsort((rank[some["symbol"]], some["ts"]))
+                for group in grouped([{name: column[order] for name, column in some.items()}], GROUP_ROWS):
+                    self._write(table, group)
+            elif left:
+                self._write(table, some)
+            if table not in self._writers:
+                self._write(table, some)
+            self._writers[table].close()
+            left.clear()
+        benchmark = None
+        if points is not None:
+            curve: Told = {"ts": Instants(points[0]), "value": Numbers(points[1])}
+            with Writer(self._folder / "benchmark.parquet") as writer:
+                writer.write(curve)
+            benchmark = with_points({"ts": points[0], "value": points[1]})
+        equity, trades, fills = (_shown(self._kept[name]) for name in ("equity", "trades", "fills"))
+        search = Search(trades, self._words.alphas)
+        if (found := self._entries.found()) is not None:
+            search.see(_shown([_behind(self._words, found)]))
+        return Run(summary, equity, trades, fills, search.entries(), benchmark)
+
+    def leave(self) -> None:
+        """The folder will not be finished."""
+        for writer in self._writers.values():
+            writer.leave()
+
+
+class _Entries:
+    """The signals behind entries, picked as all signals pass by in order of time."""
+
+    _NAMES = ("ts", "symbol", "direction", "regime", "views")
+
+    def __init__(self) -> None:
+        self._wanted = np.zeros(0, np.int64), np.zeros(0, np.int32)  # of entries: when they were decided, the symbol
+        self._expected: list[tuple[Longs, Ints]] = []  # to be added to these
+        self._found: list[Columns] = []
+
+    def expect(self, orders: Columns) -> None:
+        """Orders in order of time, those of entries among them."""
+        entry = orders["leg"] == Leg.ENTRY
+        self._expected.append((orders["ts"][entry], orders["symbol"][entry]))
+
+    def see(self, signals: Columns) -> None:
+        """Signals that follow those before; all entries up to the last of them are expected."""
+        if not signals["ts"].size:
+            return
+        ts, symbol = (np.concatenate(each) for each in zip(self._wanted, *self._expected, strict=True))
+        self._expected.clear()
+        row = np.empty(ts.size, np.int64)
+        seek(*(np.require(each, None, "W") for each in (signals["ts"], signals["symbol"], ts, symbol, row)))
+        found = row[row >= 0]
+        if not self._found:  # a first one in any case: it tells the words
+            found = np.union1d(found, [0])
+        self._found.append({name: signals[name][found] for name in self._NAMES})
+        later = (row < 0) & (ts >= signals["ts"][-1])
+        self._wanted = ts[later], symbol[later]
+
+    def found(self) -> Columns | None:
+        """Those that were there; None without any signals."""
+        return joined(self._found) if self._found else None
+
+
+def _behind(words: "Words", c: Columns) -> Told:
+    return {
+        "ts": Instants(c["ts"]),
+        "symbol": words.symbol(c["symbol"]),
+        "direction": words.code(Direction, c["direction"]),
+        "regime": words.code(Regime, c["regime"]),
+        "votes": words.votes(c["views"]),
+    }
 
 
 def _shown(groups: Sequence[Told]) -> dict[str, Any]:
@@ -86,16 +150,6 @@ def _whole(parts: Sequence[Any]) -> Any:
     if isinstance(first, Coded):
         return Labels(first.lexicon.words, np.concatenate([part.lexicon.places(part.codes) for part in parts]))
     return np.concatenate([part.values for part in parts]) if len(parts) > 1 else first.values
-
-
-def _sorted(parts: Iterable[Columns], rank: Ints) -> Iterator[Columns]:
-    """Refused bars may lie anywhere in time: the one table that is sorted as a whole, in memory."""
-    known = list(parts)
-    if not known:
-        return
-    whole = joined(known)
-    order = np.lexsort((rank[whole["symbol"]], whole["ts"]))
-    yield {name: column[order] for name, column in whole.items()}
 
 
 class Words:

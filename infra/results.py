@@ -4,7 +4,8 @@ While a run lasts, rows lie in parts: in memory up to a bound, then in `<out>.pa
 numbered files. A snapshot puts there what is new and names the next numbers, a resume drops
 what was written after it. `finish` turns the parts into Parquet, row groups of a fixed size, so that
 the bytes depend on the ledger alone and the memory not on its length, and moves the whole folder to
-`<out>` in one rename. A half-written `<out>` never exists.
+`<out>` in one rename. A half-written `<out>` never exists. A run that cannot be resumed anyway turns its parts
+into Parquet as they become full: then that work is done beside the account's, where there are two processes.
 """
 
 import fcntl
@@ -23,8 +24,8 @@ import numpy as np
 from infra.benchmark import Points
 from infra.heap import give_back
 from infra.result_header import VERSION, Header, LedgerError, identity
-from infra.result_parts import TABLES, Parts, rows_of
-from infra.result_tables import Words, write_all
+from infra.result_parts import TABLES, Columns, Parts, rows_of
+from infra.result_tables import Tables, Words
 from infra.result_totals import Totals
 from risk.ledger import LedgerFrame
 from schemas.errors import UserError
@@ -99,9 +100,13 @@ def _writing(out: Path) -> Iterator[None]:
 class Recorder:
     """Takes ledger frames in order; `finish` makes the folder."""
 
-    def __init__(self, out: Path, header: Header, benchmark: Points | None = None):
-        """A fresh start: what an earlier run has left unfinished here is dropped."""
-        self._begin(out, header, benchmark)
+    def __init__(self, out: Path, header: Header, benchmark: Points | None = None, *, lasting: bool = True):
+        """A fresh start: what an earlier run has left unfinished here is dropped.
+
+        A run that is not `lasting` writes its tables while it goes on, and keeps nothing from which it could be resumed or
+        finished twice.
+        """
+        self._begin(out, header, benchmark, lasting)
         try:
             if (self._work / "old").exists() and not self.out.exists():  # a crash between two renames
                 (self._work / "old").rename(self.out)
@@ -139,7 +144,7 @@ class Recorder:
             self._parts.drop_later()
         return self
 
-    def _begin(self, out: Path, header: Header, benchmark: Points | None) -> None:
+    def _begin(self, out: Path, header: Header, benchmark: Points | None, lasting: bool = True) -> None:
         self.out = check_out(out)
         self._work = self.out.with_name(self.out.name + ".partial")
         weakref.finalize(self, os.close, _locked(self._work))
@@ -152,7 +157,9 @@ class Recorder:
         self._rank: Ints = np.zeros(0, np.int32)  # by symbol: place in alphabetical order
         at_broker = header["settings"].get("venue", {}).get("kind") == "broker"
         self._totals = Totals(header["initial_cash"], header["after"], at_broker)
-        self._parts = Parts(self._work / "parts", header, self._totals.part)
+        self._lasting, self._failed = lasting, False
+        self._tables: Tables | None = None
+        self._parts = Parts(self._work / "parts", header, self._totals.part, None if lasting else self._write)
 
     @property
     def complete(self) -> bool:
@@ -186,13 +193,15 @@ class Recorder:
         self.rows += frame.rows
         self._totals.frame(frame)
         with _writing(self.out):
+            if not self._lasting:
+                self._opened().expect(rows_of(frame, "orders", self._parts.dtypes["orders"]))
             for table in TABLES:
                 self._parts.add(table, rows_of(frame, table, self._parts.dtypes[table]))
         self.upto = frame.slices.upto
 
     def snapshot(self) -> State:
-        """Everything so far is in closed files; plain values from which `resume` goes on."""
-        if not self.finished:
+        """Everything so far is in closed files; plain values from which `resume` goes on, if the run is `lasting`."""
+        if not self.finished and self._lasting:
             with _writing(self.out):
                 self._parts.save()
         return {
@@ -217,6 +226,9 @@ class Recorder:
         if not self.complete:
             upto = iso(self.header["upto"])
             raise LedgerError(f"results: recorded up to {iso(self.upto)} of {upto}; left in {self._work}")
+        if self._failed:
+            raise UserError(f"--out {self.out}: could not be written; start the run anew")
+        self._failed = not self._lasting
         with _writing(self.out):
             summary = self._finish(timing)
             shutil.rmtree(self._work / "old" if keep else self._work, ignore_errors=True)
@@ -234,6 +246,8 @@ class Recorder:
         """Drop what is not finished; the former run stays as it is. For a run that cannot be resumed."""
         if self.finished:
             return
+        if self._tables is not None:
+            self._tables.leave()
         if (self._work / "old").exists() and not self.out.exists():
             (self._work / "old").rename(self.out)
         shutil.rmtree(self._work, ignore_errors=True)
@@ -245,17 +259,16 @@ class Recorder:
         if self._parts.mapped > MAPPED_BYTES:
             give_back()
         summary = self._totals.summary(self.header, self.rows, self._parts.written, self._names)
-        run = self._work / "run"
-        shutil.rmtree(run, ignore_errors=True)
-        run.mkdir()
+        tables, run = self._opened(), self._work / "run"
         text = msgspec.json.format(json.dumps(summary, allow_nan=False), indent=2) + "\n"
         (run / "summary.json").write_text(text, encoding="utf-8")
         if timing is not None:
             write_timing(run, timing)
-        models = [model["id"] for model in self.header.get("forecast", {}).get("models", [])]
-        words = Words(self.header["account"], self.header["alphas"], self._names, models)
+        if self._lasting:
+            self._make(tables)
         points = self._benchmark() if self._benchmark is not None else None
-        made = write_all(run, json.loads(text), self._parts, words, self._rank, points)
+        made = tables.close(json.loads(text), self._rank, points)
+        self._tables = None
         self._heed()
         report.write(run, made)
         self._heed()
@@ -265,6 +278,29 @@ class Recorder:
             self.out.rename(old)
         run.rename(self.out)
         return summary
+
+    def _opened(self) -> Tables:
+        """The tables, none of them written yet when it is asked for the first time."""
+        if self._tables is None:
+            run = self._work / "run"
+            shutil.rmtree(run, ignore_errors=True)
+            run.mkdir()
+            models = [model["id"] for model in self.header.get("forecast", {}).get("models", [])]
+            words = Words(self.header["account"], self.header["alphas"], self._names, models)
+            self._tables = Tables(run, words, self._parts.dtypes)
+        return self._tables
+
+    def _write(self, table: str, columns: Columns) -> None:
+        """A part of a run that does not last."""
+        self._opened().add(table, columns)
+
+    def _make(self, tables: Tables) -> None:
+        """Put all parts into their tables."""
+        for columns in self._parts.read("orders"):
+            tables.expect(columns)
+        for table in TABLES:
+            for columns in self._parts.read(table):
+                tables.add(table, columns)
 
     def _heed(self) -> None:
         """After Ctrl-C a run that is nearly finished is not put in the place of the former one."""
