@@ -24,7 +24,7 @@ from risk.packing import packed
 from schemas.frames import Bools, Codes, Ints, Longs
 
 GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
-_PAGE_ROWS = 1 << 14  # in a page of what is made or compressed on its way: little enough for the caches
+_PAGE_ROWS = 1 << 14  # in a page of ids
 
 # Numbers of the format.
 _BOOLEAN, _INT32, _INT64, _DOUBLE, _BYTE_ARRAY = 0, 1, 2, 5, 6
@@ -96,6 +96,10 @@ class Lexicon:
         if self._place.itemsize == 1 == codes.itemsize:  # faster than an index
             return np.frombuffer(codes.tobytes().translate(self._place.tobytes()), np.int8)
         return self._place[codes]
+
+    def kind(self, codes: Codes | Ints) -> np.dtype[Any]:
+        """The type of these places."""
+        return codes.dtype if self._place is None else self._place.dtype
 
     @cached_property
     def width(self) -> int:
@@ -219,16 +223,14 @@ def _optional(column: Column) -> bool:
 
 
 def _pages(column: Column) -> Iterator[Column]:
-    """The column; where it is made or compressed on its way, in pieces that stay in the caches."""
-    cuts = (slice(first, first + _PAGE_ROWS) for first in range(0, _rows(column), _PAGE_ROWS))
-    match column:
-        case Instants(values):
-            yield from (Instants(values[cut]) for cut in cuts)
-        case Ids(symbol, sent, leg, forms, there):
-            for cut in cuts:
-                yield Ids(symbol[cut], sent[cut], leg[cut], forms, None if there is None else there[cut])
-        case _:
-            yield column
+    """The column; ids in pieces, so that what is made on the way stays in the caches."""
+    if not isinstance(column, Ids):
+        yield column
+        return
+    symbol, sent, leg, forms, there = column
+    for first in range(0, symbol.size, _PAGE_ROWS):
+        cut = slice(first, first + _PAGE_ROWS)
+        yield Ids(symbol[cut], sent[cut], leg[cut], forms, None if there is None else there[cut])
 
 
 def _body(column: Column) -> tuple[int, list[Bytes]]:
@@ -301,6 +303,6 @@ def _arrow(column: Column) -> Any:
         case Instants():
             return pa.timestamp("ns", "UTC")
         case Coded(codes, lexicon):
-            return pa.dictionary(pa.from_numpy_dtype(lexicon.places(codes).dtype), pa.string())
+            return pa.dictionary(pa.from_numpy_dtype(lexicon.kind(codes)), pa.string())
         case _:
             return pa.string()

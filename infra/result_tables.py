@@ -18,6 +18,8 @@ from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, w
 from schemas.frames import Codes, Floats, Ints, Longs, Names
 from schemas.units import TICKS_PER_USD
 
+_FEW = 100  # words that a dictionary may have for nothing
+
 Told = dict[str, Column]  # columns as they are in the file
 
 
@@ -148,8 +150,12 @@ def _shown(groups: Sequence[Told]) -> dict[str, Any]:
 def _whole(parts: Sequence[Any]) -> Any:
     first = parts[0]
     if isinstance(first, Coded):
-        return Labels(first.lexicon.words, np.concatenate([part.lexicon.places(part.codes) for part in parts]))
-    return np.concatenate([part.values for part in parts]) if len(parts) > 1 else first.values
+        return Labels(first.lexicon.words, _end_to_end([part.lexicon.places(part.codes) for part in parts]))
+    return _end_to_end([part.values for part in parts])
+
+
+def _end_to_end(arrays: Sequence[Any]) -> Any:
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
 class Words:
@@ -176,7 +182,10 @@ class Words:
 
     def votes(self, views: Ints) -> Coded:
         """`rsi+ ema_cross-` for each row: base 3, alpha 0 in the lowest digit; 0 down, 1 none, 2 up."""
-        there = np.bincount(views, minlength=3 ** len(self.alphas)) > 0
+        kinds = 3 ** len(self.alphas)
+        if kinds <= _FEW:  # all of them: to look which are there takes longer
+            return Coded(views, Lexicon([self._votes(view) for view in range(kinds)]))
+        there = np.bincount(views, minlength=kinds) > 0
         words = [self._votes(view) for view in np.flatnonzero(there).tolist()]
         return Coded(views, Lexicon(words, np.cumsum(there, dtype=np.int32) - 1))
 
