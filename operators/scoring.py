@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from operators import clean, ema_cross, ensemble, features, filters, macd, regime, rsi
-from operators.kernel import grown_together, kernel, table
+from operators.ensemble import Scores
+from operators.kernel import grown_together, kernel, side_by_side, table
 from schemas.events import Reason
 from schemas.frames import NO_CODES, NO_FLOATS, NO_INTS, Codes, Floats, Ints, Longs, RawFrame, SignalFrame, Table
 
@@ -97,12 +98,11 @@ def step(rule: Rule, state: State, frame: RawFrame) -> tuple[State, SignalFrame]
         quality, bars = clean.step(rule.clean, state.clean, frame)
         empty = SignalFrame(bars, NO_FLOATS, NO_CODES, NO_FLOATS, NO_FLOATS, NO_CODES, NO_INTS, NO_CODES)
         return State(quality, *state[1:]), empty
-    slices, actions, room = frame.slices, frame.actions, clean.prepare(state.clean, frame)
+    at, volatility, trends, *scores = side_by_side(frame.slices, size, COLUMNS)
+    slices, actions, room, told = frame.slices, frame.actions, clean.prepare(state.clean, frame, at), Scores(*scores)
     own = (state.clean.rows, state.features.risk, state.regime.rows, state.filters.rows)
     rows, risk, trend, kept, *voters = grown_together((*own, *[one.rows for one in state.alphas]), room.needed)
     cross, convergence, strength = (NOBODY[k] if place < 0 else voters[place] for k, place in enumerate(rule.places))
-    volatility, trends = np.empty(size), np.empty(size, np.int8)
-    told = ensemble.blank(size)
     refused = advance(
         rule.clean.stale_bars, rule.clean.max_jump, rule.periods, rule.gates, rule.bounds, rule.weights,
         rows, risk, cross, convergence, strength, trend, kept, state.clean.slices,
@@ -123,6 +123,7 @@ def step(rule: Rule, state: State, frame: RawFrame) -> tuple[State, SignalFrame]
     return after, SignalFrame(bars, *columns)
 
 
+COLUMNS = (np.int32, np.float64, np.int8, np.float64, np.float64, np.int8, np.int32, np.int8)
 NOBODY = [module.start().rows for module in ALPHAS.values()]
 
 

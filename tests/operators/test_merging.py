@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from operators import merging
 
 ROOM = np.arange(4_000, dtype=np.int64)
+SEALED = np.arange(4_000, dtype=np.int64)
+SEALED.flags.writeable = False
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,8 @@ ROOM = np.arange(4_000, dtype=np.int64)
         ([ROOM[100:900], ROOM.copy()[900:2_000]], False),  # of another room
         ([ROOM[:100], ROOM[100:]], False),  # too little to ask
         ([ROOM[0:2_000:2], ROOM[2_000::2]], False),
+        ([ROOM[0:2_000:2], ROOM[1_000:2_000]], False),
+        ([SEALED[:2_000], SEALED[2_000:]], True),  # nobody may write there
         ([np.arange(2_000), np.arange(2_000)], False),
     ],
 )
