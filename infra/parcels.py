@@ -10,14 +10,15 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from infra.result_parts import EVENTS, Told
 from infra.shared_memory import Bytes, Lender, Loan, borrow
 from infra.worker_thread import keep_state
 from risk.ledger import LedgerFrame, SignalColumns
-from schemas.frames import Actions, BarFrame, RawFrame, Refused, SignalFrame, Slices
+from schemas.frames import Actions, BarFrame, RawFrame, Refused, SignalFrame, Slices, Space
 
 LEAST = 1_024  # bytes of an array that is worth the way
 _ALIGNED = 64  # bytes: columns begin at multiples of it
@@ -57,8 +58,8 @@ class Parcel(Generic[F]):
 
     @property
     def is_done(self) -> bool:
-        """Whether, if that is in another process, nothing there looks at it any more."""
-        return self.frame is None and all(self._lender.is_returned(loan) for loan in self._loans)
+        """Whether, if that is in another process, nothing looks at its memory any more, nor at what was made of it."""
+        return self.frame is None and all(self._lender.is_done(loan) for loan in self._loans)
 
     @property
     def _loans(self) -> tuple[Loan, ...]:
@@ -79,8 +80,27 @@ def _fields_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     return lambda frame: (kind, values(frame))
 
 
-_KINDS = (RawFrame, BarFrame, SignalFrame, LedgerFrame, SignalColumns, Slices, Refused, Actions)
-_FRAMES: dict[type, Any] = {kind: _fields_of(kind) for kind in _KINDS}
+class _Narrow(NamedTuple):
+    """A column of a table of rows, to be sent as another type."""
+
+    column: Any
+    kind: np.dtype[Any]
+
+
+def _ledger(frame: LedgerFrame) -> Any:
+    """Its tables of rows go as columns of the width that results keep: a third of the bytes, and taken apart here."""
+    values = dict(zip(_OF_LEDGER, attrgetter(*_OF_LEDGER)(frame), strict=True))
+    for table, kinds in EVENTS.items():
+        rows = values[table]
+        if isinstance(rows, np.ndarray) and rows.nbytes >= LEAST:
+            plain = rows.view(np.ndarray)  # a recarray is slow at giving its columns
+            values[table] = Told(**{name: _Narrow(plain[name], np.dtype(kind)) for name, kind in kinds.items()})
+    return LedgerFrame, tuple(values.values())
+
+
+_OF_LEDGER = tuple(LedgerFrame.__dataclass_fields__)
+_KINDS = (RawFrame, BarFrame, SignalFrame, SignalColumns, Slices, Refused, Actions)
+_FRAMES: dict[type, Any] = {kind: _fields_of(kind) for kind in _KINDS} | {LedgerFrame: _ledger}
 
 
 def _small(data: bytearray, dtype: Any, shape: tuple[int, ...], kind: type) -> Any:
@@ -101,7 +121,7 @@ class _Packing:
         self._lender = lender
         self.loans: list[Loan] = []
         self._spans: list[tuple[int, int]] = []  # the addresses of those pieces
-        self._left: list[tuple[int, Any]] = []  # bytes of the last piece, and what will be there
+        self._left: list[tuple[int, Any, Any]] = []  # bytes of the last piece, what will be there, and as what
         self._size = 0  # of that piece
 
     def __call__(self, array: Any) -> Any:
@@ -113,9 +133,25 @@ class _Packing:
             return _small, (bytearray(array.tobytes()), array.dtype, shape, kind)
         which, begin = self._place(array.__array_interface__["data"][0])
         if which < 0:
-            begin, self._size = self._size, self._size + -(-size // _ALIGNED) * _ALIGNED
-            self._left.append((begin, array))
+            begin = self._leave(array, array.dtype)
         return _large, (which, begin, array.dtype, shape, kind)
+
+    def narrow(self, told: _Narrow) -> Any:
+        """How a column is sent that becomes another type on its way."""
+        return _large, (-1, self._leave(told.column, told.kind), told.kind, told.column.shape, np.ndarray)
+
+    def _leave(self, array: Any, kind: np.dtype[Any]) -> int:
+        """Where in the piece to come an array will be."""
+        begin = self._size
+        self._size += -(-array.size * kind.itemsize // _ALIGNED) * _ALIGNED
+        self._left.append((begin, array, kind))
+        return begin
+
+    def space(self, space: Space) -> Any:
+        """How space is sent: where there is none yet that both see, the other process has its own."""
+        if self._place(space.memory.__array_interface__["data"][0])[0] < 0:
+            return type(None), ()
+        return Space, (space.memory, space.rows, space.first)
 
     def _place(self, address: int) -> tuple[int, int]:
         """The loan in which an address is, and the byte of it; -1 where it is in none, for the piece to come."""
@@ -134,8 +170,8 @@ class _Packing:
         """Put the columns that are left into a piece, the last one; there is always one, to tell who has the frame."""
         if self._left or not self.loans:
             room = self._lender.room(self._size)
-            for begin, array in self._left:
-                room[begin : begin + array.nbytes] = array.view(np.ndarray).reshape(-1).view(np.uint8)
+            for begin, array, kind in self._left:
+                np.ndarray(array.shape, kind, room, begin)[...] = array.view(np.ndarray)
             self._place(room.__array_interface__["data"][0])
         return tuple(self.loans)
 
@@ -162,7 +198,13 @@ def _packed(lender: Lender, frame: Any) -> _Sent:
     """A frame without its large columns, and the pieces that these are in."""
     stream, packing = io.BytesIO(), _Packing(lender)
     packer = pickle.Pickler(stream, pickle.HIGHEST_PROTOCOL)
-    packer.dispatch_table = {**_FRAMES, np.ndarray: packing, np.recarray: packing}
+    packer.dispatch_table = {
+        **_FRAMES,
+        Space: packing.space,
+        _Narrow: packing.narrow,
+        np.ndarray: packing,
+        np.recarray: packing,
+    }
     packer.dump(frame)
     return stream.getvalue(), packing.copy()
 

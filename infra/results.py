@@ -103,8 +103,8 @@ class Recorder:
     def __init__(self, out: Path, header: Header, benchmark: Points | None = None, *, lasting: bool = True):
         """A fresh start: what an earlier run has left unfinished here is dropped.
 
-        A run that is not `lasting` writes its tables while it goes on, and keeps nothing from which it could be resumed or
-        finished twice.
+        A run that is not `lasting` writes its tables while it goes on, and keeps nothing from which it could be
+        resumed or finished twice.
         """
         self._begin(out, header, benchmark, lasting)
         try:

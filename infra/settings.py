@@ -47,7 +47,7 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     account: str = "backtest"  # part of every order id
     timeframe: str = "auto"
     frame_slices: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # slices in a frame; 0 chooses
-    run_ahead: Annotated[int, Meta(ge=1, le=1_000)] = 3  # chunks of bars that are read before steps are done with them
+    run_ahead: Annotated[int, Meta(ge=1, le=1_000)] = 2  # chunks of bars that are read before steps are done with them
 
 
 class Ingest(Struct, frozen=True, forbid_unknown_fields=True):

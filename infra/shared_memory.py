@@ -119,15 +119,13 @@ class Lender:
 
     def is_taken(self, loan: Loan) -> bool:
         """Whether the borrower has seen it, now or before."""
-        return self._state(loan) != _LENT
-
-    def is_returned(self, loan: Loan) -> bool:
-        """Whether the borrower looks at it no more."""
-        return self._state(loan) == _RETURNED
-
-    def _state(self, loan: Loan) -> int:
         piece = self._pieces[loan.begin]
-        return int(piece.loans[loan.number]) if piece.uses == loan.use else _RETURNED
+        return piece.uses != loan.use or bool(piece.loans[loan.number] != _LENT)
+
+    def is_done(self, loan: Loan) -> bool:
+        """Whether nobody looks at its piece any more, here or elsewhere; or it is in use again."""
+        piece = self._pieces[loan.begin]
+        return piece.uses != loan.use or piece.is_free
 
     @property
     def held(self) -> int:

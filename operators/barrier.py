@@ -110,11 +110,12 @@ def _take(state: State, frame: SignalFrame) -> State:
 
 def _release(state: State, upto: int) -> tuple[State, SliceFrame]:
     """What all shards have covered; the rest keeps waiting."""
-    ready, rest = [], []
+    ready, rest = list[SignalFrame](), list[SignalFrame]()
     for one in state.waiting:
         head, tail = cut(one, upto)
         ready += [head] if head is not None else []
         rest += [tail] if tail is not None else []
+    ready.sort(key=lambda one: one.bars.shard)  # as they lie side by side, in whatever order they came
     return state._replace(waiting=tuple(rest)), merge(ready, state.names, state.rank)
 
 

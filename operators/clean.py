@@ -132,7 +132,8 @@ def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame
     """Let good bars in, refuse the others; rows must come in order of time."""
     if not frame.ts.size and not frame.actions.at.size:
         return State(state.version, state.rows, state.slices + frame.slices.size, state.is_scaled), _empty(frame)
-    slices, actions, room = frame.slices, frame.actions, prepare(state, frame, np.empty(frame.ts.size, np.int32))
+    slices, actions, size = frame.slices, frame.actions, frame.ts.size
+    room = prepare(state, frame, np.empty(size, np.int32), np.empty(size, np.int8), np.empty(size, np.int32))
     rows = grown(state.rows, room.needed)
     refused = advance(params.stale_bars, params.max_jump, rows, state.slices, slices.ts, slices.session, frame.ts,
                       frame.slot, frame.open, frame.high, frame.low, frame.close, frame.volume, actions.at, frame.acted,
@@ -141,8 +142,8 @@ def step(params: Params, state: State, frame: RawFrame) -> tuple[State, BarFrame
     return after, without(bars, frame.ts, room.told.reason) if refused else bars
 
 
-def prepare(state: State, frame: RawFrame, at: Ints) -> Room:
-    """What the kernel is lent for a frame that is not empty; `at` for the places of its rows."""
+def prepare(state: State, frame: RawFrame, at: Ints, marks: Codes, missing: Ints) -> Room:
+    """What the kernel is lent for a frame that is not empty, beside columns for what is said of its rows."""
     size, actions = frame.ts.size, frame.actions
     slots = needed = _slots(frame.slot)
     is_scaled, shares, dividend = state.is_scaled, NO_FLOATS, NO_FLOATS
@@ -150,8 +151,7 @@ def prepare(state: State, frame: RawFrame, at: Ints) -> Room:
         needed = max(slots, _slots(frame.acted))
         is_scaled = is_scaled or bool((actions.new != actions.old).any())
         shares, dividend = actions.new / actions.old, actions.dividend / TICKS_PER_USD
-    told = Told(at, np.empty(size, np.int8), np.empty(size, np.int8), np.empty(size, np.int32),
-                np.empty(size) if is_scaled else NO_FLOATS)  # fmt: skip
+    told = Told(at, np.empty(size, np.int8), marks, missing, np.empty(size) if is_scaled else NO_FLOATS)
     return Room(slots, needed, is_scaled, shares, dividend, told)
 
 

@@ -9,8 +9,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import threading
-import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -135,36 +133,3 @@ def grown_together(tables: Sequence[Table], size: int) -> list[Table]:
         found.append(np.ndarray(wanted, rows.dtype, copy, at))
         at += wanted * rows.itemsize
     return found
-
-
-class _Shelf(threading.local):
-    """Where a thread's last columns were laid; they live no longer than what was given of them."""
-
-    columns: tuple[Any, ...] = ()  # weak references
-    free: int = 0  # rows that were given
-    begun: int = 0  # so many before those of `chunk`
-    chunk: Any = None
-
-
-_shelf = _Shelf()
-SHELF = 131_072  # rows: a chunk's
-FEW = 512  # rows that are copied sooner than laid beside others
-
-
-def side_by_side(chunk: Any, rows: int, kinds: tuple[Any, ...]) -> list[Any]:
-    """Columns for what a step makes of so many rows; those of one chunk's shards lie one after the other.
-
-    So whoever joins them (`operators/merging.py`) need not copy. No row is given twice; what lies in it means nothing.
-    """
-    if rows < FEW:
-        return [np.empty(rows, kind) for kind in kinds]
-    if chunk is not _shelf.chunk:
-        if SHELF - _shelf.free < _shelf.free - _shelf.begun:  # it would not hold another one like the last
-            _shelf.columns = ()
-        _shelf.chunk, _shelf.begun = chunk, _shelf.free
-    whole = [column() for column in _shelf.columns]
-    if len(whole) != len(kinds) or any(column is None for column in whole) or SHELF - _shelf.free < rows:
-        whole = [np.empty(max(rows, SHELF), kind) for kind in kinds]
-        _shelf.columns, _shelf.begun, _shelf.free = tuple([weakref.ref(column) for column in whole]), 0, 0
-    first, _shelf.free = _shelf.free, _shelf.free + rows
-    return [column[first : first + rows] for column in whole]

@@ -12,7 +12,7 @@ import numpy as np
 
 from operators import clean, ema_cross, ensemble, features, filters, macd, regime, rsi
 from operators.ensemble import Scores
-from operators.kernel import grown_together, kernel, side_by_side, table
+from operators.kernel import grown_together, kernel, table
 from schemas.events import Reason
 from schemas.frames import NO_CODES, NO_FLOATS, NO_INTS, Codes, Floats, Ints, Longs, RawFrame, SignalFrame, Table
 
@@ -98,8 +98,10 @@ def step(rule: Rule, state: State, frame: RawFrame) -> tuple[State, SignalFrame]
         quality, bars = clean.step(rule.clean, state.clean, frame)
         empty = SignalFrame(bars, NO_FLOATS, NO_CODES, NO_FLOATS, NO_FLOATS, NO_CODES, NO_INTS, NO_CODES)
         return State(quality, *state[1:]), empty
-    at, volatility, trends, *scores = side_by_side(frame.slices, size, COLUMNS)
-    slices, actions, room, told = frame.slices, frame.actions, clean.prepare(state.clean, frame, at), Scores(*scores)
+    columns = [np.empty(size, kind) for kind in COLUMNS] if frame.space is None else frame.space.columns(size, COLUMNS)
+    volatility, score, confidence, at, missing, views, direction, trends, reason, marks = columns
+    slices, actions, told = frame.slices, frame.actions, Scores(score, confidence, direction, views, reason)
+    room = clean.prepare(state.clean, frame, at, marks, missing)
     own = (state.clean.rows, state.features.risk, state.regime.rows, state.filters.rows)
     rows, risk, trend, kept, *voters = grown_together((*own, *[one.rows for one in state.alphas]), room.needed)
     cross, convergence, strength = (NOBODY[k] if place < 0 else voters[place] for k, place in enumerate(rule.places))
@@ -116,14 +118,15 @@ def step(rule: Rule, state: State, frame: RawFrame) -> tuple[State, SignalFrame]
         tuple([type(one)(one.version, rows) for one, rows in zip(state.alphas, voters, strict=True)]),
         regime.State(state.regime.version, trend), filters.State(state.filters.version, kept),
     )  # fmt: skip
-    columns = (volatility, told.direction, told.score, told.confidence, trends, told.views, told.reason)
+    scored = [volatility, direction, score, confidence, trends, views, reason]
     if refused:
         let_in = room.told.reason == Reason.NONE
-        bars, columns = clean.without(bars, frame.ts, room.told.reason), tuple([one[let_in] for one in columns])
-    return after, SignalFrame(bars, *columns)
+        bars, scored = clean.without(bars, frame.ts, room.told.reason), [one[let_in] for one in scored]
+    return after, SignalFrame(bars, *scored)
 
 
-COLUMNS = (np.int32, np.float64, np.int8, np.float64, np.float64, np.int8, np.int32, np.int8)
+COLUMNS = (*[np.float64] * 3, *[np.int32] * 3, *[np.int8] * 4)
+WIDTH = sum(np.dtype(kind).itemsize for kind in COLUMNS)  # bytes of a row in them
 NOBODY = [module.start().rows for module in ALPHAS.values()]
 
 

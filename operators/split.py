@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from operators.kernel import kernel
-from schemas.frames import SHARDS, Codes, Floats, Ints, Listing, Longs, RawFrame, Slices
+from operators.scoring import WIDTH
+from schemas.frames import SHARDS, Codes, Floats, Ints, Listing, Longs, RawFrame, Slices, Space
 from schemas.universe import Universe
 
 Memory: TypeAlias = Callable[[int], npt.NDArray[np.uint8]]  # so many bytes to write into
@@ -69,7 +70,8 @@ def split(
     """One frame per asked shard, in the order asked, empty ones too; rows by `(ts, symbol name)`.
 
     `parts` follow each other. Rows that agree in both keep their order. All parts have quotes or
-    none has. The frames of one call are views of the same `memory`, in the order of the frames.
+    none has. The frames of one call are views of the same `memory`, in the order of the frames,
+    and so is their space.
     """
     lane = np.full(SHARDS, -1, np.int8)
     lane[list(shards)] = np.arange(len(shards), dtype=np.int8)
@@ -84,7 +86,8 @@ def split(
     is_one = int(edges.max()) == sum(part.ts.size for part in parts)  # all of one shard, in the order that they keep
     np.cumsum(edges, out=edges)
     quotes = any(part.bid.size for part in parts)
-    out, slot = _room(int(edges[-1]), quotes, memory)
+    rows = int(edges[-1])
+    out, slot, space = _room(rows, quotes, memory)
     if is_one:
         _copy(parts, out)
     else:
@@ -96,7 +99,7 @@ def split(
         opened, high, low, close, volume, bid, ask = numbers
         own = slot[edges[i] : edges[i + 1]]
         frames.append(RawFrame(shard, slices, listed.get(shard, ()), ts, symbol, own, opened, high, low, close, volume,
-                               bid, ask))  # fmt: skip
+                               bid, ask, space=Space(space, rows, int(edges[i])) if ts.size else None))  # fmt: skip
     return frames
 
 
@@ -118,15 +121,17 @@ def _deal(parts: Sequence[Columns], lanes: Codes, head: Longs, out: Columns) -> 
                 scatter(column, target, to)
 
 
-def _room(rows: int, quotes: bool, memory: Memory) -> tuple[Columns, Ints]:
-    """Columns and slots to be written, in one piece: many small ones cost the system more."""
+def _room(rows: int, quotes: bool, memory: Memory) -> tuple[Columns, Ints, Any]:
+    """Columns and slots to be written, and space for what is made of them, in one piece: many cost the system more."""
     wide = 8 if quotes else 6
-    room = memory(8 * rows * (wide + 1)).view(np.int64)
+    size = 8 * rows * (wide + 1)
+    whole = memory(size + rows * WIDTH)
+    room = whole[:size].view(np.int64)
     narrow = room[:rows].view(np.int32)
     ts, *numbers = room[rows:].reshape(wide, rows)
     floats = [column.view(np.float64) for column in numbers]
     none = [np.zeros(0)] * (0 if quotes else 2)
-    return Columns._make((ts, narrow[:rows], *floats, *none)), narrow[rows:]
+    return Columns._make((ts, narrow[:rows], *floats, *none)), narrow[rows:], whole[size:]
 
 
 @kernel

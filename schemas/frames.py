@@ -4,6 +4,7 @@ A frame holds rows in order of `(ts, symbol name)` and promises a covered range:
 `after < ts <= upto` is complete in it. Each derived frame holds the one before it and adds columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -150,6 +151,32 @@ OVERNIGHT = 8  # the bar before it belongs to an earlier session
 UNKNOWN_DAYS = -1  # to a report of earnings of which nothing is known
 
 
+class Space:
+    """Memory for what a step makes of a chunk's rows: a column lies there for all shards, one after the other.
+
+    So whoever joins them (`operators/merging.py`) need not copy. A frame's rows are given once; who asks for them again
+    gets arrays of its own, so that no answer is ever written over.
+    """
+
+    __slots__ = ("_is_given", "first", "memory", "rows")
+
+    def __init__(self, memory: npt.NDArray[np.uint8], rows: int, first: int):
+        self.memory, self.rows, self.first = memory, rows, first  # of the chunk; the first one of the frame
+        self._is_given = False
+
+    def columns(self, rows: int, kinds: Sequence[Any]) -> list[Any]:
+        """A column of each of these types, wide ones first; what is in them means nothing."""
+        if self._is_given:
+            return [np.empty(rows, kind) for kind in kinds]
+        self._is_given = True
+        found, at = [], 0
+        for kind in kinds:
+            width = np.dtype(kind).itemsize
+            found.append(np.ndarray(rows, kind, self.memory, at + self.first * width))
+            at += self.rows * width
+        return found
+
+
 @quick
 @dataclass(frozen=True, eq=False, slots=True)
 class RawFrame:
@@ -177,6 +204,7 @@ class RawFrame:
     actions: Actions = NO_ACTIONS
     acted: Ints = field(default_factory=lambda: NO_INTS)  # slots of the actions' symbols
     models: tuple[Activation, ...] = ()  # in order of time
+    space: Space | None = None  # for what is made of it
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -7,20 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-import weakref
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Protocol
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numba.core.errors import NumbaError
 
 from operators import kernel as kernels
-from operators.kernel import FEW, SHELF, dtype_of, grown, grown_together, kernel, side_by_side, table
-from operators.merging import COPIED, joined
+from operators.kernel import dtype_of, grown, grown_together, kernel, table
 from schemas.frames import Floats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -311,50 +306,6 @@ def test_tables_of_which_one_was_replaced_are_copied_as_they_are():
     remember(other[1], 4.0)
     assert [rows.tobytes() for rows in grown_together([one, other], 2)] == [one.tobytes(), other.tobytes()]
     assert [rows.tobytes() for rows in grown_together([two], 2)] == [two.tobytes()]
-
-
-KINDS = (np.int32, np.float64, np.int8)
-
-
-def test_columns_of_one_chunk_need_no_copy_to_be_joined():
-    """As long as its rows find room, whatever the chunks before took."""
-    for rows in (1_000, SHELF // 32, SHELF // 20, SHELF // 16, SHELF // 16):
-        chunk = object()
-        parts = [side_by_side(chunk, rows - 7 * k, KINDS) for k in range(16)]
-        for column, kind in zip(zip(*parts, strict=True), KINDS, strict=True):
-            for number, part in enumerate(column):
-                part[:] = number
-            whole = joined(list(column))
-            assert whole.dtype == kind
-            assert np.shares_memory(whole, column[0]) == (column[0].nbytes >= COPIED)
-            assert whole.tolist() == [number for number, part in enumerate(column) for _ in part]
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, FEW - 1, FEW, SHELF // 3, SHELF, SHELF + 1]),
-                          st.sampled_from([KINDS, KINDS[:1]])), max_size=12))  # fmt: skip
-def test_no_row_is_given_twice(asked):
-    """Also not to who asks again for the same chunk."""
-    given = [side_by_side(chunk, rows, kinds) for chunk, rows, kinds in asked]
-    for number, columns in enumerate(given):
-        assert [column.size for column in columns] == [asked[number][1]] * len(asked[number][2])
-        for column in columns:
-            column[:] = number
-    assert all((column == number).all() for number, columns in enumerate(given) for column in columns)
-
-
-def test_each_thread_has_rows_of_its_own():
-    chunk = object()
-    with ThreadPoolExecutor(1) as other:
-        parts = [side_by_side(chunk, FEW, KINDS), *other.map(side_by_side, [chunk], [FEW], [KINDS])]
-    assert not any(one.base is another.base for one, another in zip(*parts, strict=True))
-
-
-def test_columns_live_no_longer_than_they_are_in_use():
-    columns = side_by_side(object(), SHELF, KINDS)
-    alive = weakref.ref(columns[0].base)
-    assert alive() is not None
-    del columns
-    assert alive() is None
 
 
 def test_rings_hold_a_power_of_two():

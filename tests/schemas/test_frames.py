@@ -6,7 +6,7 @@ from dataclasses import MISSING, FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from schemas.frames import NO_ACTIONS, NO_FLOATS, BarFrame, RawFrame, SignalFrame, SliceFrame
+from schemas.frames import NO_ACTIONS, NO_FLOATS, BarFrame, RawFrame, SignalFrame, SliceFrame, Space
 
 KINDS = (RawFrame, BarFrame, SignalFrame, SliceFrame)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -62,3 +62,27 @@ def test_a_field_that_is_missing_is_named(kind):
     *some, last = values(kind).items()
     with pytest.raises(TypeError, match=last[0]):
         kind(**dict(some))
+
+
+WIDE_FIRST = (np.float64, np.int32, np.int8)
+
+
+def test_columns_in_a_space_lie_shard_after_shard_and_no_byte_is_given_twice():
+    sizes, memory = [5, 0, 7, 1], np.zeros(13 * (8 + 4 + 1), np.uint8)
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    frames = [Space(memory, 13, first).columns(rows, WIDE_FIRST) for first, rows in zip(firsts, sizes, strict=True)]
+    for number, columns in enumerate(frames):
+        assert [(column.dtype, column.size) for column in columns] == [(kind, sizes[number]) for kind in WIDE_FIRST]
+        for column in columns:
+            column[:] = number + 1
+    wanted = [number + 1 for number, rows in enumerate(sizes) for _ in range(rows)]
+    assert [memory[: 13 * 8].view(np.float64).tolist(), memory[13 * 8 : 13 * 12].view(np.int32).tolist(),
+            memory[13 * 12 :].tolist()] == [wanted] * 3  # fmt: skip
+
+
+def test_who_asks_for_a_frames_space_again_does_not_write_over_the_first_answer():
+    space = Space(np.zeros(13 * 4, np.uint8), 4, 0)
+    (first, *_), (second, *_) = space.columns(4, WIDE_FIRST), space.columns(4, WIDE_FIRST)
+    first[:], second[:] = 1.0, 2.0
+    assert first.tolist() == [1.0] * 4
+    assert not np.shares_memory(second, space.memory)
