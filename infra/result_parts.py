@@ -191,18 +191,9 @@ def _read(path: Path, dtypes: Mapping[str, str]) -> Columns:
     """The columns of a file where they lie."""
     with path.open("rb") as file:
         text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _cut(text, dtypes, len(text) // _width(dtypes))
-
-
-def _width(dtypes: Mapping[str, str]) -> int:
-    return sum(np.dtype(dtype).itemsize for dtype in dtypes.values())
-
-
-def _cut(room: Any, dtypes: Mapping[str, str], rows: int) -> Columns:
-    """Columns of so many rows, one after the other in a piece of memory."""
-    at, columns = 0, {}
+    rows, at, columns = len(text) // sum(np.dtype(dtype).itemsize for dtype in dtypes.values()), 0, {}
     for name in _wide_first(dtypes):
-        columns[name] = np.frombuffer(room, dtypes[name], rows, at)
+        columns[name] = np.frombuffer(text, dtypes[name], rows, at)
         at += columns[name].nbytes
     return columns
 
@@ -254,7 +245,6 @@ class _Rows:
     ):  # fmt: skip
         self._size = self._shown = 0
         self._dtypes, self._capacity, self._seen, self._full = dtypes, capacity, seen, full
-        self._width = _width(dtypes)
         self._columns: Columns = {}
 
     @property
@@ -267,8 +257,8 @@ class _Rows:
         rows, taken = _size(columns), 0
         while taken < rows:
             if not self._size:
-                room = np.empty(self._capacity * self._width, np.uint8)  # one piece: many small ones cost more
-                self._columns = _cut(room, self._dtypes, self._capacity)
+                # one by one: a large piece finds no gap in the heap
+                self._columns = {name: np.empty(self._capacity, dtype) for name, dtype in self._dtypes.items()}
             some = min(rows - taken, self._capacity - self._size)
             for name, column in self._columns.items():
                 column[self._size : self._size + some] = columns[name][taken : taken + some]
