@@ -1,19 +1,21 @@
 """The rows of a run while it lasts: in memory up to a bound, and in numbered files what a snapshot speaks of.
 
-A part file has the bytes of its columns one after the other, wide ones first.
+A part file has a header and the bytes of its columns, as narrow as their numbers allow: a run with recovery pays
+for every byte that goes to the system.
 """
 
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from infra.parquet import GROUP_ROWS, hand_over
 from infra.result_header import Header, LedgerError
 from risk.ledger import LedgerFrame, uncalibrated
+from risk.packing import packed, unpacked
 from schemas.errors import UserError
 
 PART_ROWS = GROUP_ROWS  # rows of a part in memory, but for the last
@@ -53,6 +55,8 @@ _PARTS: dict[str, dict[str, str]] = {
         "volume": "f8",
     },
 }  # fmt: skip
+_RISING = {"ts", "exit_ts"}  # instants by which a table is in order
+_HEADER = 1 << 10  # bytes
 OUTLOOK = {"q10": "f8", "q50": "f8", "q90": "f8", "probability": "f8", "age": "i4", "model": "i1"}
 TABLES = tuple(_PARTS)
 
@@ -175,7 +179,7 @@ class Parts:
         while self._unsaved:
             table, columns = self._unsaved[0]
             with self._path(table, self.next[table]).open("wb", buffering=0) as file:
-                hand_over(file, [columns[name] for name in _wide_first(self.dtypes[table])])
+                hand_over(file, _saved(columns))
             self.next[table] += 1
             del self._unsaved[0]
 
@@ -219,28 +223,33 @@ def size_of(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
-def _wide_first(dtypes: Mapping[str, str]) -> list[str]:
-    """Columns in an order in which each begins at a multiple of its width, however many rows there are."""
-    return sorted(dtypes, key=lambda name: -np.dtype(dtypes[name]).itemsize)
+def _saved(columns: Columns) -> list[Any]:
+    """A part as it is on disk, in pieces; wide columns first, so that each begins at a multiple of its width."""
+    saved = {name: packed(column) if name in _RISING else _narrow(column) for name, column in columns.items()}
+    order = sorted(saved, key=lambda name: -saved[name].itemsize)
+    told = [(name, saved[name].dtype.str, saved[name].size) for name in order]
+    header = msgspec.json.encode((_size(columns), told))
+    return [f"{header.decode():<{_HEADER}}".encode(), *(saved[name] for name in order)]
+
+
+def _narrow(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole numbers in as few bytes as hold them all."""
+    if column.dtype.kind != "i" or column.itemsize == 1:
+        return column
+    least, most = int(column.min()), int(column.max())
+    width = next(width for width in (1, 2, 4, 8) if -(1 << 8 * width - 1) <= least and most < 1 << 8 * width - 1)
+    return column.astype(f"i{width}", copy=False)
 
 
 def _read(path: Path, dtypes: Mapping[str, str]) -> Columns:
-    """The columns of a file where they lie."""
-    with path.open("rb") as file:
-        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _cut(text, dtypes, len(text) // _width(dtypes))
-
-
-def _width(dtypes: Mapping[str, str]) -> int:
-    return sum(np.dtype(dtype).itemsize for dtype in dtypes.values())
-
-
-def _cut(room: Any, dtypes: Mapping[str, str], rows: int) -> Columns:
-    """Columns of so many rows, one after the other in a piece of memory."""
-    at, columns = 0, {}
-    for name in _wide_first(dtypes):
-        columns[name] = np.frombuffer(room, dtypes[name], rows, at)
-        at += columns[name].nbytes
+    """The columns of a part on disk."""
+    text = path.read_bytes()
+    rows, told = msgspec.json.decode(text[:_HEADER])
+    at, columns = _HEADER, {}
+    for name, kind, size in told:
+        column = np.frombuffer(text, kind, size, at)
+        at += column.nbytes
+        columns[name] = unpacked(column, rows) if name in _RISING else column.astype(dtypes[name], copy=False)
     return columns
 
 
@@ -292,7 +301,6 @@ class _Rows:
     ):  # fmt: skip
         self._size = self._shown = 0
         self._dtypes, self._capacity, self._seen, self._full = dtypes, capacity, seen, full
-        self._width = _width(dtypes)
         self._columns: Columns = {}
 
     @property
@@ -305,8 +313,8 @@ class _Rows:
         rows, taken = size_of(columns), 0
         while taken < rows:
             if not self._size:
-                room = np.empty(self._capacity * self._width, np.uint8)  # one piece: many small ones cost more
-                self._columns = _cut(room, self._dtypes, self._capacity)
+                # one by one: a large piece finds no gap in the heap
+                self._columns = {name: np.empty(self._capacity, dtype) for name, dtype in self._dtypes.items()}
             some = min(rows - taken, self._capacity - self._size)
             for name, column in self._columns.items():
                 column[self._size : self._size + some] = columns[name][taken : taken + some]

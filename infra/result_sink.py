@@ -3,10 +3,10 @@
 Bytewax closes a part when the flow has ended, but also while it falls over a mistake or Ctrl-C, and
 an exception out of `close` then aborts the process. So `close` never raises: it finishes a run that
 is complete, keeps what went wrong for `summary`, and leaves `.partial` as it is otherwise. The last
-snapshot, which Bytewax asks for with or without a store, finishes too, so that no part is written to
-be read but once; unless there are parts already, for until this snapshot is in the store a resume
-may need them. A flow of which every row was recorded before a crash has nothing left to write when it is
-resumed: its part is built and closed, which finishes it or finds it finished.
+snapshot, which Bytewax asks for with or without a store, finishes too, so that nothing is written for a
+resume that has nothing to do; parts that are there already stay until the end, for until this snapshot is
+in the store a resume may need them. A flow of which every row was recorded before a crash has nothing left
+to write when it is resumed: its part is built and closed, which finishes it or finds it finished.
 
 Under `python -m bytewax.run` nobody asks for the summary: a sink that announces says on stderr where
 the run is, and there a run that is complete but cannot be written does raise.
@@ -76,14 +76,18 @@ class ResultSink(FixedPartitionedSink[Given, State]):
             raise LedgerError("results: the flow ended without a single frame")
         return self._summary
 
-    def close(self, recorder: Recorder) -> None:
-        """Finish the run; never raises, `announce` may. After Ctrl-C nothing is finished any more."""
+    def close(self, recorder: Recorder, *, keep: bool = False) -> bool:
+        """Finish the run and say whether that is done; never raises, `announce` may.
+
+        After Ctrl-C nothing is finished any more.
+        """
         if isinstance(self._error, KeyboardInterrupt):
-            return
+            return False
         try:
-            self._summary, self._error = recorder.finish(), None
+            self._summary, self._error = recorder.finish(keep=keep), None
         except BaseException as error:  # Ctrl-C too: raised again by `summary`
             self._error = error
+        return self._error is None
 
     def discard(self) -> None:
         """Drop what is not finished, once the flow is over."""
@@ -114,6 +118,7 @@ class ResultSink(FixedPartitionedSink[Given, State]):
 class _Part(StatefulSinkPartition[Given, State]):
     def __init__(self, sink: ResultSink, recorder: Recorder):
         self._sink, self._recorder = sink, recorder
+        self._made = False
 
     def write_batch(self, values: list[Given]) -> None:
         with self._noted():
@@ -122,10 +127,11 @@ class _Part(StatefulSinkPartition[Given, State]):
 
     def snapshot(self) -> State:
         with self._noted():
-            if self._recorder.complete and not self._recorder.has_parts:
-                self._sink.close(self._recorder)  # if it fails, the parts are kept and it is tried again
+            if self._recorder.complete and not self._made:
+                # if it fails, the parts are kept and it is tried again
+                self._made = self._sink.close(self._recorder, keep=self._recorder.has_parts)
                 self._sink.raise_interrupt()
-            return self._recorder.snapshot()
+            return self._recorder.snapshot(made=self._made)
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
@@ -136,5 +142,7 @@ class _Part(StatefulSinkPartition[Given, State]):
             raise
 
     def close(self) -> None:
+        if self._made:
+            self._recorder.drop_parts()
         self._sink.close(self._recorder)
         self._sink.announce(self._recorder)

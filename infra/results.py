@@ -199,9 +199,12 @@ class Recorder:
                 self._parts.add(table, rows_of(frame, table, self._parts.dtypes[table]))
         self.upto = frame.slices.upto
 
-    def snapshot(self) -> State:
-        """Everything so far is in closed files; plain values from which `resume` goes on, if the run is `lasting`."""
-        if not self.finished and self._lasting:
+    def snapshot(self, *, made: bool = False) -> State:
+        """Everything so far is in closed files; plain values from which `resume` goes on, if the run is `lasting`.
+
+        `made`: the folder is, and no frame comes any more, so nothing is written for a resume.
+        """
+        if not self.finished and self._lasting and not made:
             with _writing(self.out):
                 self._parts.save()
         return {

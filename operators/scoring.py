@@ -118,7 +118,7 @@ def step(rule: Rule, state: State, frame: RawFrame) -> tuple[State, SignalFrame]
         tuple([type(one)(one.version, rows) for one, rows in zip(state.alphas, voters, strict=True)]),
         regime.State(state.regime.version, trend), filters.State(state.filters.version, kept),
     )  # fmt: skip
-    scored = [volatility, direction, score, confidence, trends, views, reason]
+    scored: list[Any] = [volatility, direction, score, confidence, trends, views, reason]
     if refused:
         let_in = room.told.reason == Reason.NONE
         bars, scored = clean.without(bars, frame.ts, room.told.reason), [one[let_in] for one in scored]

@@ -30,6 +30,14 @@ def packed(values: Longs) -> Bytes:
     return block[: pack(values, values.view(np.uint8), block)]
 
 
+def unpacked(block: Bytes, size: int) -> Longs:
+    """So many numbers that were packed."""
+    import pyarrow as pa
+
+    text = pa.Codec("lz4_raw").decompress(pa.py_buffer(block), size * _WIDTH)
+    return np.frombuffer(text, np.int64)
+
+
 @kernel
 def pack(values: Longs, text: Bytes, block: Bytes) -> int:
     """Each number once, its high bytes only where they are new; `text` has the same as bytes. Where the block ends."""

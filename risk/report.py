@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import copyfileobj
 from typing import Any, NamedTuple
 
 import msgspec
@@ -57,7 +56,6 @@ SECTIONS = (
     "equity", "drawdowns", "months", "sharpe", "capital", "funnel", "rejections", "trades", "excursions", "symbols",
     "alphas", "regimes", "exits", "slippage", "listed", "statistics", "data", "settings",
 )  # fmt: skip
-_AT_ONCE = 1 << 20  # bytes of the library: the kernel keeps large writes in large pieces, which take half the time
 _CLOSING = re.compile(rb"<(?=/)")  # of tags within a script; searched for by its first byte, ten times as fast as both
 _LISTED = 8  # trades in each table
 _NO_TRADES = "No trade was closed in this run."
@@ -76,8 +74,7 @@ def write(folder: Path, run: Run | None = None) -> Path:
             file.write(made.head.encode())
             if made.figures != b"{}":
                 file.write(b"<script>")
-                with _plotly().open("rb") as library:
-                    copyfileobj(library, file, _AT_ONCE)
+                file.write(_plotly().read_bytes())  # at once: the system keeps large writes in large pieces
                 file.write(b"</script>")
             file.writelines([made.body.encode(), made.figures, made.foot.encode()])
         partial.replace(path)

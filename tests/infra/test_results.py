@@ -537,9 +537,9 @@ def test_the_last_snapshot_finishes_so_that_no_part_is_written(tmp_path, run, mo
 
 
 def _only_once_finished(snapshot):
-    def check(recorder):
+    def check(recorder, **given):
         assert recorder.finished
-        return snapshot(recorder)
+        return snapshot(recorder, **given)
 
     return check
 
@@ -559,6 +559,22 @@ def test_a_last_snapshot_that_is_lost_leaves_the_one_before_usable(tmp_path, run
     part.close()
     assert again.summary() == read_summary(run)
     assert contents(tmp_path / "run") == contents(run)
+
+
+def test_the_last_snapshot_writes_nothing_for_a_resume_that_has_nothing_to_do(tmp_path, run, monkeypatch):
+    first, second = STORY.frames([100])
+    part = ResultSink(tmp_path / "run", STORY.header()).build_part("results", "results", None)
+    part.write_batch([first])
+    part.snapshot()
+    before = sorted((tmp_path / "run.partial" / "parts").iterdir())
+    part.write_batch([second])
+    state = part.snapshot()  # killed once it is in the store
+    assert sorted((tmp_path / "run.partial" / "parts").iterdir()) == before
+    assert contents(tmp_path / "run") == contents(run)
+    sink = ResultSink(tmp_path / "run", STORY.header())
+    sink.build_part("results", "results", state).close()
+    assert sink.summary() == read_summary(run)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_what_went_wrong_at_the_last_snapshot_is_tried_again(tmp_path, run, monkeypatch, store):
