@@ -228,7 +228,7 @@ def _saved(columns: Columns) -> list[Any]:
     saved = {name: packed(column) if name in _RISING else _narrow(column) for name, column in columns.items()}
     order = sorted(saved, key=lambda name: -saved[name].itemsize)
     told = [(name, saved[name].dtype.str, saved[name].size) for name in order]
-    header = msgspec.json.encode((_size(columns), told))
+    header = msgspec.json.encode((size_of(columns), told))
     return [f"{header.decode():<{_HEADER}}".encode(), *(saved[name] for name in order)]
 
 
