@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from infra.result_header import CLOSED, Header, header
 from infra.results import Recorder, check_out, write_timing
 from infra.settings import Settings, load, of_log
 from infra.shared_memory import Lender
-from infra.worker_thread import waking_seldom
+from infra.worker_thread import wake_seldom, waking_seldom
 from operators.filters import Params as Filters
 from operators.kernel import cache_root
 from risk.ledger import LedgerFrame
@@ -157,6 +157,8 @@ def flow(
     beside, history, keep = (None if given is None else Path(given) for given in (benchmark, models, forecasts))
     job = plan(spec, loaded, Path(out), symbols=symbols, files=files, benchmark=beside, models=history, forecasts=keep)
     load_all()  # there may be several workers
+    keep_freed()
+    wake_seldom()
     store = folder_of()
     graph = build(job, announce=True, lasting=store is not None)[0]
     check_store(graph, store, accepts_loss())
@@ -276,7 +278,7 @@ def _cluster(graph: "Dataflow", workers: int) -> None:
     from bytewax.testing import cluster_main
 
     # bytewax.run's entry prints a backtrace of its own on every error and on Ctrl-C; this one raises
-    with waking_seldom() if workers == 1 else nullcontext():  # several workers wait for one another, too
+    with waking_seldom():
         cluster_main(graph, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
 
 

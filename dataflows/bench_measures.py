@@ -225,11 +225,11 @@ def _epochs(store: Path) -> int:
 
 
 def member(market: Market, out: str, addresses: list[str], place: int) -> Answer:
-    """One process of a cluster; it says that it is ready and waits for a line before it begins."""
+    """One process of a cluster, as Bytewax's own command has it; it says that it is ready and waits for a line."""
     from bytewax.testing import cluster_main
 
     with _started():
-        graph, _ = backtest.build(backtest.plan(str(bars_of(market)), settings(), Path(out)), lasting=False)
+        graph = backtest.flow(str(bars_of(market)), out, profile="research")
         print("ready", flush=True)
         sys.stdin.readline()
         with _measured() as spent:

@@ -1,13 +1,14 @@
-"""The rows of a run while it lasts: in memory up to a bound, and in numbered files what a snapshot speaks of.
+"""The rows of a run while it lasts: in memory up to a bound, and in a file what a snapshot speaks of.
 
-A part file has a header and the bytes of its columns, as narrow as their numbers allow: a run with recovery pays
-for every byte that goes to the system.
+The file has parts of tables, each a header and the bytes of its columns, as narrow as their numbers allow: a run with
+recovery pays for every byte that goes to the system, and for every file even more.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -55,7 +56,7 @@ _PARTS: dict[str, dict[str, str]] = {
         "volume": "f8",
     },
 }  # fmt: skip
-_RISING = {"ts", "exit_ts"}  # instants by which a table is in order
+_RISING = {"ts", "exit_ts"}  # instants by which a table is in order: equal ones stand together
 _HEADER = 1 << 10  # bytes
 OUTLOOK = {"q10": "f8", "q50": "f8", "q90": "f8", "probability": "f8", "age": "i4", "model": "i1"}
 TABLES = tuple(_PARTS)
@@ -103,9 +104,10 @@ class Parts:
         taken: Callable[[str, Columns], None] | None = None,
     ):
         self.folder, self._new, self._taken = folder, new, taken
-        self.next = dict.fromkeys(TABLES, 0)  # number of the next part on disk
+        self.end = 0  # bytes of the file that count
         self.written = dict.fromkeys(TABLES, 0)  # rows that `new` has seen
-        self._mapped = dict.fromkeys(TABLES, 0)  # parts that are on disk only
+        self.unheld = 0  # of these, the bytes of parts that are not in memory
+        self._places: list[_Place] = []  # of the parts in the file
         self._unsaved: list[tuple[str, Columns]] = []  # rows that are not on disk yet
         self._held: list[tuple[str, Columns]] = []  # parts in memory, on disk or not
         self._bytes = 0  # of these
@@ -115,19 +117,9 @@ class Parts:
             for table, columns in self.dtypes.items()
         }
 
-    def go_on(self, following: Mapping[str, int], written: Mapping[str, int]) -> None:
-        """From the parts that a snapshot has left on disk."""
-        self.next, self._mapped, self.written = dict(following), dict(following), dict(written)
-
-    @property
-    def are_there(self) -> bool:
-        """True when there are some on disk, from which an earlier snapshot may have to go on."""
-        return any(self.next.values())
-
-    @property
-    def mapped(self) -> int:
-        """Bytes of those that are on disk only."""
-        return sum(self._path(table, k).stat().st_size for table in TABLES for k in range(self._mapped[table]))
+    def go_on(self, end: int, written: Mapping[str, int]) -> None:
+        """From what a snapshot has left on disk; what is behind it does not count."""
+        self.end, self.unheld, self.written = end, end, dict(written)
 
     def size(self, table: str) -> int:
         """Rows of a table so far."""
@@ -140,7 +132,7 @@ class Parts:
             self.flush()
             self.write()
             self._let_go()
-            self._mapped = dict(self.next)
+            self.unheld = self.end
 
     def flush(self) -> None:
         """Make parts of what is there, full or not."""
@@ -174,48 +166,69 @@ class Parts:
 
     def write(self) -> None:
         """Put on disk what was seen; what could not be written is still there."""
-        if self._unsaved:
-            self.folder.mkdir(exist_ok=True)
-        while self._unsaved:
-            table, columns = self._unsaved[0]
-            with self._path(table, self.next[table]).open("wb", buffering=0) as file:
-                hand_over(file, _saved(columns))
-            self.next[table] += 1
-            del self._unsaved[0]
+        if not self._unsaved:
+            return
+        self.folder.mkdir(exist_ok=True)
+        with self._path.open("r+b" if self.end else "wb", buffering=0) as file:
+            file.seek(self.end)
+            while self._unsaved:
+                place, pieces = _saved(*self._unsaved[0], self.end)
+                hand_over(file, pieces)
+                self._places.append(place)
+                self.end = place.end
+                del self._unsaved[0]
 
-    def _path(self, table: str, number: int) -> Path:
-        return self.folder / f"{table}-{number:06}.rows"
+    @property
+    def _path(self) -> Path:
+        return self.folder / "rows"
 
     def read(self, table: str) -> Iterator[Columns]:
         """All parts of a table, in their order."""
         rows = 0
-        for number in range(self._mapped[table]):
-            columns = _read(self._path(table, number), self.dtypes[table])
+        for columns in chain(self._unheld(table), (columns for held, columns in self._held if held == table)):
             rows += size_of(columns)
             yield columns
-        for held, columns in self._held:
-            if held == table:
-                rows += size_of(columns)
-                yield columns
         if rows != self.written[table]:
             raise LedgerError(f"results: {rows} rows of {table} are there, {self.written[table]} were written")
+
+    def _unheld(self, table: str) -> Iterator[Columns]:
+        for place in self._places:
+            if place.table == table and place.end <= self.unheld:
+                with self._path.open("rb") as file:
+                    yield _read(file, place, self.dtypes[table])
 
     def forget(self) -> None:
         """The folder is made: what is in memory is needed no more."""
         self._let_go()
         self._unsaved.clear()
 
-    def drop_later(self) -> None:
-        """Parts that were written after the snapshot from which it goes on."""
-        kept = {self._path(table, number) for table in TABLES for number in range(self.next[table])}
-        there = set(self.folder.glob("*.rows"))
-        if kept - there:
-            missing = min(kept - there).name
-            work = self.folder.parent
-            raise UserError(f"{work}: {missing} and others of the interrupted run are gone; start the run anew")
+    def find(self) -> None:
+        """Where the parts are from which it goes on."""
+        there = self._path.stat().st_size if self._path.exists() else 0
+        if there < self.end:
+            raise UserError(f"{self.folder.parent}: rows of the interrupted run are gone; start the run anew")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in there - kept:
-            path.unlink()
+        at = 0
+        while at < self.end:
+            with self._path.open("rb") as file:
+                file.seek(at)
+                table, rows, columns = msgspec.json.decode(file.read(_HEADER))
+            self._places.append(_Place(table, rows, columns, at))
+            at = self._places[-1].end
+
+
+class _Place(NamedTuple):
+    """A part in the file."""
+
+    table: str
+    rows: int
+    columns: list[tuple[str, str, int]]  # name, type and size of each, in their order
+    begin: int
+
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return self.begin + _HEADER + sum(size * np.dtype(kind).itemsize for _, kind, size in self.columns)
 
 
 def size_of(columns: Columns) -> int:
@@ -223,13 +236,13 @@ def size_of(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
-def _saved(columns: Columns) -> list[Any]:
+def _saved(table: str, columns: Columns, begin: int) -> tuple[_Place, list[Any]]:
     """A part as it is on disk, in pieces; wide columns first, so that each begins at a multiple of its width."""
     saved = {name: packed(column) if name in _RISING else _narrow(column) for name, column in columns.items()}
     order = sorted(saved, key=lambda name: -saved[name].itemsize)
-    told = [(name, saved[name].dtype.str, saved[name].size) for name in order]
-    header = msgspec.json.encode((size_of(columns), told))
-    return [f"{header.decode():<{_HEADER}}".encode(), *(saved[name] for name in order)]
+    place = _Place(table, size_of(columns), [(name, saved[name].dtype.str, saved[name].size) for name in order], begin)
+    header = msgspec.json.encode(place[:-1]).ljust(_HEADER)
+    return place, [header, *(saved[name] for name in order)]
 
 
 def _narrow(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -241,15 +254,13 @@ def _narrow(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return column.astype(f"i{width}", copy=False)
 
 
-def _read(path: Path, dtypes: Mapping[str, str]) -> Columns:
+def _read(file: BinaryIO, place: _Place, dtypes: Mapping[str, str]) -> Columns:
     """The columns of a part on disk."""
-    text = path.read_bytes()
-    rows, told = msgspec.json.decode(text[:_HEADER])
-    at, columns = _HEADER, {}
-    for name, kind, size in told:
-        column = np.frombuffer(text, kind, size, at)
-        at += column.nbytes
-        columns[name] = unpacked(column, rows) if name in _RISING else column.astype(dtypes[name], copy=False)
+    file.seek(place.begin + _HEADER)
+    columns = {}
+    for name, kind, size in place.columns:
+        column = np.fromfile(file, kind, size)
+        columns[name] = unpacked(column, place.rows) if name in _RISING else column.astype(dtypes[name], copy=False)
     return columns
 
 

@@ -1,8 +1,8 @@
 """Ledger frames -> the folder of a run: summary.json, report.html and Parquet tables.
 
 While a run lasts, rows lie in parts: in memory up to a bound, then in `<out>.partial/parts` as
-numbered files. A snapshot puts there what is new and names the next numbers, a resume drops
-what was written after it. `finish` turns the parts into Parquet, row groups of a fixed size, so that
+a file. A snapshot puts there what is new and names the file's end, a resume writes over
+what is behind it. `finish` turns the parts into Parquet, row groups of a fixed size, so that
 the bytes depend on the ledger alone and the memory not on its length, and moves the whole folder to
 `<out>` in one rename. A half-written `<out>` never exists. A run that cannot be resumed anyway turns its parts
 into Parquet as they become full: then that work is done beside the account's, where there are two processes.
@@ -33,7 +33,7 @@ from schemas.frames import Ints, Names
 from schemas.identity import iso
 from schemas.units import to_usd
 
-MAPPED_BYTES = 64 << 20  # of parts that come back into memory beside what the chunks of bars took: then that goes
+UNHELD_BYTES = 32 << 20  # of parts that come back into memory beside what the chunks of bars took: then that goes
 
 State = dict[str, Any]
 
@@ -124,6 +124,8 @@ class Recorder:
 
         `keep`: the parts were kept, and more frames may come.
         """
+        if "end" not in state:
+            raise UserError("the recovery store belongs to an older version: run that one, or give a new store")
         if state["version"] != VERSION:
             raise LedgerError(f"results: state of version {state['version']}, want {VERSION}")
         if state["run"] != identity(header):
@@ -136,12 +138,12 @@ class Recorder:
         self._names = state["names"].copy()
         self._rank = _ranks(self._names)
         self._totals.restore(state["totals"])
-        self._parts.go_on(state["next"], state["written"])
+        self._parts.go_on(state["end"], state["written"])
         if not keep and self.complete and self._is_there():
             self.finished = True
             shutil.rmtree(self._work, ignore_errors=True)
         else:
-            self._parts.drop_later()
+            self._parts.find()
         return self
 
     def _begin(self, out: Path, header: Header, benchmark: Points | None, lasting: bool = True) -> None:
@@ -169,7 +171,7 @@ class Recorder:
     @property
     def has_parts(self) -> bool:
         """True when there are parts on disk, from which an earlier snapshot may have to go on."""
-        return self._parts.are_there
+        return self._parts.end > 0
 
     @property
     def trades(self) -> int:
@@ -213,7 +215,7 @@ class Recorder:
             "upto": self.upto,
             "rows": self.rows,
             "names": self._names.copy(),
-            "next": dict(self._parts.next),
+            "end": self._parts.end,
             "written": dict(self._parts.written),
             "totals": self._totals.plain(),
         }
@@ -259,7 +261,7 @@ class Recorder:
         from risk import report
 
         self._parts.flush()
-        if self._parts.mapped > MAPPED_BYTES:
+        if self._parts.unheld > UNHELD_BYTES:
             give_back()
         summary = self._totals.summary(self.header, self.rows, self._parts.written, self._names)
         tables, run = self._opened(), self._work / "run"

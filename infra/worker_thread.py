@@ -12,28 +12,40 @@ from contextlib import contextmanager
 
 _KEPT = threading.local()
 _TIMER_SLACK = 29  # PR_SET_TIMERSLACK of prctl.h
-_LATE = 10_000_000  # ns
+_LATE, _PROMPT = 10_000_000, 50_000  # ns; the second is what a thread has on Linux
 
 
 def keep_state() -> None:
-    """Hold on to this thread's state until the process ends; doing it twice is harmless."""
+    """Hold on to this worker thread's state until the process ends, and let it rest no longer than it wants to.
+
+    Doing it twice is harmless.
+    """
     if not hasattr(_KEPT, "ensured"):
         _KEPT.ensured = ctypes.pythonapi.PyGILState_Ensure()  # never released: its users stay above 0
+        _rest(_PROMPT)  # whatever it has from the thread that started it
 
 
-@contextmanager
-def waking_seldom() -> Iterator[None]:
-    """Let this thread's rests last up to 10 ms longer meanwhile, and those of the threads that it starts; on Linux.
+def wake_seldom() -> None:
+    """Let this thread's rests last up to 10 ms longer, and those of the threads that it starts; on Linux.
 
     Who waits for a flow asks each millisecond whether Ctrl-C was pressed, and takes the interpreter's lock for that
     from the worker that needs it: some 1,000 times a second both change places.
     """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is None:
-        yield
-        return
-    prctl(_TIMER_SLACK, ctypes.c_ulong(_LATE))
+    _rest(_LATE)
+
+
+@contextmanager
+def waking_seldom() -> Iterator[None]:
+    """The same for a while."""
+    wake_seldom()
     try:
         yield
     finally:
-        prctl(_TIMER_SLACK, ctypes.c_ulong(0))  # as it was when the thread began
+        _rest(_PROMPT)
+
+
+def _rest(late: int) -> None:
+    """How late this thread may wake, ns."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_TIMER_SLACK, ctypes.c_ulong(late))

@@ -305,7 +305,7 @@ def test_resuming_after_a_crash_within_finish_finishes(tmp_path, run):
 def test_a_failed_write_is_not_passed_over(tmp_path, monkeypatch):
     recorder = record(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(Parts, "_path", lambda self, table, number: tmp_path / "nowhere" / "part")
+        patch.setattr(Parts, "_path", tmp_path / "nowhere" / "rows")
         with pytest.raises(UserError, match="free some space"):
             recorder.snapshot()
     recorder.finish()
@@ -326,7 +326,7 @@ def test_parts_in_memory_are_bounded_and_change_no_byte(tmp_path, run, monkeypat
 
 def test_what_a_snapshot_wrote_is_read_by_a_resume_only(tmp_path, run, monkeypatch):
     read = []
-    monkeypatch.setattr(result_parts, "_read", lambda path, dtypes: read.append(path.name) or READ(path, dtypes))
+    monkeypatch.setattr(result_parts, "_read", lambda file, *given: read.append(file.name) or READ(file, *given))
     recorder = Recorder(tmp_path / "run", STORY.header())
     first, second = STORY.frames([100])
     recorder.add(first)
@@ -341,7 +341,7 @@ def test_what_a_snapshot_wrote_is_read_by_a_resume_only(tmp_path, run, monkeypat
     recorder = Recorder.resume(tmp_path / "again", STORY.header(), state)
     recorder.add(second)
     recorder.finish()
-    assert "equity-000000.rows" in read
+    assert len(read) > 5  # tables that had rows before the snapshot
     assert contents(tmp_path / "again") == contents(tmp_path / "run") == contents(run)
 
 
@@ -566,10 +566,10 @@ def test_the_last_snapshot_writes_nothing_for_a_resume_that_has_nothing_to_do(tm
     part = ResultSink(tmp_path / "run", STORY.header()).build_part("results", "results", None)
     part.write_batch([first])
     part.snapshot()
-    before = sorted((tmp_path / "run.partial" / "parts").iterdir())
+    before = (tmp_path / "run.partial" / "parts" / "rows").read_bytes()
     part.write_batch([second])
     state = part.snapshot()  # killed once it is in the store
-    assert sorted((tmp_path / "run.partial" / "parts").iterdir()) == before
+    assert (tmp_path / "run.partial" / "parts" / "rows").read_bytes() == before
     assert contents(tmp_path / "run") == contents(run)
     sink = ResultSink(tmp_path / "run", STORY.header())
     sink.build_part("results", "results", state).close()

@@ -105,12 +105,32 @@ def test_twice_is_harmless():
     assert state_number() == first
 
 
+def slack():
+    return ctypes.CDLL(None).prctl(30, 0)  # PR_GET_TIMERSLACK
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl")
 def test_who_wakes_seldom_does_so_for_a_while():
-    def slack():
-        return ctypes.CDLL(None).prctl(30, 0)  # PR_GET_TIMERSLACK
-
     before = slack()
     with waking_seldom():
         assert slack() == 10_000_000
     assert slack() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_of_a_thread_that_wakes_seldom_wake_in_time(workers):
+    seen = set()
+
+    def see(state, frame):
+        seen.add((get_ident(), slack()))
+        return state, frame.shard
+
+    graph = Dataflow("see")
+    parcels = op.input("in", graph, source.BarInput(open_bars(BARS, frame_slices=2)))
+    keyed = op.map("key", parcels, lambda parcel: (KEYS[parcel.frame.shard], parcel))
+    op.output("out", scan("see", keyed, (), see, opened=opened), TestingSink([]))
+    with waking_seldom():
+        cluster_main(graph, [], 0, worker_count_per_proc=workers)
+    assert len(seen) == workers
+    assert {late for _, late in seen} == {50_000}
