@@ -64,7 +64,10 @@ if "NUMBA_CACHE_DIR" not in os.environ and (_folder := _open_cache()):
     os.environ["NUMBA_CACHE_DIR"] = _folder
 _CACHED = "NUMBA_CACHE_DIR" in os.environ  # else numba would cache beside the sources, where it misses edits
 
-from numba import njit  # noqa: E402  (numba reads the variable when it is imported)
+from llvmlite import ir  # noqa: E402
+from numba import njit, types  # noqa: E402  (numba reads the variable when it is imported)
+from numba.core import cgutils  # noqa: E402
+from numba.extending import intrinsic, overload  # noqa: E402
 
 _OPTIONS: dict[str, Any] = {
     "cache": _CACHED,
@@ -133,3 +136,31 @@ def grown_together(tables: Sequence[Table], size: int) -> list[Table]:
         found.append(np.ndarray(wanted, rows.dtype, copy, at))
         at += wanted * rows.itemsize
     return found
+
+
+def ahead(column: Any, i: int) -> None:
+    """In a kernel: have a value brought near that is read soon; none is read now, so `i` may lie behind the end."""
+
+
+def _fetch(typing: Any, column: Any, i: Any) -> Any:
+    """The machine's instruction for it, as Numba wants it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        place = builder.bitcast(builder.gep(array.data, [args[1]]), cgutils.voidptr_t)
+        number, to_read, near, data = cgutils.int32_t, 0, 2, 1
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        builder.call(prefetch, [place, number(to_read), number(near), number(data)])
+        return context.get_dummy_value()
+
+    return types.void(column, types.intp), generate
+
+
+_fetched: Any = intrinsic(_fetch)
+
+
+@overload(ahead, strict=False, inline="always")
+def _ahead(column: Any, i: Any) -> Any:
+    """What a kernel makes of it."""
+    return lambda column, i: _fetched(column, i)

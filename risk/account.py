@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operators.kernel import grown, kernel, table
+from operators.kernel import ahead, grown, kernel, table
 from operators.ordering import order_of, sort
 from risk.actions import MAX_RATIO, act
 from risk.exits import cancel_entries, cancel_rests, send_exits
@@ -21,7 +21,7 @@ from risk.limits import sheet as sheet_of
 from risk.portfolio import BLOCK, LONG_AGO, NO_LEG, Book, attend, dismiss_idle, put_away
 from risk.portfolio import start as empty_book
 from risk.published import published
-from risk.returns import NORMAL_TAIL, own_shortfall
+from risk.returns import NORMAL_TAIL, bring_closes, own_shortfall
 from risk.rules import Candidate, notional, object_to, reserve, score, size, stop_for, take_stock, target_for, usd
 from risk.scratch import Scratch, scratch
 from risk.tape import (
@@ -41,6 +41,7 @@ from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
 from schemas.universe import MAX_NAME
 
+WIDE, AHEAD = 512, 16  # rows of a slice from which on memory is asked for in advance, and of a shard in advance
 EVENTS = 4_096  # rows of each table that a call starts with
 
 convert = lru_cache(maxsize=8)(limits)
@@ -213,15 +214,32 @@ def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candida
     closes = book.recent[book.funds[0].slices % BLOCK]
     closes[:] = np.nan
     bar_of[:] = -1
-    found = 0
+    found, is_wide = 0, end - begin >= WIDE
     for j in range(begin, end):
         r = market.order[j]
+        if is_wide:
+            bring(market, r + AHEAD)
         symbol = market.symbol[r]
         closes[symbol], bar_of[symbol], candidates[found] = market.close[r], r, r
         found += market.reason[r] == Reason.NONE
     if (book.funds[0].slices + 1) % BLOCK == 0:
         put_away(book)
     return found
+
+
+@kernel
+def bring(market: Market, r: int) -> None:
+    """Have what is read of a row brought near: a wide slice's rows are of a dozen places in a dozen columns."""
+    ahead(market.symbol, r)
+    ahead(market.close, r)
+    ahead(market.reason, r)
+    ahead(market.open, r)
+    ahead(market.high, r)
+    ahead(market.low, r)
+    ahead(market.volume, r)
+    ahead(market.half_spread, r)
+    ahead(market.confidence, r)
+    ahead(market.volatility, r)
 
 
 @kernel
@@ -306,6 +324,32 @@ def decide(
     take_stock(limits, sheet, book, room.stock)
     for k in room.turns[:found]:
         judge(limits, sheet, market, book, tape, room, ts, rows[k], room.volatility[k], tape.verdicts[first + k])
+    assess(limits, sheet, book, room, tape.verdicts[first : first + found])
+
+
+@kernel
+def assess(limits: Limits, sheet: Sheet, book: Book, room: Scratch, verdicts: Table) -> None:
+    """How risky each candidate is, which decides nothing: of the approved their own shortfall counts.
+
+    While one is worked out, the closes of the next one are on their way: with thousands of symbols they are far away.
+    """
+    approved = 0
+    for k in range(verdicts.size):
+        room.spare[approved] = k
+        approved += verdicts[k].approved
+    for n in range(approved):
+        k = room.spare[n]
+        if n + 1 < approved:
+            bring_closes(book.closes[verdicts[room.spare[n + 1]].symbol])
+        one = verdicts[k]
+        one.cvar_95 = own_shortfall(
+            book, room.returns, limits.min_returns, one.symbol, one.direction, room.volatility[k]
+        )
+    for k in range(verdicts.size):
+        one = verdicts[k]
+        one.risk_score = score(
+            limits, sheet, book.funds[0], one.symbol, one.confidence, room.volatility[k], one.cvar_95
+        )
 
 
 @kernel
@@ -322,10 +366,7 @@ def judge(
     verdict.confidence, verdict.reason = market.confidence[r], found.reason
     verdict.measured, verdict.limit = found.measured, found.limit
     verdict.approved = found.reason == Reason.NONE
-    verdict.cvar_95, verdict.max_loss = NORMAL_TAIL * one.volatility, 0
-    if verdict.approved:
-        verdict.cvar_95 = own_shortfall(book, room.returns, limits.min_returns, symbol, one.direction, one.volatility)
-    verdict.risk_score = score(limits, sheet, funds, one, verdict.cvar_95)
+    verdict.cvar_95, verdict.max_loss = NORMAL_TAIL * volatility, 0
     if not verdict.approved:
         return
     shares = size(limits, sheet, book, room.stock, one)

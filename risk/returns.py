@@ -6,7 +6,7 @@ the newest, names from the candidate to the others in alphabetical order: the bi
 
 import math
 
-from operators.kernel import kernel
+from operators.kernel import ahead, kernel
 from risk.portfolio import BLOCK, Book
 from risk.scratch import TAIL, Returns
 from schemas.frames import Floats, Longs
@@ -115,6 +115,13 @@ def last_closes(book: Book, symbol: int, out: Floats) -> None:
         out[k] = ring[k - wrap]
     for k in range(few):
         out[more + k] = book.recent[some - few + k, symbol]
+
+
+@kernel
+def bring_closes(ring: Floats) -> None:
+    """Have a symbol's closes brought near."""
+    for k in range(0, ring.size, BLOCK):
+        ahead(ring, k)
 
 
 @kernel

@@ -266,11 +266,13 @@ def size(limits: Limits, sheet: Sheet, book: Book, stock: Stock, one: Candidate)
 
 
 @kernel
-def score(limits: Limits, sheet: Sheet, funds: Funds, one: Candidate, cvar: float) -> float:
+def score(
+    limits: Limits, sheet: Sheet, funds: Funds, symbol: int, confidence: float, volatility: float, cvar: float
+) -> float:
     """How risky an entry is, 0 to 1; what is not known counts in full."""
     day = fraction(abs(day_loss(funds)), portion(funds.equity, limits.daily_loss_bps))
-    wild = one.volatility / sheet.max_volatility[one.symbol]
-    total = 0.3 * capped(wild) + 0.2 * (1.0 - one.confidence) + 0.3 * capped(cvar / WORST_CVAR) + 0.2 * capped(day)
+    wild = volatility / sheet.max_volatility[symbol]
+    total = 0.3 * capped(wild) + 0.2 * (1.0 - confidence) + 0.3 * capped(cvar / WORST_CVAR) + 0.2 * capped(day)
     return capped(total)
 
 
