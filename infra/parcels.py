@@ -17,6 +17,7 @@ import numpy as np
 from infra.result_parts import EVENTS, Told
 from infra.shared_memory import Bytes, Lender, Loan, borrow
 from infra.worker_thread import keep_state
+from operators.merging import address
 from risk.ledger import LedgerFrame, SignalColumns
 from schemas.frames import Actions, BarFrame, RawFrame, Refused, SignalFrame, Slices, Space
 
@@ -123,18 +124,22 @@ class _Packing:
         self._spans: list[tuple[int, int]] = []  # the addresses of those pieces
         self._left: list[tuple[int, Any, Any]] = []  # bytes of the last piece, what will be there, and as what
         self._size = 0  # of that piece
+        self._which, self._begin, self._end = -1, 0, 0  # the piece in which the last one was
 
     def __call__(self, array: Any) -> Any:
         """How an array is sent."""
-        shape, kind, size = array.shape, type(array), array.nbytes
-        if array.dtype.hasobject or not array.flags.c_contiguous:
+        size, kind = array.nbytes, array.dtype
+        begin = -1 if kind.hasobject or not size else address(array)
+        if size < LEAST and not kind.hasobject:
+            return _small, (bytearray(array.tobytes()), kind, array.shape, type(array))
+        if begin < 0:
             return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        if size < LEAST:
-            return _small, (bytearray(array.tobytes()), array.dtype, shape, kind)
-        which, begin = self._place(array.__array_interface__["data"][0])
+        if self._begin <= begin < self._end:
+            return _large, (self._which, begin - self._begin, kind, array.shape, type(array))
+        which, begin = self._place(begin)
         if which < 0:
-            begin = self._leave(array, array.dtype)
-        return _large, (which, begin, array.dtype, shape, kind)
+            begin = self._leave(array, kind)
+        return _large, (which, begin, kind, array.shape, type(array))
 
     def narrow(self, told: _Narrow) -> Any:
         """How a column is sent that becomes another type on its way."""
@@ -149,22 +154,23 @@ class _Packing:
 
     def space(self, space: Space) -> Any:
         """How space is sent: where there is none yet that both see, the other process has its own."""
-        if self._place(space.memory.__array_interface__["data"][0])[0] < 0:
+        if self._place(address(space.memory))[0] < 0:
             return type(None), ()
         return Space, (space.memory, space.rows, space.first)
 
-    def _place(self, address: int) -> tuple[int, int]:
+    def _place(self, begin: int) -> tuple[int, int]:
         """The loan in which an address is, and the byte of it; -1 where it is in none, for the piece to come."""
-        for which, (begin, end) in enumerate(self._spans):
-            if begin <= address < end:
-                return which, address - begin
-        found = self._lender.lend(address)
+        for which, (first, end) in enumerate(self._spans):
+            if first <= begin < end:
+                self._which, self._begin, self._end = which, first, end  # the next one is likely to lie there, too
+                return which, begin - first
+        found = self._lender.lend(begin)
         if found is None:
             return -1, 0
-        loan, begin = found
+        loan, first = found
         self.loans.append(loan)
-        self._spans.append((begin, begin + loan.size))
-        return len(self.loans) - 1, address - begin
+        self._spans.append((first, first + loan.size))
+        return self._place(begin)
 
     def copy(self) -> tuple[Loan, ...]:
         """Put the columns that are left into a piece, the last one; there is always one, to tell who has the frame."""
@@ -172,7 +178,7 @@ class _Packing:
             room = self._lender.room(self._size)
             for begin, array, kind in self._left:
                 np.ndarray(array.shape, kind, room, begin)[...] = array.view(np.ndarray)
-            self._place(room.__array_interface__["data"][0])
+            self._place(address(room))
         return tuple(self.loans)
 
 
