@@ -216,6 +216,8 @@ def _each_once(texts: list[str]) -> Lexicon:
 @cache
 def _lexicon(kind: type[IntEnum]) -> Lexicon:
     members = sorted(kind)
+    if members == list(range(len(members))):  # codes are places
+        return Lexicon([word(member) for member in members])
     place = np.zeros(256, np.int8)
     place[np.array(members, np.int8).view(np.uint8)] = np.arange(len(members))
     return Lexicon([word(member) for member in members], place)

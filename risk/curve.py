@@ -128,9 +128,11 @@ def beside(of: Curve, other: Curve, risk_free: float = perf.RISK_FREE) -> dict[s
 
 def shared(of: Curve, other: Curve) -> tuple[Floats, Floats]:
     """Values of both on shared dates; before them, for a curve with a base, the benchmark's last close."""
-    common, ours, theirs = np.intersect1d(of.days, other.days, assume_unique=True, return_indices=True)
+    place = np.searchsorted(other.days, of.days)
+    ours = np.flatnonzero(np.append(other.days, np.iinfo(np.int64).min)[place] == of.days)
+    theirs = place[ours]
     left, right = of.closes[ours], other.closes[theirs]
-    if common.size and ours[0] == 0 and not np.isnan(of.base):
+    if ours.size and ours[0] == 0 and not np.isnan(of.base):
         before = other.closes[theirs[0] - 1] if theirs[0] else other.base
         if not np.isnan(before):
             left, right = np.concatenate([[of.base], left]), np.concatenate([[before], right])
