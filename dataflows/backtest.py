@@ -184,24 +184,26 @@ def build(
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points, lasting=lasting)
     graph = Dataflow("backtest")
     parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, lender))
-    keyed = op.map("shard", parcels, partial(_keyed, job.forecaster))
+    keys = pipeline.ASIDE if job.forecaster is None else pipeline.KEYS
+    keyed = op.map("shard", parcels, partial(_keyed, job.forecaster, keys))
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     decided = pipeline.decide("decide", keyed, params)
-    ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after, pack)
+    ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after, pipeline.WRITER, pack)
     if progress is not None:
         ledger = op.map("progress", ledger, _Meter(job, progress))
-    packed: Any = op.map("packed", ledger, lambda item: (item[0], pack(item[1])))
-    op.output("results", packed, sink)
+    op.output("results", ledger, sink)
     return graph, sink
 
 
-def _keyed(forecaster: Forecaster | None, parcel: Parcel[RawFrame]) -> tuple[str, Parcel[RawFrame]]:
+def _keyed(
+    forecaster: Forecaster | None, keys: Sequence[str], parcel: Parcel[RawFrame]
+) -> tuple[str, Parcel[RawFrame]]:
     """A frame under its key, with the models' events of its range."""
     frame = parcel.frame
     assert frame is not None  # noqa: S101  (it was put in just now)
     if forecaster is not None:
         parcel.frame = forecaster.told(frame)
-    return pipeline.KEYS[frame.shard], parcel
+    return keys[frame.shard], parcel
 
 
 class _Meter:

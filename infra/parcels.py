@@ -10,15 +10,13 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from infra.result_parts import EVENTS, Told
 from infra.shared_memory import Bytes, Lender, Loan, borrow
 from infra.worker_thread import keep_state
 from operators.merging import address
-from risk.ledger import LedgerFrame, SignalColumns
 from schemas.frames import Actions, BarFrame, RawFrame, Refused, SignalFrame, Slices, Space
 
 LEAST = 1_024  # bytes of an array that is worth the way
@@ -81,27 +79,8 @@ def _fields_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     return lambda frame: (kind, values(frame))
 
 
-class _Narrow(NamedTuple):
-    """A column of a table of rows, to be sent as another type."""
-
-    column: Any
-    kind: np.dtype[Any]
-
-
-def _ledger(frame: LedgerFrame) -> Any:
-    """Its tables of rows go as columns of the width that results keep: a third of the bytes, and taken apart here."""
-    values = dict(zip(_OF_LEDGER, attrgetter(*_OF_LEDGER)(frame), strict=True))
-    for table, kinds in EVENTS.items():
-        rows = values[table]
-        if isinstance(rows, np.ndarray) and rows.nbytes >= LEAST:
-            plain = rows.view(np.ndarray)  # a recarray is slow at giving its columns
-            values[table] = Told(**{name: _Narrow(plain[name], np.dtype(kind)) for name, kind in kinds.items()})
-    return LedgerFrame, tuple(values.values())
-
-
-_OF_LEDGER = tuple(LedgerFrame.__dataclass_fields__)
-_KINDS = (RawFrame, BarFrame, SignalFrame, SignalColumns, Slices, Refused, Actions)
-_FRAMES: dict[type, Any] = {kind: _fields_of(kind) for kind in _KINDS} | {LedgerFrame: _ledger}
+_KINDS = (RawFrame, BarFrame, SignalFrame, Slices, Refused, Actions)
+_FRAMES: dict[type, Any] = {kind: _fields_of(kind) for kind in _KINDS}
 
 
 def _small(data: bytearray, dtype: Any, shape: tuple[int, ...], kind: type) -> Any:
@@ -122,7 +101,7 @@ class _Packing:
         self._lender = lender
         self.loans: list[Loan] = []
         self._spans: list[tuple[int, int]] = []  # the addresses of those pieces
-        self._left: list[tuple[int, Any, Any]] = []  # bytes of the last piece, what will be there, and as what
+        self._left: list[tuple[int, Any]] = []  # bytes of the last piece, and what will be there
         self._size = 0  # of that piece
         self._which, self._begin, self._end = -1, 0, 0  # the piece in which the last one was
 
@@ -138,18 +117,14 @@ class _Packing:
             return _large, (self._which, begin - self._begin, kind, array.shape, type(array))
         which, begin = self._place(begin)
         if which < 0:
-            begin = self._leave(array, kind)
+            begin = self._leave(array)
         return _large, (which, begin, kind, array.shape, type(array))
 
-    def narrow(self, told: _Narrow) -> Any:
-        """How a column is sent that becomes another type on its way."""
-        return _large, (-1, self._leave(told.column, told.kind), told.kind, told.column.shape, np.ndarray)
-
-    def _leave(self, array: Any, kind: np.dtype[Any]) -> int:
+    def _leave(self, array: Any) -> int:
         """Where in the piece to come an array will be."""
         begin = self._size
-        self._size += -(-array.size * kind.itemsize // _ALIGNED) * _ALIGNED
-        self._left.append((begin, array, kind))
+        self._size += -(-array.nbytes // _ALIGNED) * _ALIGNED
+        self._left.append((begin, array))
         return begin
 
     def space(self, space: Space) -> Any:
@@ -176,8 +151,8 @@ class _Packing:
         """Put the columns that are left into a piece, the last one; there is always one, to tell who has the frame."""
         if self._left or not self.loans:
             room = self._lender.room(self._size)
-            for begin, array, kind in self._left:
-                np.ndarray(array.shape, kind, room, begin)[...] = array.view(np.ndarray)
+            for begin, array in self._left:
+                room[begin : begin + array.nbytes] = array.view(np.ndarray).reshape(-1).view(np.uint8)
             self._place(address(room))
         return tuple(self.loans)
 
@@ -207,7 +182,6 @@ def _packed(lender: Lender, frame: Any) -> _Sent:
     packer.dispatch_table = {
         **_FRAMES,
         Space: packing.space,
-        _Narrow: packing.narrow,
         np.ndarray: packing,
         np.recarray: packing,
     }

@@ -62,29 +62,6 @@ OUTLOOK = {"q10": "f8", "q50": "f8", "q90": "f8", "probability": "f8", "age": "i
 TABLES = tuple(_PARTS)
 
 
-class Told:
-    """A table of events as columns, of which each is asked for by its name: what a table of rows becomes on its way."""
-
-    def __init__(self, **columns: Any):
-        self._columns = columns
-
-    def __getitem__(self, name: str) -> Any:
-        """One column."""
-        return self._columns[name]
-
-    @property
-    def size(self) -> int:
-        """How many rows."""
-        return size_of(self._columns)
-
-
-# The columns of each table of rows, as parts hold them.
-EVENTS = {
-    table: {name: kind for name, kind in columns.items() if name != "uncalibrated"}
-    for table, columns in _PARTS.items() if table not in ("signals", "quarantine")
-}  # fmt: skip
-
-
 def dtypes_of(header: Header) -> dict[str, dict[str, str]]:
     """What the parts of a run hold, by table: its signals carry forecasts where a model is configured."""
     return {**_PARTS, "signals": _PARTS["signals"] | OUTLOOK} if "forecast" in header else _PARTS
@@ -267,17 +244,16 @@ def _read(file: BinaryIO, place: _Place, dtypes: Mapping[str, str]) -> Columns:
 def rows_of(frame: LedgerFrame, table: str, names: Mapping[str, str]) -> Columns:
     """The columns of a frame's table, and those that follow from its other tables."""
     if table == "verdicts":
-        return _columns(frame.verdicts, EVENTS[table]) | {"uncalibrated": uncalibrated(frame)}
+        own = {name: kind for name, kind in names.items() if name != "uncalibrated"}
+        return _columns(frame.verdicts, own) | {"uncalibrated": uncalibrated(frame)}
     return _columns(frame.refused if table == "quarantine" else getattr(frame, table), names)
 
 
 def _columns(rows: Any, names: Mapping[str, str]) -> Columns:
-    """Columns of a table of rows, or of what has them already."""
+    """Columns of a table of rows, or of a frame that has them as attributes."""
     if isinstance(rows, np.ndarray):
         plain = rows.view(np.ndarray)  # a recarray is slow at giving its columns
         return {name: plain[name] for name in names}
-    if isinstance(rows, Told):
-        return {name: rows[name] for name in names}
     return {name: getattr(rows, name) for name in names}
 
 

@@ -16,23 +16,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from infra.benchmark import Points
-from infra.parcels import Parcel, opened
 from infra.result_header import Header, LedgerError
 from infra.results import Recorder, State, check_out
 from risk.ledger import LedgerFrame
 
 PART = "results"
 
-Given: TypeAlias = LedgerFrame | Parcel[LedgerFrame]
 
-
-class ResultSink(FixedPartitionedSink[Given, State]):
-    """Writes one key's ledger frames, in parcels or not; ask `summary` after the flow, or let it announce the end."""
+class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
+    """Writes the ledger frames of one key; ask `summary` after the flow, or let it announce the end."""
 
     def __init__(
         self,
@@ -115,14 +112,14 @@ class ResultSink(FixedPartitionedSink[Given, State]):
             print(f"stopped: {self._error}", file=sys.stderr)
 
 
-class _Part(StatefulSinkPartition[Given, State]):
+class _Part(StatefulSinkPartition[LedgerFrame, State]):
     def __init__(self, sink: ResultSink, recorder: Recorder):
         self._sink, self._recorder = sink, recorder
         self._made = False
 
-    def write_batch(self, values: list[Given]) -> None:
+    def write_batch(self, values: list[LedgerFrame]) -> None:
         with self._noted():
-            for frame in map(opened, values):
+            for frame in values:
                 self._recorder.add(frame)
 
     def snapshot(self) -> State:

@@ -14,7 +14,7 @@ from infra.worker_thread import keep_state
 from operators.split import Memory
 from schemas.frames import SHARDS, RawFrame
 
-PART = "bars"
+PART, NOTHING = "read", "none"  # in order of their names worker i mod n has part i
 # Seconds after which a chunk that all steps have taken counts as done, though something still looks at its memory: one
 # that a cycle of references holds would otherwise stop the run for good.
 PATIENCE = 1.0
@@ -33,9 +33,9 @@ class Framed(Protocol):
 class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
     """One part, whose worker decodes the bars for all; the snapshot is the next chunk.
 
-    A chunk is 16 parcels, one for each shard, for steps on any worker of any process. While steps
-    still have to do with `ahead` of them, nothing more is read. Frames that go to another process lie in the memory of
-    `lender`.
+    It is worker 1, or the only one: worker 0 has the results and the account, and a part before this one, of nothing.
+    A chunk is 16 parcels, one for each shard, for steps on any worker of any process. While steps still have to do
+    with `ahead` chunks, nothing more is read. Frames that go to another process lie in the memory of `lender`.
     """
 
     def __init__(self, bars: Framed, ahead: int = 4, lender: Lender | None = None):
@@ -44,13 +44,14 @@ class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
         self._bars, self._ahead, self._lender = bars, ahead, lender or Lender()
 
     def list_parts(self) -> list[str]:
-        """The one."""
-        return [PART]
+        """The one of nothing, and the one of all."""
+        return [NOTHING, PART]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
         """Begin with a chunk."""
         keep_state()
-        return Part(self._bars, resume_state or 0, self._ahead, self._lender)
+        first = self._bars.chunks if for_part == NOTHING else resume_state or 0
+        return Part(self._bars, first, self._ahead, self._lender)
 
 
 class Part(StatefulSourcePartition[Parcel[RawFrame], int]):

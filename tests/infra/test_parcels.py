@@ -10,12 +10,10 @@ import pytest
 from dataflows import pipeline
 from infra.bars import open_bars
 from infra.parcels import LEAST, Parcel, opened
-from infra.result_parts import EVENTS, TABLES, dtypes_of, rows_of
 from infra.settings import load
 from infra.shared_memory import Lender
 from operators import barrier
 from risk import account
-from risk.ledger import LedgerFrame
 from schemas.frames import SHARDS, RawFrame, Space
 from tests.infra.parcelkit import sent
 
@@ -45,10 +43,6 @@ def plain(value):
     if isinstance(value, np.ndarray):
         seen = value.flags.writeable, value.flags.aligned, value.flags.c_contiguous
         return type(value), value.dtype, value.shape, value.tobytes(), seen
-    if isinstance(value, LedgerFrame):
-        events = [np.asarray(getattr(value, table)[name]).astype(kind).tobytes()
-                  for table, kinds in EVENTS.items() for name, kind in kinds.items()]  # fmt: skip
-        return events, [plain(getattr(value, one.name)) for one in fields(value) if one.name not in EVENTS]
     if is_dataclass(value):
         return type(value), [(one.name, plain(getattr(value, one.name))) for one in fields(value)]
     if isinstance(value, Space):  # where nobody has lent any, the other side makes its own
@@ -80,19 +74,6 @@ def test_what_arrived_goes_on_as_what_was_made_here(frames):
     for frame in frames:
         away = opened(sent(Parcel(one, frame))())
         assert plain(opened(sent(Parcel(two, away))())) == plain(frame)
-
-
-def test_results_take_from_a_ledger_frame_that_arrived_what_they_take_from_one_made_here(frames):
-    lender = Lender()
-    ledgers = [frame for frame in frames if isinstance(frame, LedgerFrame)]
-    for frame in ledgers:
-        away = opened(sent(Parcel(lender, frame))())
-        for table in TABLES:
-            kinds = dtypes_of({})[table]
-            one, other = (rows_of(each, table, kinds) for each in (frame, away))
-            for name, kind in kinds.items():
-                assert one[name].astype(kind).tobytes() == other[name].astype(kind).tobytes()
-    assert any(frame.trades.size for frame in ledgers)
 
 
 def test_large_columns_are_not_in_what_is_pickled(frames):

@@ -15,7 +15,7 @@ from infra import source
 from infra.bars import open_bars
 from infra.parcels import opened
 from infra.shared_memory import Lender
-from infra.source import PART, BarInput
+from infra.source import NOTHING, PART, BarInput
 from schemas.frames import SHARDS
 from tests.infra.barkit import bits
 from tests.infra.parcelkit import sent
@@ -67,7 +67,7 @@ def whole():
 def test_all_frames_come_in_order_and_the_bars_are_read_once(whole):
     bars = Counted()
     source_ = BarInput(bars)
-    assert source_.list_parts() == [PART]
+    assert source_.list_parts() == [NOTHING, PART]
     part = source_.build_part("input", PART, None)
     assert [summary(frames) for frames in drain(part)] == whole
     assert bars.reads == [(list(range(SHARDS)), 0)]
