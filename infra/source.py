@@ -59,7 +59,7 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
 
     def __init__(self, bars: Framed, first: int, ahead: int, lender: Lender):
         self._next, self._chunks, self._ahead, self._lender = first, bars.chunks, ahead, lender
-        self._frames = bars.frames(range(SHARDS), first, lender.memory)
+        self._frames = bars.frames(range(SHARDS), first, lender.memory) if first < bars.chunks else iter(())
         self._given: deque[list[Parcel[RawFrame]]] = deque()  # of chunks with which steps may still have to do
         self._waits = False
         self._since: float | None = None  # when it began to wait
