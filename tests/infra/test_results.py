@@ -212,6 +212,13 @@ def test_a_snapshot_of_another_version_is_refused(tmp_path):
         Recorder.resume(tmp_path / "run", STORY.header(), state)
 
 
+def test_a_snapshot_that_names_files_of_before_is_refused_in_one_line(tmp_path):
+    state = record(tmp_path / "run").snapshot()
+    state["next"] = dict.fromkeys(TABLES, state.pop("end"))
+    with pytest.raises(UserError, match="older version"):
+        Recorder.resume(tmp_path / "run", STORY.header(), state)
+
+
 def test_parts_that_are_gone_are_told(tmp_path):
     state = record(tmp_path / "run").snapshot()
     shutil.rmtree(tmp_path / "run.partial")
