@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from operators.kernel import kernel
+from operators.kernel import ahead, kernel
 from risk.ledger import SignalColumns
 from schemas.events import Reason
 from schemas.frames import Codes, Floats, Ints, Longs, SliceFrame
 
 UNPUBLISHED = (Reason.NOT_WARM, Reason.NO_INSIGHT, Reason.NEUTRAL, Reason.BELOW_PUBLISH_GATE)
+AHEAD = 16  # rows
 LAST_UNPUBLISHED = int(max(UNPUBLISHED))  # any other reason than NONE comes behind it
 
 
@@ -63,8 +64,14 @@ def gather(
     symbols: Ints, directions: Codes, confidences: Floats, scores: Floats, regimes: Codes, all_views: Ints,
     reasons: Codes,
 ) -> None:  # fmt: skip
-    """All columns of these rows in one pass."""
+    """All columns of these rows in one pass; what is read a little later is asked for before."""
     for k in range(rows.size):
-        r = rows[k]
+        r, later = rows[k], rows[min(k + AHEAD, rows.size - 1)]
+        ahead(symbol, later)
+        ahead(direction, later)
+        ahead(confidence, later)
+        ahead(score, later)
+        ahead(regime, later)
+        ahead(views, later)
         symbols[k], directions[k], confidences[k], scores[k] = symbol[r], direction[r], confidence[r], score[r]
         regimes[k], all_views[k], reasons[k] = regime[r], views[r], reason[r]
