@@ -24,14 +24,13 @@ from infra.bars import NO_FILES, Bars
 from infra.benchmark import Benchmark, of_bars, of_curve
 from infra.forecaster import Forecaster, open_forecaster
 from infra.heap import keep_freed
-from infra.parcels import Parcel
+from infra.parcels import LENDER, Parcel
 from infra.preload import load_all
 from infra.recovery import accepts_loss, check_store, folder_of
 from infra.reference import Files
 from infra.result_header import CLOSED, Header, header
 from infra.results import Recorder, check_out, write_timing
 from infra.settings import Settings, load, of_log
-from infra.shared_memory import Lender
 from infra.worker_thread import wake_seldom, waking_seldom
 from operators.filters import Params as Filters
 from operators.kernel import cache_root
@@ -178,17 +177,17 @@ def build(
     from infra.result_sink import ResultSink
     from infra.source import BarInput
 
-    lender = Lender()
-    pack = partial(Parcel, lender)
     lasting = lasting or not isinstance(job.bars, Bars)  # a log may tell more names on its way, which tables must know
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points, lasting=lasting)
     graph = Dataflow("backtest")
-    parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, lender))
+    parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead))
     keys = pipeline.ASIDE if job.forecaster is None else pipeline.KEYS
     keyed = op.map("shard", parcels, partial(_keyed, job.forecaster, keys))
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     decided = pipeline.decide("decide", keyed, params)
-    ledger = pipeline.trade("trade", decided, job.settings.account, job.bars.after, pipeline.WRITER, pack)
+    ledger = pipeline.trade(
+        "trade", decided, job.settings.account, job.bars.after, pipeline.WRITER, partial(Parcel, LENDER)
+    )
     if progress is not None:
         ledger = op.map("progress", ledger, _Meter(job, progress))
     op.output("results", ledger, sink)

@@ -116,9 +116,10 @@ class Bars:
                 rest = next(columns, None)
             market = self._market_closes(slices, ahead)
             frames = split(parts, where, wanted, slices, {} if chunk else self._listings(), memory)
-            parts = []  # a generator at rest holds what its names stand for
-            yield [self.reference.attach(frame, market) for frame in frames]
-            frames = []
+            made = [[self.reference.attach(frame, market) for frame in frames]]
+            parts, frames = [], []  # a generator at rest holds what its names stand for
+            del slices
+            yield made.pop()
 
     def _market_closes(self, slices: Slices, ahead: list[Columns]) -> Floats:
         """By slice, from the market's bars; those that no later chunk needs are let go."""

@@ -19,6 +19,7 @@ from infra.worker_thread import keep_state
 from operators.merging import address
 from schemas.frames import Actions, BarFrame, RawFrame, Refused, SignalFrame, Slices, Space
 
+LENDER = Lender()  # of this process: what one run has had of it the next one uses again
 LEAST = 1_024  # bytes of an array that is worth the way
 _ALIGNED = 64  # bytes: columns begin at multiples of it
 
@@ -27,7 +28,7 @@ _Sent = tuple[bytes, tuple[Loan, ...]]
 
 
 class Parcel(Generic[F]):
-    """One frame under way; whoever gets it asks `opened`, which knows frames that came from elsewhere, too."""
+    """A frame or some under way; whoever gets it asks `opened`, which knows frames that came from elsewhere, too."""
 
     __slots__ = ("_lender", "_sent", "frame")
 
@@ -65,9 +66,10 @@ class Parcel(Generic[F]):
         return self._sent[1] if self._sent is not None else ()
 
 
-def opened(given: Any) -> Any:
-    """The frame of a parcel, or the frame that a parcel from another process became."""
-    return given.open() if isinstance(given, Parcel) else given
+def opened(given: Any) -> list[Any]:
+    """The frames of a parcel, or those that a parcel from another process became."""
+    frames = given.open() if isinstance(given, Parcel) else given
+    return frames if isinstance(frames, list) else [frames]
 
 
 # How a frame is taken apart: large arrays by number, small ones and frames by what they are made of. Pickle's own way

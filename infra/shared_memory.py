@@ -64,7 +64,7 @@ class _Piece:
 
 
 class Lender:
-    """The pieces of this process. Until something is lent, nobody needs to see any, and its memory is its own."""
+    """The pieces of this process; they stay until it ends, or until nobody knows the lender any more."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,10 +72,6 @@ class Lender:
         self._token = os.urandom(16)
         self._pieces: dict[int, _Piece] = {}  # by where they begin
         self._addresses, self._begins = list[int](), list[int]()  # of them all, in order of the addresses
-
-    def memory(self, size: int) -> Bytes:
-        """So many bytes to write into, in a piece if others have been lent some."""
-        return self.room(size) if self._pieces and size else np.empty(size, np.uint8)
 
     def room(self, size: int) -> Bytes:
         """So many bytes of a piece; they are free for others when no array looks at them and all loans are returned."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from infra.parcels import Parcel
+from infra.parcels import LENDER, Parcel
 from infra.shared_memory import Lender
 from infra.worker_thread import keep_state
 from operators.split import Memory
@@ -35,13 +35,13 @@ class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
 
     It is worker 1, or the only one: worker 0 has the results and the account, and a part before this one, of nothing.
     A chunk is 16 parcels, one for each shard, for steps on any worker of any process. While steps still have to do
-    with `ahead` chunks, nothing more is read. Frames that go to another process lie in the memory of `lender`.
+    with `ahead` chunks, nothing more is read. Frames lie in the memory of `lender`, where other processes see them.
     """
 
-    def __init__(self, bars: Framed, ahead: int = 4, lender: Lender | None = None):
+    def __init__(self, bars: Framed, ahead: int = 2, lender: Lender = LENDER):
         if ahead < 1:
             raise ValueError(f"ahead {ahead}: want at least 1 chunk")
-        self._bars, self._ahead, self._lender = bars, ahead, lender or Lender()
+        self._bars, self._ahead, self._lender = bars, ahead, lender
 
     def list_parts(self) -> list[str]:
         """The one of nothing, and the one of all."""
@@ -59,7 +59,7 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
 
     def __init__(self, bars: Framed, first: int, ahead: int, lender: Lender):
         self._next, self._chunks, self._ahead, self._lender = first, bars.chunks, ahead, lender
-        self._frames = bars.frames(range(SHARDS), first, lender.memory) if first < bars.chunks else iter(())
+        self._frames = bars.frames(range(SHARDS), first, lender.room) if first < bars.chunks else iter(())
         self._given: deque[list[Parcel[RawFrame]]] = deque()  # of chunks with which steps may still have to do
         self._waits = False
         self._since: float | None = None  # when it began to wait

@@ -5,6 +5,7 @@ Only `scan` imports Bytewax, when it is called: a replay needs none of it.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -36,9 +37,9 @@ def replay(start: S, step: Step[S, F, G], frames: Iterable[F]) -> Iterator[G]:
             yield answer
 
 
-def as_it_is(frame: Any) -> Any:
+def one_by_itself(frame: Any) -> tuple[Any, ...]:
     """What comes is a frame."""
-    return frame
+    return (frame,)
 
 
 def scan(
@@ -48,7 +49,7 @@ def scan(
     step: Step[S, F, G],
     restore: Callable[[S, Any], S] | None = None,
     keep: Callable[[F, S], None] | None = None,
-    opened: Callable[[Any], F] = as_it_is,
+    opened: Callable[[Any], Iterable[F]] = one_by_itself,
 ) -> "KeyedStream[G]":
     """Run a step over a keyed stream, one state per key, recoverable.
 
@@ -67,7 +68,7 @@ def scan(
 
         def on_batch(self, values: list[F]) -> tuple[Iterable[G], bool]:
             answers = []
-            for frame in map(opened, values):
+            for frame in chain.from_iterable(map(opened, values)):
                 self.state, answer = step(self.state, frame)
                 if answer is not None:
                     answers.append(answer)

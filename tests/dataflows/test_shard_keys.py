@@ -101,8 +101,7 @@ def test_in_a_backtest_the_account_is_where_its_results_are_and_bars_are_read_el
     cluster_main(graph, [], 0, worker_count_per_proc=workers)
     assert sink.summary()["counts"]["bars"] > 0
     assert where["account"] == where["Recorder"] != where["Part"]
-    own = list(decided.values()).count(where["account"])
-    assert own == (4 if workers == 2 else 0)  # where the account is few are decided, for it takes longer than they do
+    assert where["account"] not in decided.values()
     assert len(decided) == SHARDS
 
 

@@ -38,6 +38,12 @@ def frames_of_a_run(memory=None):
                 yield ledger
 
 
+def only(given):
+    """The frame of what is one."""
+    (frame,) = opened(given)
+    return frame
+
+
 def plain(value):
     """All that is in a frame, arrays as what they hold and what a kernel would see of them."""
     if isinstance(value, np.ndarray):
@@ -65,15 +71,15 @@ def frames():
 def test_a_frame_arrives_as_it_was_sent(frames):
     lender = Lender()
     for frame in frames:
-        assert plain(opened(sent(Parcel(lender, frame))())) == plain(frame)
+        assert plain(only(sent(Parcel(lender, frame))())) == plain(frame)
     assert {type(frame).__name__ for frame in frames} == {"RawFrame", "SignalFrame", "LedgerFrame"}
 
 
 def test_what_arrived_goes_on_as_what_was_made_here(frames):
     one, two = Lender(), Lender()
     for frame in frames:
-        away = opened(sent(Parcel(one, frame))())
-        assert plain(opened(sent(Parcel(two, away))())) == plain(frame)
+        away = only(sent(Parcel(one, frame))())
+        assert plain(only(sent(Parcel(two, away))())) == plain(frame)
 
 
 def test_large_columns_are_not_in_what_is_pickled(frames):
@@ -85,11 +91,10 @@ def test_large_columns_are_not_in_what_is_pickled(frames):
 
 def test_columns_that_lie_in_lent_memory_are_not_copied():
     lender = Lender()
-    lender.room(1)  # as if something had been lent
-    made = frames_of_a_run(lender.memory)
+    made = frames_of_a_run(lender.room)
     raw = next(frame for frame in made if isinstance(frame, RawFrame) and frame.ts.size > 500)
     before = lender.held
-    away = opened(sent(Parcel(lender, raw))())
+    away = only(sent(Parcel(lender, raw))())
     assert lender.held == before
     raw.close[:] = 7.0
     assert (away.close == 7.0).all()
@@ -98,16 +103,15 @@ def test_columns_that_lie_in_lent_memory_are_not_copied():
 def test_what_is_made_of_lent_bars_lies_beside_them_and_is_joined_without_a_copy():
     """The scores of shards that were decided here and there: none is copied on its way or at the barrier."""
     lender = Lender()
-    lender.room(1)
     settings = load(None, (), environ={}, profile="research")
     bars = open_bars("synthetic:symbols=64,days=2,seed=5", frame_slices=390)
     params = pipeline.decide_params(settings, bars.timeframe)
-    chunk = next(bars.frames(range(SHARDS), 0, lender.memory))
+    chunk = next(bars.frames(range(SHARDS), 0, lender.room))
     held = lender.held
     here = [pipeline.step(params, pipeline.start(params), frame)[1] for frame in chunk[::2]]
-    raw = [opened(sent(Parcel(lender, frame))()) for frame in chunk[1::2]]
+    raw = [only(sent(Parcel(lender, frame))()) for frame in chunk[1::2]]
     there = [pipeline.step(params, pipeline.start(params), frame)[1] for frame in raw]
-    came = [opened(sent(Parcel(lender, frame))()) for frame in here]
+    came = opened(sent(Parcel(lender, here))())
     assert lender.held == held
     waiting = barrier.start(bars.after)
     for frame in [*there, *came]:
@@ -122,11 +126,11 @@ def test_memory_is_used_again_as_frames_go(frames):
     lender = Lender()
     for _ in range(3):
         for frame in frames:
-            opened(sent(Parcel(lender, frame))())
+            only(sent(Parcel(lender, frame))())
         gc.collect()
         held = lender.held
     for frame in frames:
-        opened(sent(Parcel(lender, frame))())
+        only(sent(Parcel(lender, frame))())
     assert lender.held == held
     assert held < 3 * max(sum(array.nbytes for array in arrays(frame)) for frame in frames) + (1 << 20)
 
@@ -138,7 +142,7 @@ def test_what_is_unpacked_leaves_no_cycle(frames):
     try:
         for frame in frames:
             parcel = Parcel(lender, frame)
-            opened(sent(parcel)())
+            only(sent(parcel)())
             assert parcel.is_done
     finally:
         gc.enable()
@@ -148,10 +152,10 @@ def test_within_a_process_it_is_the_frame_itself(frames):
     parcel = Parcel(Lender(), frames[0])
     assert not parcel.is_taken
     assert not parcel.is_done
-    assert opened(parcel) is frames[0]
+    assert only(parcel) is frames[0]
     assert parcel.is_taken
     assert parcel.is_done
-    assert opened(frames[0]) is frames[0]
+    assert only(frames[0]) is frames[0]
     with pytest.raises(RuntimeError, match="a parcel was opened twice"):
         parcel.open()
 
@@ -160,7 +164,7 @@ def test_who_sent_it_knows_when_it_was_taken_and_when_all_is_done(frames):
     parcel = Parcel(Lender(), max(frames, key=lambda one: sum(array.nbytes for array in arrays(one))))
     away = sent(parcel)
     assert not parcel.is_taken
-    frame = opened(away())
+    frame = only(away())
     assert parcel.is_taken
     assert not parcel.is_done
     del frame

@@ -23,15 +23,6 @@ def lend(lender, array):
     return loan
 
 
-def test_memory_is_its_own_until_something_is_lent():
-    lender = Lender()
-    assert lender.lend(lender.memory(100_000).ctypes.data) is None
-    assert lender.held == 0
-    room = lender.room(10)
-    assert lender.lend(room.ctypes.data) is not None
-    assert lender.lend(lender.memory(100_000).ctypes.data) is not None
-
-
 def test_an_address_outside_is_in_no_piece():
     lender = Lender()
     room = lender.room(10)
