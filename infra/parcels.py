@@ -54,16 +54,8 @@ class Parcel(Generic[F]):
     @property
     def is_taken(self) -> bool:
         """Whether the step that it went to has it."""
-        return self.frame is None and all(self._lender.is_taken(loan) for loan in self._loans)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether, if that is in another process, nothing looks at its memory any more, nor at what was made of it."""
-        return self.frame is None and all(self._lender.is_done(loan) for loan in self._loans)
-
-    @property
-    def _loans(self) -> tuple[Loan, ...]:
-        return self._sent[1] if self._sent is not None else ()
+        loans = self._sent[1] if self._sent is not None else ()
+        return self.frame is None and all(self._lender.is_taken(loan) for loan in loans)
 
 
 def opened(given: Any) -> list[Any]:

@@ -37,6 +37,13 @@ class Loan(NamedTuple):
     number: int  # of that use's loans
 
 
+class Use(NamedTuple):
+    """One use of a piece, from when its memory was asked for until nobody looks at it any more."""
+
+    begin: int  # of the piece
+    number: int
+
+
 class _Piece:
     """Memory of this process that others may see."""
 
@@ -113,15 +120,20 @@ class Lender:
             loan = Loan(os.getpid(), self._file, self._token, piece.begin, piece.size, piece.uses, number)
             return loan, piece.address
 
+    def use_of(self, memory: Bytes) -> Use:
+        """Which use this is of which piece, to ask later whether it has ended."""
+        begin = self._begins[bisect(self._addresses, memory.ctypes.data) - 1]
+        return Use(begin, self._pieces[begin].uses)
+
     def is_taken(self, loan: Loan) -> bool:
         """Whether the borrower has seen it, now or before."""
         piece = self._pieces[loan.begin]
         return piece.uses != loan.use or bool(piece.loans[loan.number] != _LENT)
 
-    def is_done(self, loan: Loan) -> bool:
-        """Whether nobody looks at its piece any more, here or elsewhere; or it is in use again."""
-        piece = self._pieces[loan.begin]
-        return piece.uses != loan.use or piece.is_free
+    def is_over(self, use: Use) -> bool:
+        """Whether nobody looks at it any more, here or elsewhere."""
+        piece = self._pieces[use.begin]
+        return piece.uses != use.number or piece.is_free
 
     @property
     def held(self) -> int:

@@ -4,19 +4,19 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from infra.parcels import LENDER, Parcel
-from infra.shared_memory import Lender
+from infra.shared_memory import Bytes, Lender, Use
 from infra.worker_thread import keep_state
 from operators.split import Memory
 from schemas.frames import SHARDS, RawFrame
 
 PART, NOTHING = "read", "none"  # in order of their names worker i mod n has part i
 # Seconds after which a chunk that all steps have taken counts as done, though something still looks at its memory: one
-# that a cycle of references holds would otherwise stop the run for good.
+# that a state or a cycle of references holds would otherwise stop the run for good.
 PATIENCE = 1.0
 WAIT = timedelta(milliseconds=1)  # before it looks again whether it may go on
 
@@ -54,15 +54,30 @@ class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
         return Part(self._bars, first, self._ahead, self._lender)
 
 
+class _Given(NamedTuple):
+    """A chunk that steps have to do with, and its memory."""
+
+    parcels: list[Parcel[RawFrame]]
+    uses: list[Use]
+
+
 class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
     """All frames."""
 
     def __init__(self, bars: Framed, first: int, ahead: int, lender: Lender):
         self._next, self._chunks, self._ahead, self._lender = first, bars.chunks, ahead, lender
-        self._frames = bars.frames(range(SHARDS), first, lender.room) if first < bars.chunks else iter(())
-        self._given: deque[list[Parcel[RawFrame]]] = deque()  # of chunks with which steps may still have to do
+        self._frames = bars.frames(range(SHARDS), first, self._room) if first < bars.chunks else iter(())
+        self._uses: list[Use] = []  # of the chunk that is being read
+        self._given: deque[_Given] = deque()
         self._waits = False
         self._since: float | None = None  # when it began to wait
+        self.overdue = 0  # chunks that it did not wait for any longer
+
+    def _room(self, size: int) -> Bytes:
+        """Memory for the chunk that is being read."""
+        memory = self._lender.room(size)
+        self._uses.append(self._lender.use_of(memory))
+        return memory
 
     def next_batch(self) -> list[Parcel[RawFrame]]:
         """The frames of one chunk, or none when it has to wait."""
@@ -75,24 +90,31 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
         if frames is None:  # not StopIteration, which would pass for the end of the part
             raise RuntimeError(f"the bars end before chunk {self._next}")
         self._next += 1
-        parcels = [Parcel(self._lender, frame) for frame in frames]
-        self._given.append(parcels)
+        parcels, uses = [Parcel(self._lender, frame) for frame in frames], self._uses
+        self._uses = []
+        self._given.append(_Given(parcels, uses))
         return parcels
 
     def _is_far_ahead(self) -> bool:
-        """Whether steps have enough to do."""
-        while self._given and all(parcel.is_done for parcel in self._given[0]):
+        """Whether steps have enough to do: their frames are under way, or something looks at what was made of them."""
+        while self._given and self._is_over(self._given[0]):
             self._given.popleft()
         if len(self._given) < self._ahead:
             self._since = None
             return False
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        if now - self._since < PATIENCE or not all(parcel.is_taken for parcel in self._given[0]):
+        if now - self._since < PATIENCE or not self._is_taken(self._given[0]):
             return True
         self._given.popleft()
-        self._since = None
+        self._since, self.overdue = None, self.overdue + 1
         return False
+
+    def _is_taken(self, given: _Given) -> bool:
+        return all(parcel.is_taken for parcel in given.parcels)
+
+    def _is_over(self, given: _Given) -> bool:
+        return self._is_taken(given) and all(self._lender.is_over(use) for use in given.uses)
 
     def next_awake(self) -> datetime | None:
         """Soon, while waiting."""

@@ -43,8 +43,22 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [("run", []), ("run", ["-w", "2"]), ("testing", ["-p", "2"]), ("testing", ["-p", "2", "-w", "2"])],
-    ids=["one worker", "two threads", "two processes", "two processes of two threads"],
+    [
+        ("run", []),
+        ("run", ["-w", "2"]),
+        ("run", ["-w", "3"]),
+        ("testing", ["-p", "2"]),
+        ("testing", ["-p", "3"]),
+        ("testing", ["-p", "2", "-w", "2"]),
+    ],
+    ids=[
+        "one worker",
+        "two threads",
+        "three threads",
+        "two processes",
+        "three processes",
+        "two processes of two threads",
+    ],
 )
 def test_workers_and_processes_do_not_matter(expected: Path, tmp_path: Path, module: str, arguments: list[str]) -> None:
     out = tmp_path / "run"

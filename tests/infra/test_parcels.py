@@ -11,7 +11,7 @@ from dataflows import pipeline
 from infra.bars import open_bars
 from infra.parcels import LEAST, Parcel, opened
 from infra.settings import load
-from infra.shared_memory import Lender
+from infra.shared_memory import Lender, Use
 from operators import barrier
 from risk import account
 from schemas.frames import SHARDS, RawFrame, Space
@@ -143,7 +143,7 @@ def test_what_is_unpacked_leaves_no_cycle(frames):
         for frame in frames:
             parcel = Parcel(lender, frame)
             only(sent(parcel)())
-            assert parcel.is_done
+            assert all(lender.is_over(Use(loan.begin, loan.use)) for loan in parcel._sent[1])
     finally:
         gc.enable()
 
@@ -151,21 +151,18 @@ def test_what_is_unpacked_leaves_no_cycle(frames):
 def test_within_a_process_it_is_the_frame_itself(frames):
     parcel = Parcel(Lender(), frames[0])
     assert not parcel.is_taken
-    assert not parcel.is_done
     assert only(parcel) is frames[0]
     assert parcel.is_taken
-    assert parcel.is_done
     assert only(frames[0]) is frames[0]
     with pytest.raises(RuntimeError, match="a parcel was opened twice"):
         parcel.open()
 
 
-def test_who_sent_it_knows_when_it_was_taken_and_when_all_is_done(frames):
+def test_who_sent_it_knows_when_it_was_taken(frames):
     parcel = Parcel(Lender(), max(frames, key=lambda one: sum(array.nbytes for array in arrays(one))))
     away = sent(parcel)
     assert not parcel.is_taken
     frame = only(away())
     assert parcel.is_taken
-    assert not parcel.is_done
     del frame
-    assert parcel.is_done
+    assert parcel.is_taken

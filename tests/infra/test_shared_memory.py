@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import shared_memory
-from infra.shared_memory import LOANS, Lender, borrow
+from infra.shared_memory import LOANS, Lender, Use, borrow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,17 +42,17 @@ def test_it_is_used_again_when_nobody_looks_at_it():
     held = lender.held
     seen = borrow(loan)[5:10]  # a view holds it
     assert lender.is_taken(loan)
-    assert not lender.is_done(loan)
+    assert not lender.is_over(Use(loan.begin, loan.use))
     other = lender.room(1 << 20)
     assert lender.held == 2 * held
     del seen
-    assert lender.is_done(loan)
+    assert lender.is_over(Use(loan.begin, loan.use))
     again = lender.room(1 << 20)
     assert lender.held == 2 * held
     assert other.ctypes.data != again.ctypes.data
     assert lender.is_taken(loan)  # and stays so, though the piece is lent anew
     assert not lender.is_taken(lend(lender, again))
-    assert lender.is_done(loan)
+    assert lender.is_over(Use(loan.begin, loan.use))
 
 
 def test_loans_of_one_piece_are_one_array():
@@ -62,19 +62,20 @@ def test_loans_of_one_piece_are_one_array():
     one, two = borrow(loans[0]), borrow(loans[1])
     assert one is two
     del one, two, room
-    assert not any(lender.is_done(loan) for loan in loans)  # one of them is still under way
+    assert not any(lender.is_over(Use(loan.begin, loan.use)) for loan in loans)  # one of them is still under way
     borrow(loans[2])
-    assert all(lender.is_done(loan) for loan in loans)
+    assert all(lender.is_over(Use(loan.begin, loan.use)) for loan in loans)
 
 
 def test_a_piece_is_in_use_while_its_owner_looks_at_it():
     lender = Lender()
     room = lender.room(100)
     loan = lend(lender, room)
+    assert lender.use_of(room) == Use(loan.begin, loan.use)
     borrow(loan)
-    assert not lender.is_done(loan)
+    assert not lender.is_over(Use(loan.begin, loan.use))
     del room
-    assert lender.is_done(loan)
+    assert lender.is_over(Use(loan.begin, loan.use))
 
 
 def test_a_piece_that_was_lent_too_often_is_lent_no_more():
@@ -144,11 +145,11 @@ def test_another_process_sees_it_and_gives_it_back():
     del room
     with other() as process:
         assert tell(process, pickle.dumps(loan).hex()) == "31125"
-        assert not lender.is_done(loan)
+        assert not lender.is_over(Use(loan.begin, loan.use))
         assert lender.room(1000).ctypes.data != address
         assert tell(process, "") == "31125"
         assert process.stdout.readline() == "gone\n"
-        assert lender.is_done(loan)
+        assert lender.is_over(Use(loan.begin, loan.use))
         assert address in {lender.room(1000).ctypes.data for _ in range(2)}
         process.kill()
 
