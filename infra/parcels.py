@@ -147,7 +147,8 @@ class _Packing:
             room = self._lender.room(self._size)
             for begin, array in self._left:
                 room[begin : begin + array.nbytes] = array.view(np.ndarray).reshape(-1).view(np.uint8)
-            self._place(address(room))
+            if self._place(address(room))[0] < 0:
+                raise RuntimeError("there is no memory that several processes could share: run one")
         return tuple(self.loans)
 
 

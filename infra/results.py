@@ -159,7 +159,8 @@ class Recorder:
         self._rank: Ints = np.zeros(0, np.int32)  # by symbol: place in alphabetical order
         at_broker = header["settings"].get("venue", {}).get("kind") == "broker"
         self._totals = Totals(header["initial_cash"], header["after"], at_broker)
-        self._lasting, self._failed = lasting, False
+        self._lasting = lasting
+        self._failed: BaseException | None = None  # what a run that does not last could not be finished for
         self._tables: Tables | None = None
         self._parts = Parts(self._work / "parts", header, self._totals.part, None if lasting else self._write)
 
@@ -231,15 +232,22 @@ class Recorder:
         if not self.complete:
             upto = iso(self.header["upto"])
             raise LedgerError(f"results: recorded up to {iso(self.upto)} of {upto}; left in {self._work}")
-        if self._failed:
-            raise UserError(f"--out {self.out}: could not be written; start the run anew")
-        self._failed = not self._lasting
-        with _writing(self.out):
-            summary = self._finish(timing)
-            shutil.rmtree(self._work / "old" if keep else self._work, ignore_errors=True)
+        if self._failed is not None:
+            raise self._failed
+        try:
+            summary = self._written(timing, keep)
+        except BaseException as error:
+            self._failed = None if self._lasting else error  # some of its rows are nowhere but in half a folder
+            raise
         self.finished = not keep
         if self.finished:
             self._parts.forget()
+        return summary
+
+    def _written(self, timing: Mapping[str, float] | None, keep: bool) -> dict[str, Any]:
+        with _writing(self.out):
+            summary = self._finish(timing)
+            shutil.rmtree(self._work / "old" if keep else self._work, ignore_errors=True)
         return summary
 
     def drop_parts(self) -> None:

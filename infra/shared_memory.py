@@ -81,8 +81,17 @@ class Lender:
         self._addresses, self._begins = list[int](), list[int]()  # of them all, in order of the addresses
 
     def room(self, size: int) -> Bytes:
-        """So many bytes of a piece; they are free for others when no array looks at them and all loans are returned."""
+        """So many bytes of a piece; they are free for others when no array looks at them and all loans are returned.
+
+        Where the system has no such memory, or allows no file of that size: of this process alone.
+        """
         size = max(size, 1)
+        try:
+            return self._room(size)
+        except (OSError, AttributeError):
+            return np.empty(size, np.uint8)
+
+    def _room(self, size: int) -> Bytes:
         with self._lock:
             fitting = [
                 one for one in self._pieces.values() if size <= one.size <= _SLACK * size + _STEP and one.is_free
@@ -95,9 +104,10 @@ class Lender:
         if self._file < 0:
             self._file = os.memfd_create("utp")
             weakref.finalize(self, os.close, self._file)
-        begin, self._size = self._size, self._size + LOANS + size
-        os.ftruncate(self._file, self._size)
+        begin = self._size
+        os.ftruncate(self._file, begin + LOANS + size)
         piece = self._pieces[begin] = _Piece(self._file, begin, size)
+        self._size = begin + LOANS + size
         k = bisect(self._addresses, piece.address)
         self._addresses.insert(k, piece.address)
         self._begins.insert(k, begin)
@@ -109,21 +119,23 @@ class Lender:
         None, too, where it was lent too often.
         """
         with self._lock:
-            k = bisect(self._addresses, address)
-            if not k:
+            piece = self._piece_at(address)
+            if piece is None or piece.lent == LOANS:
                 return None
-            piece = self._pieces[self._begins[k - 1]]
             number = piece.lent
-            if address >= piece.address + piece.size or number == LOANS:
-                return None
             piece.loans[number], piece.lent = _LENT, number + 1
             loan = Loan(os.getpid(), self._file, self._token, piece.begin, piece.size, piece.uses, number)
             return loan, piece.address
 
-    def use_of(self, memory: Bytes) -> Use:
-        """Which use this is of which piece, to ask later whether it has ended."""
-        begin = self._begins[bisect(self._addresses, memory.ctypes.data) - 1]
-        return Use(begin, self._pieces[begin].uses)
+    def use_of(self, memory: Bytes) -> Use | None:
+        """Which use this is of which piece, to ask later whether it has ended; None where it is in none."""
+        piece = self._piece_at(memory.ctypes.data)
+        return None if piece is None else Use(piece.begin, piece.uses)
+
+    def _piece_at(self, address: int) -> _Piece | None:
+        k = bisect(self._addresses, address)
+        piece = self._pieces[self._begins[k - 1]] if k else None
+        return piece if piece is not None and address < piece.address + piece.size else None
 
     def is_taken(self, loan: Loan) -> bool:
         """Whether the borrower has seen it, now or before."""

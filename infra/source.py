@@ -76,7 +76,8 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
     def _room(self, size: int) -> Bytes:
         """Memory for the chunk that is being read."""
         memory = self._lender.room(size)
-        self._uses.append(self._lender.use_of(memory))
+        use = self._lender.use_of(memory)
+        self._uses += [use] if use is not None else []
         return memory
 
     def next_batch(self) -> list[Parcel[RawFrame]]:

@@ -50,7 +50,7 @@ def packed_ids(forms: Forms, symbol: Ints, sent: Longs, leg: Codes, before: byte
     symbol, sent, leg = np.require(symbol, None, "W"), np.require(sent, None, "W"), np.require(leg, None, "W")
     known = np.full((2, len(forms.rows)), -FARTHEST - 1, np.int64)
     end, size = pack_ids(*forms, symbol, sent, leg, stamp, known[0], known[1], text, len(before), block)
-    return size, block[:end]
+    return int(size), block[:end]  # of numpy, where it was not compiled
 
 
 @kernel

@@ -188,3 +188,17 @@ def test_a_lender_that_cannot_be_seen_is_named():
     with pytest.raises(RuntimeError, match="all processes of a run work on one host, as one user"):
         borrow(far)
     assert b"elsewhere" not in shared_memory._BORROWED.files
+
+
+def test_without_such_memory_it_is_the_processs_own(monkeypatch):
+    lender = Lender()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shared_memory.os, "ftruncate", full)
+    room = lender.room(1000)
+    room[:] = 7
+    assert (lender.use_of(room), lender.lend(room.ctypes.data), lender.held) == (None, None, 0)
+    monkeypatch.undo()
+    assert lender.use_of(lender.room(1000)) is not None
