@@ -23,7 +23,7 @@ from risk.order_ids import Forms, packed_ids
 from risk.packing import packed
 from schemas.frames import Bools, Codes, Ints, Longs
 
-GROUP_ROWS = 1 << 16  # rows in a row group of a Parquet file
+GROUP_ROWS = 1 << 17  # rows in a row group of a Parquet file
 _PAGE_ROWS = 1 << 14  # in a page of ids
 
 # Numbers of the format.
