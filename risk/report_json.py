@@ -7,7 +7,7 @@ import numpy as np
 
 from operators.kernel import kernel
 from risk.order_ids import DAY, STAMP, write_clock, write_stamp
-from risk.packing import Bytes
+from risk.packing import Bytes, copy
 from risk.report_words import Labels, words
 from schemas.calendar import on_the_clock
 from schemas.frames import Bools, Floats, Ints, Longs
@@ -160,18 +160,11 @@ def write_words(
     """Head and tail of each row, in full width: the next one covers what was too much. How many bytes these are."""
     at = 0
     for i in range(head_of.size):
-        copy(text, at, head[head_of[i]])
+        copy(head[head_of[i]], text[at : at + head.shape[1]])
         at += head_size[head_of[i]]
-        copy(text, at, tail[tail_of[i]])
+        copy(tail[tail_of[i]], text[at : at + tail.shape[1]])
         at += tail_size[tail_of[i]]
     return at
-
-
-@kernel
-def copy(text: Bytes, begin: int, part: Bytes) -> None:
-    """A loop, which becomes moves of many bytes."""
-    for k in range(part.size):
-        text[begin + k] = part[k]
 
 
 def _listed(text: Bytes) -> msgspec.Raw:
