@@ -122,7 +122,7 @@ class _Packing:
         return begin
 
     def space(self, space: Space) -> Any:
-        """How space is sent: where there is none yet that both see, the other process has its own."""
+        """How space is sent: where it is none that both see, the other process has its own."""
         if self._place(address(space.memory))[0] < 0:
             return type(None), ()
         return Space, (space.memory, space.rows, space.first)

@@ -49,8 +49,7 @@ class _Piece:
 
     def __init__(self, file: int, begin: int, size: int):
         self.begin, self.size = begin, size
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages at once cost half of one by one
-        self._memory = mmap.mmap(file, LOANS + size, flags, offset=begin)
+        self._memory = _seen(file, begin, size)
         self.loans: Bytes = np.frombuffer(self._memory, np.uint8, LOANS)
         self.uses = self.lent = 0
         self._used: weakref.ref[Bytes] | None = None  # by this process
@@ -88,7 +87,7 @@ class Lender:
         size = max(size, 1)
         try:
             return self._room(size)
-        except (OSError, AttributeError):
+        except OSError:
             return np.empty(size, np.uint8)
 
     def _room(self, size: int) -> Bytes:
@@ -102,6 +101,8 @@ class Lender:
     def _grown(self, size: int) -> _Piece:
         """One piece more."""
         if self._file < 0:
+            if not hasattr(os, "memfd_create"):
+                raise OSError("this system has no files without a name")
             self._file = os.memfd_create("utp")
             weakref.finalize(self, os.close, self._file)
         begin = self._size
@@ -200,8 +201,13 @@ def _mapped(loan: Loan) -> mmap.mmap:
                 f"all processes of a run work on one host, as one user"
             ) from error
         _BORROWED.files[loan.token] = file
+    return _seen(file, loan.begin, loan.size)
+
+
+def _seen(file: int, begin: int, size: int) -> mmap.mmap:
+    """A piece with its first page; all pages at once cost half of one by one."""
     flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-    return mmap.mmap(file, LOANS + loan.size, flags, offset=loan.begin)
+    return mmap.mmap(file, LOANS + size, flags, offset=begin)
 
 
 def _give_back(memory: mmap.mmap, loans: list[int], _: Any) -> None:

@@ -77,7 +77,8 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
         """Memory for the chunk that is being read."""
         memory = self._lender.room(size)
         use = self._lender.use_of(memory)
-        self._uses += [use] if use is not None else []
+        if use is not None:
+            self._uses.append(use)
         return memory
 
     def next_batch(self) -> list[Parcel[RawFrame]]:
