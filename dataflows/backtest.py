@@ -59,6 +59,11 @@ class Plan:
     benchmark: Benchmark
     forecaster: Forecaster | None = None  # None: no model is configured
 
+    @property
+    def names_are_known(self) -> bool:
+        """False for a log, which may tell more on its way; tables have to know all of them."""
+        return isinstance(self.bars, Bars)
+
 
 def plan(
     spec: str,
@@ -177,7 +182,7 @@ def build(
     from infra.result_sink import ResultSink
     from infra.source import BarInput
 
-    lasting = lasting or not isinstance(job.bars, Bars)  # a log may tell more names on its way, which tables must know
+    lasting = lasting or not job.names_are_known
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points, lasting=lasting)
     graph = Dataflow("backtest")
     parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead))
@@ -284,7 +289,7 @@ def _cluster(graph: "Dataflow", workers: int) -> None:
 
 
 def _loop(job: Plan, progress: Progress | None) -> dict[str, Any]:
-    recorder = Recorder(job.out, job.header, job.benchmark.points, lasting=not isinstance(job.bars, Bars))
+    recorder = Recorder(job.out, job.header, job.benchmark.points, lasting=not job.names_are_known)
     meter = _Meter(job, progress) if progress is not None else None
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     try:

@@ -48,12 +48,12 @@ class Tables:
         left.append(columns)
         if table == "quarantine" or sum([size_of(part) for part in left]) < GROUP_ROWS:
             return
-        *groups, rest = [*grouped(left, GROUP_ROWS), {}]
-        if size_of(groups[-1]) < GROUP_ROWS:
-            rest = groups.pop()
-        for group in groups:
-            self._write(table, group)
-        left[:] = [rest] if rest else []
+        self._left[table] = []
+        for group in grouped(left, GROUP_ROWS):
+            if size_of(group) == GROUP_ROWS:
+                self._write(table, group)
+            else:  # the last one
+                self._left[table].append(group)
 
     def _write(self, table: str, columns: Columns) -> None:
         if table not in self._writers:
@@ -63,7 +63,11 @@ class Tables:
         if table == "signals":  # too many to be kept
             self._entries.see(columns)
         elif table in self._kept:
-            self._kept[table].append({name: group[name] for name in SHOWN[table]})
+            self._keep(table, group)
+
+    def _keep(self, table: str, told: Told) -> None:
+        """What the page shows of some rows."""
+        self._kept[table].append({name: told[name] for name in SHOWN[table]})
 
     def close(self, summary: Mapping[str, Any], rank: Ints, points: tuple[Longs, Floats] | None) -> Run:
         """Write the rest; answers what the page shows of all, to be read from no file again."""
@@ -88,7 +92,8 @@ class Tables:
         equity, trades, fills = (_shown(self._kept[name]) for name in ("equity", "trades", "fills"))
         search = Search(trades, self._words.alphas)
         if (found := self._entries.found()) is not None:
-            search.see(_shown([_behind(self._words, found)]))
+            self._keep("signals", _CONVERT["signals"](self._words, found))
+            search.see(_shown(self._kept["signals"]))
         return Run(summary, equity, trades, fills, search.entries(), benchmark)
 
     def leave(self) -> None:
@@ -99,8 +104,6 @@ class Tables:
 
 class _Entries:
     """The signals behind entries, picked as all signals pass by in order of time."""
-
-    _NAMES = ("ts", "symbol", "direction", "regime", "views")
 
     def __init__(self) -> None:
         self._wanted = np.zeros(0, np.int64), np.zeros(0, np.int32)  # of entries: when they were decided, the symbol
@@ -123,23 +126,13 @@ class _Entries:
         found = row[row >= 0]
         if not self._found:  # a first one in any case: it tells the words
             found = np.union1d(found, [0])
-        self._found.append({name: signals[name][found] for name in self._NAMES})
+        self._found.append({name: column[found] for name, column in signals.items()})
         later = (row < 0) & (ts >= signals["ts"][-1])
         self._wanted = ts[later], symbol[later]
 
     def found(self) -> Columns | None:
         """Those that were there; None without any signals."""
         return joined(self._found) if self._found else None
-
-
-def _behind(words: "Words", c: Columns) -> Told:
-    return {
-        "ts": Instants(c["ts"]),
-        "symbol": words.symbol(c["symbol"]),
-        "direction": words.code(Direction, c["direction"]),
-        "regime": words.code(Regime, c["regime"]),
-        "votes": words.votes(c["views"]),
-    }
 
 
 def _shown(groups: Sequence[Told]) -> dict[str, Any]:

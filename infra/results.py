@@ -196,10 +196,11 @@ class Recorder:
         self.rows += frame.rows
         self._totals.frame(frame)
         with _writing(self.out):
+            told = {table: rows_of(frame, table, self._parts.dtypes[table]) for table in TABLES}
             if not self._lasting:
-                self._opened().expect(rows_of(frame, "orders", self._parts.dtypes["orders"]))
-            for table in TABLES:
-                self._parts.add(table, rows_of(frame, table, self._parts.dtypes[table]))
+                self._opened().expect(told["orders"])
+            for table, columns in told.items():
+                self._parts.add(table, columns)
         self.upto = frame.slices.upto
 
     def snapshot(self, *, made: bool = False) -> State:
