@@ -185,7 +185,7 @@ def build(
     lasting = lasting or not job.names_are_known
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points, lasting=lasting)
     graph = Dataflow("backtest")
-    parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead))
+    parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, LENDER, job.benchmark.points))
     keys = pipeline.ASIDE if job.forecaster is None else pipeline.KEYS
     keyed = op.map("shard", parcels, partial(_keyed, job.forecaster, keys))
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)

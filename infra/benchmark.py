@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
@@ -77,6 +78,7 @@ def _held(bars: Bars, members: list[int]) -> Points:
     wanted[members] = True
     watched = bars.watch(lambda: Holding(bars.instants(POINTS), wanted))
 
+    @cache  # a process that reads no bars gathers them while it waits, and asks again at the end
     def points() -> tuple[Longs, Floats]:
         held = watched()
         values = held.values()

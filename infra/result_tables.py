@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from infra.aside import Aside
 from infra.parquet import GROUP_ROWS, Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
 from infra.result_parts import OUTLOOK, TABLES, Columns, grouped, joined, size_of
+from infra.shared_memory import has_borrowed
 from risk.order_ids import forms
 from risk.report_run import TABLES as SHOWN
 from risk.report_run import Run, Search, seek, with_points
@@ -37,6 +39,7 @@ class Tables:
         self._left: dict[str, list[Columns]] = {table: [] for table in TABLES}  # rows that fill no group
         self._kept: dict[str, list[Told]] = {name: [] for name in SHOWN}
         self._entries = _Entries()
+        self._aside: Aside | None = None
 
     def expect(self, orders: Columns) -> None:
         """Orders whose signals are to come."""
@@ -59,7 +62,7 @@ class Tables:
         if table not in self._writers:
             self._writers[table] = Writer(self._folder / f"{table}.parquet")
         group = _CONVERT[table](self._words, columns)
-        self._writers[table].write(group)
+        self._call(self._writers[table].write, group)
         if table == "signals":  # too many to be kept
             self._entries.see(columns)
         elif table in self._kept:
@@ -70,7 +73,7 @@ class Tables:
         self._kept[table].append({name: told[name] for name in SHOWN[table]})
 
     def close(self, summary: Mapping[str, Any], rank: Ints, points: tuple[Longs, Floats] | None) -> Run:
-        """Write the rest; answers what the page shows of all, to be read from no file again."""
+        """Write the rest, to be waited for; answers what the page shows of all, to be read from no file again."""
         for table, left in self._left.items():
             some = joined(left) if left else {name: np.zeros(0, kind) for name, kind in self._dtypes[table].items()}
             if table == "quarantine":
@@ -81,7 +84,7 @@ class Tables:
                 self._write(table, some)
             if table not in self._writers:
                 self._write(table, some)
-            self._writers[table].close()
+            self._call(self._writers[table].close)
             left.clear()
         benchmark = None
         if points is not None:
@@ -96,8 +99,24 @@ class Tables:
             search.see(_shown(self._kept["signals"]))
         return Run(summary, equity, trades, fills, search.entries(), benchmark)
 
+    def _call(self, what: Callable[..., None], *given: Any) -> None:
+        """At once; or beside what is done next, where bars come from another process: then there is a core for it."""
+        if self._aside is None and has_borrowed():
+            self._aside = Aside()
+        if self._aside is None:
+            what(*given)
+        else:
+            self._aside.call(what, *given)
+
+    def wait(self) -> None:
+        """Until all files are written."""
+        if self._aside is not None:
+            self._aside.wait()
+
     def leave(self) -> None:
-        """The folder will not be finished."""
+        """Nothing more is written: the folder is finished, or will not be."""
+        if self._aside is not None:
+            self._aside.leave()
         for writer in self._writers.values():
             writer.leave()
 

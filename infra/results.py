@@ -278,13 +278,17 @@ class Recorder:
         (run / "summary.json").write_text(text, encoding="utf-8")
         if timing is not None:
             write_timing(run, timing)
-        if self._lasting:
-            self._make(tables)
-        points = self._benchmark() if self._benchmark is not None else None
-        made = tables.close(json.loads(text), self._rank, points)
-        self._tables = None
-        self._heed()
-        report.write(run, made)
+        try:
+            if self._lasting:
+                self._make(tables)
+            points = self._benchmark() if self._benchmark is not None else None
+            made = tables.close(json.loads(text), self._rank, points)
+            self._heed()
+            report.write(run, made)
+            tables.wait()
+        finally:  # another try begins anew
+            tables.leave()
+            self._tables = None
         self._heed()
         old = self._work / "old"
         if self.out.exists():

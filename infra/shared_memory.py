@@ -190,6 +190,11 @@ def borrow(loan: Loan) -> Bytes:
         return found
 
 
+def has_borrowed() -> bool:
+    """Whether other processes have lent this one anything so far."""
+    return bool(_BORROWED.maps)
+
+
 def _mapped(loan: Loan) -> mmap.mmap:
     file = _BORROWED.files.get(loan.token)
     if file is None:

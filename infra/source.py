@@ -2,9 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
@@ -18,6 +18,7 @@ PART, NOTHING = "read", "none"  # in order of their names worker i mod n has par
 # Seconds after which a chunk that all steps have taken counts as done, though something still looks at its memory: one
 # that a state or a cycle of references holds would otherwise stop the run for good.
 PATIENCE = 1.0
+START = timedelta(milliseconds=3)  # in which workers build their parts
 WAIT = timedelta(milliseconds=1)  # before it looks again whether it may go on
 
 
@@ -36,22 +37,54 @@ class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
     It is worker 1, or the only one: worker 0 has the results and the account, and a part before this one, of nothing.
     A chunk is 16 parcels, one for each shard, for steps on any worker of any process. While steps still have to do
     with `ahead` chunks, nothing more is read. Frames lie in the memory of `lender`, where other processes see them.
+    `meanwhile` is called once in a process that reads no bars, where worker 0 has to wait for the first ones.
     """
 
-    def __init__(self, bars: Framed, ahead: int = 2, lender: Lender = LENDER):
+    def __init__(
+        self, bars: Framed, ahead: int = 2, lender: Lender = LENDER, meanwhile: Callable[[], Any] = lambda: None
+    ):
         if ahead < 1:
             raise ValueError(f"ahead {ahead}: want at least 1 chunk")
-        self._bars, self._ahead, self._lender = bars, ahead, lender
+        self._bars, self._ahead, self._lender, self._meanwhile = bars, ahead, lender, meanwhile
+        self._reads = False  # in this process
 
     def list_parts(self) -> list[str]:
         """The one of nothing, and the one of all."""
         return [NOTHING, PART]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part":
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "Part | Nothing":
         """Begin with a chunk."""
         keep_state()
-        first = self._bars.chunks if for_part == NOTHING else resume_state or 0
-        return Part(self._bars, first, self._ahead, self._lender)
+        if for_part == NOTHING:
+            return Nothing(self._wait)
+        self._reads = True
+        return Part(self._bars, resume_state or 0, self._ahead, self._lender)
+
+    def _wait(self) -> None:
+        if not self._reads:
+            self._meanwhile()
+
+
+class Nothing(StatefulSourcePartition[Parcel[RawFrame], int]):
+    """No frames; the worker that has it does something else instead, once all workers had time to build their parts."""
+
+    def __init__(self, instead: Callable[[], None]):
+        self._instead, self._at = instead, datetime.now(UTC) + START
+
+    def next_batch(self) -> list[Parcel[RawFrame]]:
+        """None, ever."""
+        if datetime.now(UTC) < self._at:
+            return []
+        self._instead()
+        raise StopIteration
+
+    def next_awake(self) -> datetime | None:
+        """After the start."""
+        return self._at
+
+    def snapshot(self) -> int:
+        """There is nothing to go on from."""
+        return 0
 
 
 class _Given(NamedTuple):
@@ -66,7 +99,7 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
 
     def __init__(self, bars: Framed, first: int, ahead: int, lender: Lender):
         self._next, self._chunks, self._ahead, self._lender = first, bars.chunks, ahead, lender
-        self._frames = bars.frames(range(SHARDS), first, self._room) if first < bars.chunks else iter(())
+        self._frames = bars.frames(range(SHARDS), first, self._room)
         self._uses: list[Use] = []  # of the chunk that is being read
         self._given: deque[_Given] = deque()
         self._waits = False

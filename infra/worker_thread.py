@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 _KEPT = threading.local()
 _TIMER_SLACK = 29  # PR_SET_TIMERSLACK of prctl.h
-_LATE, _PROMPT = 10_000_000, 50_000  # ns; the second is what a thread has on Linux
+_LATE, _PROMPT = 5_000_000, 50_000  # ns; the second is what a thread has on Linux
 
 
 def keep_state() -> None:
@@ -26,7 +26,7 @@ def keep_state() -> None:
 
 
 def wake_seldom() -> None:
-    """Let this thread's rests last up to 10 ms longer, and those of the threads that it starts; on Linux.
+    """Let this thread's rests last up to 5 ms longer, and those of the threads that it starts; on Linux.
 
     Who waits for a flow asks each millisecond whether Ctrl-C was pressed, and takes the interpreter's lock for that
     from the worker that needs it: some 1,000 times a second both change places.

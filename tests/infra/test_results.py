@@ -1,8 +1,10 @@
 import dataclasses
+import errno
 import json
 import os
 import pickle
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -329,6 +331,49 @@ def test_parts_in_memory_are_bounded_and_change_no_byte(tmp_path, run, monkeypat
     assert bool(list((tmp_path / "run.partial").glob("parts/*"))) == (held < 1 << 27)
     recorder.finish()
     assert contents(tmp_path / "run") == contents(run)
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["bars of another process", "bars of its own"])
+def test_tables_that_are_written_beside_the_rest_are_the_same(tmp_path, run, monkeypatch, lasting, elsewhere):
+    threads = set()
+    write = Writer.write
+
+    def seen(self, columns):
+        threads.add(threading.get_ident())
+        write(self, columns)
+
+    monkeypatch.setattr(Writer, "write", seen)
+    monkeypatch.setattr(result_tables, "has_borrowed", lambda: elsewhere)
+    recorder = Recorder(tmp_path / "run", STORY.header(), lasting=lasting)
+    for frame in STORY.frames(range(10, 200, 10)):
+        recorder.add(frame)
+    recorder.finish()
+    assert contents(tmp_path / "run") == contents(run)
+    assert (threading.get_ident() in threads) != elsewhere
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("aside")]
+
+
+@pytest.mark.parametrize("table", ["signals", "trades"])
+def test_a_table_that_cannot_be_written_beside_the_rest_is_told(tmp_path, monkeypatch, table):
+    def fall(self, columns):
+        if Path(self._file.name).stem == table:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Writer, "write", fall)
+    monkeypatch.setattr(result_tables, "has_borrowed", lambda: True)
+    recorder = Recorder(tmp_path / "run", STORY.header(), lasting=False)
+
+    def record_all():
+        for frame in STORY.frames(range(10, 200, 10)):
+            recorder.add(frame)
+        recorder.finish()
+
+    with pytest.raises(UserError, match="No space left on device; free some space"):
+        record_all()
+    recorder.discard()
+    assert not list(tmp_path.iterdir())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("aside")]
 
 
 def test_what_a_snapshot_wrote_is_read_by_a_resume_only(tmp_path, run, monkeypatch):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import bytewax.operators as op
@@ -228,6 +229,30 @@ def test_two_processes_in_a_dataflow(tmp_path):
         for f in chunk
     ]
     assert sorted(out.read_text().splitlines()) == sorted(expected)
+
+
+def meanwhile(bars, called):
+    return BarInput(bars, 2, Lender(), lambda: called.append(len(bars.reads)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_reads_bars_does_nothing_else(workers):
+    bars, called, out = Counted(), [], []
+    flow = Dataflow("bars")
+    frames = op.flat_map("open", op.input("in", flow, meanwhile(bars, called)), opened)
+    op.output("out", op.map("look", frames, lambda frame: frame.shard), TestingSink(out))
+    cluster_main(flow, [], 0, worker_count_per_proc=workers)
+    assert (called, len(out)) == ([], bars.chunks * SHARDS)
+
+
+def test_one_that_reads_none_does_it_once_instead():
+    bars, called = Counted(), []
+    part = meanwhile(bars, called).build_part("input", NOTHING, None)
+    assert part.next_batch() == []
+    time.sleep(max((part.next_awake() - datetime.now(UTC)).total_seconds(), 0.0))
+    with pytest.raises(StopIteration):
+        part.next_batch()
+    assert called == [0]
 
 
 def test_an_impossible_bound_is_refused():

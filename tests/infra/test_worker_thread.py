@@ -113,7 +113,7 @@ def slack():
 def test_who_wakes_seldom_does_so_for_a_while():
     before = slack()
     with waking_seldom():
-        assert slack() == 10_000_000
+        assert slack() == 5_000_000
     assert slack() == before
 
 
