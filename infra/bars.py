@@ -14,7 +14,7 @@ from infra.settings import Reference as ReferenceParams
 from infra.sorting import Survey, arranged
 from infra.synthetic import Market, parse
 from operators.hold import Holding
-from operators.split import Columns, Memory, of_its_own, places, split
+from operators.split import Columns, Memory, of_its_own, places, row_bytes, split
 from operators.tally import LONG
 from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
 from schemas.errors import UserError
@@ -88,6 +88,12 @@ class Bars:
     def slices(self) -> int:
         """How many slices of the calendar are covered."""
         return self._end - self._begin
+
+    @property
+    def bytes_per_chunk(self) -> int:
+        """Of memory that `frames` asks for; of a full chunk about as much."""
+        rows = min(self.slices_per_chunk * len(self.universe), self.rows)
+        return rows * row_bytes(self.has_quotes)
 
     def frames(
         self, shards: Iterable[int] = range(SHARDS), first: int = 0, memory: Memory = of_its_own

@@ -169,6 +169,11 @@ class LogBars:
             order = np.argsort(ts, kind="stable")
             yield ts[order], number[symbol[order]], close[order]
 
+    @property
+    def bytes_per_chunk(self) -> int:
+        """Of memory that `frames` asks for: none."""
+        return 0
+
     def frames(
         self, shards: Iterable[int] = range(SHARDS), first: int = 0, memory: Memory = of_its_own
     ) -> Iterator[list[RawFrame]]:

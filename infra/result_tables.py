@@ -92,7 +92,7 @@ class Tables:
             with Writer(self._folder / "benchmark.parquet") as writer:
                 writer.write(curve)
             benchmark = with_points({"ts": points[0], "value": points[1]})
-        equity, trades, fills = (_shown(self._kept[name]) for name in ("equity", "trades", "fills"))
+        equity, trades, fills = (_shown(self._kept.pop(name)) for name in ("equity", "trades", "fills"))
         search = Search(trades, self._words.alphas)
         if (found := self._entries.found()) is not None:
             self._keep("signals", _CONVERT["signals"](self._words, found))

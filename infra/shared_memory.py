@@ -6,6 +6,7 @@ lender clears before it lends and only the borrower writes then. So there is no 
 left behind, whichever of them dies.
 """
 
+import ctypes
 import mmap
 import os
 import threading
@@ -22,7 +23,8 @@ Bytes = npt.NDArray[np.uint8]
 LOANS = mmap.ALLOCATIONGRANULARITY  # of a piece at a time: bytes of its first page
 _LENT, _TAKEN, _RETURNED = 0, 1, 2
 _STEP = 1 << 16  # sizes are multiples of this
-_SLACK = 1.5  # how much larger than asked for a piece may be
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of mman.h
+_SLACK = 4  # times as large as asked for a piece may be: the last chunk is a small one
 
 
 class Loan(NamedTuple):
@@ -47,9 +49,9 @@ class Use(NamedTuple):
 class _Piece:
     """Memory of this process that others may see."""
 
-    def __init__(self, file: int, begin: int, size: int):
+    def __init__(self, file: int, begin: int, size: int, at_once: bool = True):
         self.begin, self.size = begin, size
-        self._memory = _seen(file, begin, size)
+        self._memory = _seen(file, begin, size, at_once)
         self.loans: Bytes = np.frombuffer(self._memory, np.uint8, LOANS)
         self.uses = self.lent = 0
         self._used: weakref.ref[Bytes] | None = None  # by this process
@@ -98,7 +100,16 @@ class Lender:
             piece = min(fitting, key=lambda one: one.size) if fitting else self._grown(-(-size // _STEP) * _STEP)
             return piece.use(size)
 
-    def _grown(self, size: int) -> _Piece:
+    def prepare(self, size: int, pieces: int) -> None:
+        """Have so many pieces more of a size, whose memory a thread asks the system for, since it takes a while."""
+        try:
+            with self._lock:
+                made = [self._grown(-(-size // _STEP) * _STEP, at_once=False) for _ in range(pieces)]
+        except OSError:  # `room` gives memory of another kind
+            return
+        threading.Thread(target=_fill, args=(made,), name="memory", daemon=True).start()
+
+    def _grown(self, size: int, at_once: bool = True) -> _Piece:
         """One piece more."""
         if self._file < 0:
             if not hasattr(os, "memfd_create"):
@@ -107,7 +118,7 @@ class Lender:
             weakref.finalize(self, os.close, self._file)
         begin = self._size
         os.ftruncate(self._file, begin + LOANS + size)
-        piece = self._pieces[begin] = _Piece(self._file, begin, size)
+        piece = self._pieces[begin] = _Piece(self._file, begin, size, at_once)
         self._size = begin + LOANS + size
         k = bisect(self._addresses, piece.address)
         self._addresses.insert(k, piece.address)
@@ -209,9 +220,16 @@ def _mapped(loan: Loan) -> mmap.mmap:
     return _seen(file, loan.begin, loan.size)
 
 
-def _seen(file: int, begin: int, size: int) -> mmap.mmap:
+def _fill(pieces: list[_Piece]) -> None:
+    """Have the system find their pages, where it can be asked to; what is written there meanwhile stays."""
+    advise = getattr(ctypes.CDLL(None), "madvise", None)
+    for piece in pieces if advise is not None else ():
+        advise(ctypes.c_void_p(piece.address), ctypes.c_size_t(piece.size), _POPULATE_WRITE)
+
+
+def _seen(file: int, begin: int, size: int, at_once: bool = True) -> mmap.mmap:
     """A piece with its first page; all pages at once cost half of one by one."""
-    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if at_once else 0)
     return mmap.mmap(file, LOANS + size, flags, offset=begin)
 
 

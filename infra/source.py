@@ -26,6 +26,7 @@ class Framed(Protocol):
     """What can be read as frames; `infra.bars.Bars` is."""
 
     chunks: int
+    bytes_per_chunk: int  # about
 
     def frames(self, shards: Iterable[int], first: int, memory: Memory) -> Iterator[list[RawFrame]]:
         """One list per chunk from `first` on, frames in the order of ascending shards."""
@@ -46,7 +47,7 @@ class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
         if ahead < 1:
             raise ValueError(f"ahead {ahead}: want at least 1 chunk")
         self._bars, self._ahead, self._lender, self._meanwhile = bars, ahead, lender, meanwhile
-        self._reads = False  # in this process
+        self._reads = self._waits = False  # which parts are in this process
 
     def list_parts(self) -> list[str]:
         """The one of nothing, and the one of all."""
@@ -56,8 +57,11 @@ class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
         """Begin with a chunk."""
         keep_state()
         if for_part == NOTHING:
+            self._waits = True
             return Nothing(self._wait)
         self._reads = True
+        if not self._waits and self._bars.bytes_per_chunk:  # several chunks will be under way to other processes
+            self._lender.prepare(self._bars.bytes_per_chunk, self._ahead)
         return Part(self._bars, resume_state or 0, self._ahead, self._lender)
 
     def _wait(self) -> None:

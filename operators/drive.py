@@ -78,9 +78,22 @@ def scan(
 
         def snapshot(self) -> Any:
             # Pickled later, after more batches: safe because no step writes into a state it was given.
-            return flat(self.state, start)
+            return Snapshot(self.state, start) if isinstance(self.state, tuple) else flat(self.state)
 
     return op.stateful_batch(step_id, stream, Scan)
+
+
+class Snapshot:
+    """A state that is made plain when it is pickled: Bytewax asks for all of them at the end, whether stored or not."""
+
+    __slots__ = ("_like", "_state")
+
+    def __init__(self, state: tuple[Any, ...], like: Any):
+        self._state, self._like = state, like
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As the tuple that `flat` makes of it: a store knows nothing of this class."""
+        return tuple, (flat(self._state, self._like),)
 
 
 def flat(state: Any, like: Any = None) -> Any:

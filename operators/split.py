@@ -121,6 +121,11 @@ def _deal(parts: Sequence[Columns], lanes: Codes, head: Longs, out: Columns) -> 
                 scatter(column, target, to)
 
 
+def row_bytes(quotes: bool) -> int:
+    """Of memory, in a split's frames."""
+    return 8 * ((8 if quotes else 6) + 1) + WIDTH
+
+
 def _room(rows: int, quotes: bool, memory: Memory) -> tuple[Columns, Ints, Any]:
     """Columns and slots to be written, and space for what is made of them, in one piece: many cost the system more."""
     wide = 8 if quotes else 6

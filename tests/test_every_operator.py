@@ -182,7 +182,9 @@ def answers(op: Operator, market: Market, chunks: list, stop_at: int | None = No
 def revive(op: Operator, market: Market, state: Any) -> Any:
     """A state as it comes back from a recovery store."""
     first = op.start(market)
-    return op.restore(first, pickle.loads(pickle.dumps(drive.flat(state, first))))
+    stored = pickle.dumps(drive.Snapshot(state, first))
+    assert b"operators" not in stored  # it knows nothing of ours
+    return op.restore(first, pickle.loads(stored))
 
 
 def shard(frame: Any) -> int:

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,41 @@ def test_it_is_used_again_when_nobody_looks_at_it():
     assert lender.is_taken(loan)  # and stays so, though the piece is lent anew
     assert not lender.is_taken(lend(lender, again))
     assert lender.is_over(Use(loan.begin, loan.use))
+
+
+def test_pieces_that_were_prepared_are_used_and_what_is_written_meanwhile_stays():
+    lender = Lender()
+    lender.prepare(8 << 20, 3)
+    held, rooms = lender.held, []
+    for k in range(3):
+        rooms.append(lender.room(7 << 20))  # while the system still finds the pages of some
+        rooms[-1][:] = k
+    for thread in threading.enumerate():
+        if thread.name == "memory":
+            thread.join(10)
+    assert [set(np.unique(room)) for room in rooms] == [{0}, {1}, {2}]
+    assert lender.held == held
+    assert all(lender.lend(room.ctypes.data) is not None for room in rooms)
+
+
+def test_where_there_is_no_such_memory_nothing_is_prepared(monkeypatch):
+    monkeypatch.delattr(shared_memory.os, "memfd_create")
+    lender = Lender()
+    lender.prepare(1 << 20, 2)
+    assert not lender.held
+    room = lender.room(100)
+    assert lender.lend(room.ctypes.data) is None
+
+
+def test_a_large_piece_is_not_spent_on_a_little():
+    lender = Lender()
+    lender.room(8 << 20)
+    held = lender.held
+    some = lender.room(1_000)
+    assert lender.held > held
+    fourth = lender.room(2 << 20)
+    assert lender.held < held + (1 << 20)
+    del some, fourth
 
 
 def test_loans_of_one_piece_are_one_array():

@@ -31,7 +31,7 @@ class Counted:
 
     def __init__(self, frame_slices=60):
         self.bars = open_bars(SPEC, frame_slices=frame_slices)
-        self.chunks = self.bars.chunks
+        self.chunks, self.bytes_per_chunk = self.bars.chunks, self.bars.bytes_per_chunk
         self.reads: list[tuple[list[int], int]] = []
 
     def frames(self, shards, first, memory):
@@ -253,6 +253,34 @@ def test_one_that_reads_none_does_it_once_instead():
     with pytest.raises(StopIteration):
         part.next_batch()
     assert called == [0]
+
+
+def test_memory_is_asked_for_ahead_where_all_frames_go_to_other_processes(whole):
+    beside, alone, bars = Lender(), Lender(), Counted()
+    source_ = BarInput(bars, 2, beside)
+    source_.build_part("input", NOTHING, None)
+    source_.build_part("input", PART, None)
+    assert not beside.held
+    part = build(bars, 2, lender=alone)
+    assert alone.held >= 2 * bars.bytes_per_chunk
+    held, pieces = alone.held, len(alone._pieces)
+    assert drain(part) == whole
+    chunks = [piece for piece in alone._pieces.values() if piece.size >= bars.bytes_per_chunk]
+    assert len(chunks) == pieces == 2  # no chunk needed a piece of its own
+    assert any(piece.uses for piece in chunks)
+    assert alone.held - held < bars.bytes_per_chunk  # what all its frames have in common
+
+
+def test_a_chunk_takes_about_as_much_memory_as_it_says():
+    bars, asked = open_bars(SPEC, frame_slices=60), []
+
+    def room(size):
+        asked.append(size)
+        return np.empty(size, np.uint8)
+
+    for _ in bars.frames(memory=room):
+        pass
+    assert 0.8 * bars.bytes_per_chunk < max(asked) <= bars.bytes_per_chunk
 
 
 def test_an_impossible_bound_is_refused():
