@@ -223,7 +223,9 @@ def _mapped(loan: Loan) -> mmap.mmap:
 def _fill(pieces: list[_Piece]) -> None:
     """Have the system find their pages, where it can be asked to; what is written there meanwhile stays."""
     advise = getattr(ctypes.CDLL(None), "madvise", None)
-    for piece in pieces if advise is not None else ():
+    if advise is None:
+        return
+    for piece in pieces:
         advise(ctypes.c_void_p(piece.address), ctypes.c_size_t(piece.size), _POPULATE_WRITE)
 
 

@@ -26,7 +26,10 @@ class Framed(Protocol):
     """What can be read as frames; `infra.bars.Bars` is."""
 
     chunks: int
-    bytes_per_chunk: int  # about
+
+    @property
+    def bytes_per_chunk(self) -> int:
+        """How much memory of `frames` a full chunk takes, about; 0 where they take none."""
 
     def frames(self, shards: Iterable[int], first: int, memory: Memory) -> Iterator[list[RawFrame]]:
         """One list per chunk from `first` on, frames in the order of ascending shards."""
