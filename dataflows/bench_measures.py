@@ -184,7 +184,7 @@ def _walked(steps: list[_Step], frames: list[BarFrame]) -> float:
 # Recovery, processes, memory.
 
 
-def recovery(market: Market, times: int, epochs: int = 8) -> Answer:
+def recovery(market: Market, times: int, epochs: int = 6) -> Answer:
     """The dataflow with a recovery store, about so many epochs long, and without one; in turns."""
     from bytewax.recovery import RecoveryConfig, init_db_dir
     from bytewax.testing import cluster_main
@@ -207,7 +207,7 @@ def recovery(market: Market, times: int, epochs: int = 8) -> Answer:
             store = folder / f"recovery{number}"
             store.mkdir()
             init_db_dir(store, 1)  # type: ignore[no-untyped-call]
-            on = once(timedelta(seconds=off["wall"] / (epochs + 2)), store)
+            on = once(timedelta(seconds=off["wall"] / (epochs + 1.5)), store)
             answer["off_cpu"].append(off["cpu"])
             answer["on_cpu"].append(on["cpu"])
             answer["epochs"].append(_epochs(store))

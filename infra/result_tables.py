@@ -144,7 +144,7 @@ class _Entries:
         seek(*(np.require(each, None, "W") for each in (signals["ts"], signals["symbol"], ts, symbol, row)))
         found = row[row >= 0]
         if not self._found:  # a first one in any case: it tells the words
-            found = np.union1d(found, [0])
+            found = np.concatenate(([0], found))
         self._found.append({name: column[found] for name, column in signals.items()})
         later = (row < 0) & (ts >= signals["ts"][-1])
         self._wanted = ts[later], symbol[later]

@@ -92,7 +92,7 @@ def split(
         _copy(parts, out)
     else:
         _deal(parts, lanes, edges[:-1].copy(), out)
-    where.slot.take(out.symbol, out=slot, mode="clip")
+    look_up(where.slot, out.symbol, slot)
     frames = []
     for i, shard in enumerate(shards):
         ts, symbol, *numbers = out.rows(int(edges[i]), int(edges[i + 1]))
@@ -168,6 +168,13 @@ def deal(symbol: Ints, lanes: Codes, head: Longs, target: Longs) -> None:
         if who >= 0 and lanes[who] >= 0:
             target[i] = head[lanes[who]]
             head[lanes[who]] += 1
+
+
+@kernel
+def look_up(values: Ints, place: Ints, out: Ints) -> None:
+    """The value in each place; numpy would make the places wider first."""
+    for i in range(place.size):
+        out[i] = values[place[i]]
 
 
 @kernel
