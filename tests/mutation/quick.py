@@ -32,7 +32,9 @@ class Rows:
     def __init__(self, table: Any) -> None:
         self.table, self.size, self.touched = table, table.size, {}
 
-    def __getitem__(self, k: int) -> SimpleNamespace:
+    def __getitem__(self, k: Any) -> Any:
+        if isinstance(k, slice):
+            return Column(self[one] for one in range(*k.indices(self.size)))
         if k not in self.touched:
             self.touched[k] = SimpleNamespace(**dict(zip(self.table.dtype.names, self.table[k].tolist(), strict=True)))
         return self.touched[k]
@@ -61,7 +63,7 @@ def advance(limits: Any, sheet: Any, market: Any, book: Any, tape: Any, room: An
     funds, rows = Rows(book.funds), Rows(book.rows)
     written = Column(tape.written.tolist())
     own = type(sheet)(*(Column(a.tolist()) for a in sheet[:-1]), sheet.sectors)
-    quick = type(book)(funds, rows, book.busy, book.closes)  # parts of the busy list are written by themselves
+    quick = book._replace(funds=funds, rows=rows)  # parts of the busy list are written by themselves
     done = loop(limits, own, fast, quick, type(tape)(*pages, written), room, first)
     for page in (*pages, funds, rows):
         page.close()

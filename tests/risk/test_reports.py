@@ -263,10 +263,10 @@ CALM = Params(
 class Story:
     """An account with one symbol at 100 USD, of which it has just ordered ten shares."""
 
-    def __init__(self, params: Params = CALM):
+    def __init__(self, params: Params = CALM, direction: int = Direction.LONG):
         self.params, self.state, self.k, self.number = params, account.start(params), 0, -1
         self.last: Any = None
-        self.slice(candidate=True)
+        self.slice(candidate=True, direction=direction)
 
     @property
     def ts(self) -> int:
@@ -348,6 +348,32 @@ def test_a_fill_that_wins_against_the_cancel_completes_the_bracket() -> None:
     ]  # fmt: skip
     assert updates(one.says(Leg.STOP_LOSS, "canceled")) == []
     assert int(one.last.slices.ts.size) == 0
+
+
+@pytest.mark.parametrize(("direction", "first", "second", "end"), [
+    (Direction.LONG, 101.0, 99.0, 104.0), (Direction.LONG, 99.0, 101.0, 104.0), (Direction.SHORT, 99.0, 101.0, 96.0),
+    (Direction.SHORT, 101.0, 99.0, 96.0),
+])  # fmt: skip
+def test_a_trade_is_worth_what_all_fills_of_its_entry_came_to(
+    direction: int, first: float, second: float, end: float
+) -> None:
+    rules = msgspec.structs.replace(CALM.rules, allow_short=True)
+    one = Story(msgspec.structs.replace(CALM, rules=rules), direction)
+    cash = int(one.funds.cash)
+    one.says(Leg.ENTRY, "partially_filled", 4, 4, price=first)
+    one.says(Leg.ENTRY, "filled", 6, 10, price=second)
+    side, cost, proceeds = int(direction), round(4 * first + 6 * second) * 10_000, round(10 * end) * 10_000
+    assert (one.row.side, one.row.bought, one.row.cost, one.row.paid) == (side, 10, cost, cost)
+    assert one.row.basis == cost / 10
+    assert one.funds.collateral == (2 * cost if side < 0 else 0)
+    one.says(Leg.TAKE_PROFIT, "filled", 10, 10, price=end)
+    (trade,) = one.last.trades
+    assert (trade.side, trade.qty, trade.cost, trade.proceeds) == (side, 10, cost, proceeds)
+    assert trade.pnl == side * (proceeds - cost) - trade.fees
+    worst, best = (min(first, second), end) if side > 0 else (max(first, second), end)
+    assert trade.mae == pytest.approx(side * (worst * 100_000 / cost - 1.0))
+    assert trade.mfe == pytest.approx(side * (best * 100_000 / cost - 1.0))
+    assert (one.funds.cash, one.funds.collateral) == (cash + trade.pnl, 0)
 
 
 def test_a_kill_waits_for_the_last_word_and_then_closes() -> None:
