@@ -16,15 +16,18 @@ LEFT_OUT: dict[str, str] = {}
 
 _LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.legs_ts == ts)):"
 _PAD = "rows['last_ts'][book.rows.size:] = "
-_BLANK = "tape, widest = (blank(slices.size, {}), int(np.diff(frame.starts).max(initial=0)))"
-_ROOM = "if funds.overflow or not has_room(tape, end - begin + funds.busy):"
-_MOST = "return most + PER_SYMBOL * (symbols + 1) <= tape.verdicts.size"
-_EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, limits.returns_window + 1)))"
-_START = "return State(2, empty_book(convert(params)), np.zeros(0, f'S{MAX_NAME}'))"
-_HEARD = "book = Book(grown(book.funds, 1), grown(book.rows, 0), book.busy.copy(), book.closes)"
+_ROOM = "if funds.overflow or not fits(market, tape, begin, end, funds.busy):"
+_MOST = "return most + PER_SYMBOL * (busy + 1) + PER_CANDIDATE * candidates <= tape.verdicts.size"
+_NEVER = "funds['session'] = funds['command'] = funds['report'] = -1"
+_EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, blocks * BLOCK)), np.zeros((BLOCK, 0)))"
+_BUSY = "behind, coming = (book.busy[place:funds.busy + {}], symbol)"
+_RING = "blocks = -(-(limits.returns_window + {}) // BLOCK)"
+_GUARD = "funds['allowed_until'] = {} if limits.needs_approval else {}"
+_START = "return State(5, empty_book(convert(params)), np.zeros(0, f'S{MAX_NAME}'))"
+_HEARD = "book = Book(grown(book.funds, 1), grown(book.rows, 0), book.busy.copy(), book.closes, book.recent)"
 _PAPER = "funds, tape = (book.funds[0], blank(0, 2 * PER_SYMBOL))"
 _FULL = "funds.overflow = funds.overflow or funds.cash > MAX_MONEY or funds.cash < -MAX_MONEY"
-_WIDER = "return Book(grown(book.funds, {}), rows, busy, closes)"
+_WIDER = "return Book(grown(book.funds, {}), rows, busy, closes, recent)"
 
 EQUIVALENT: tuple[Same, ...] = (
     # one row of funds, numbers that are only compared with themselves
@@ -32,9 +35,11 @@ EQUIVALENT: tuple[Same, ...] = (
         "risk.account.start",
         _START,
         (
-            _START.replace("State(2,", "State(3,"),
-            _START.replace("State(2,", "State(1,"),
+            _START.replace("State(5,", "State(6,"),
+            _START.replace("State(5,", "State(4,"),
             _START.replace("zeros(0,", "zeros(1,"),
+            _START.replace("MAX_NAME", "MAX_NAME + 1"),
+            _START.replace("MAX_NAME", "MAX_NAME - 1"),
         ),
         "the version of a snapshot is no money; the names come with the first frame",
     ),
@@ -48,9 +53,35 @@ EQUIVALENT: tuple[Same, ...] = (
     Same("risk.portfolio.start", "funds = table(Funds, 1)", ("funds = table(Funds, 2)",), "a second row is not read"),
     Same(
         "risk.portfolio.start",
-        "funds.session = -1",
-        ("pass", "funds.session = -2", "funds.session = -0"),
-        "any number that is no day's: sessions are days since 1970",
+        _NEVER,
+        ("funds['command'] = funds['report'] = -1", _NEVER.replace("-1", "-2")),
+        "any number that is no day's and before all others: sessions are days since 1970, commands count from 0",
+    ),
+    Same(
+        "risk.portfolio.start",
+        "funds['slipped_ts'] = LONG_AGO",
+        ("funds['slipped_ts'] = LONG_AGO + 1", "funds['slipped_ts'] = LONG_AGO - 1"),
+        "longer ago than any guard",
+    ),
+    Same(
+        "risk.portfolio.start",
+        _GUARD.format("LONG_AGO", "FOREVER"),
+        tuple(
+            _GUARD.format(*each)
+            for each in (
+                ("LONG_AGO + 1", "FOREVER"),
+                ("LONG_AGO - 1", "FOREVER"),
+                ("LONG_AGO", "FOREVER + 1"),
+                ("LONG_AGO", "FOREVER - 1"),
+            )
+        ),
+        "before any slice, and after all",
+    ),
+    Same(
+        "risk.portfolio.start",
+        _RING.format(1),
+        (_RING.format(2), "blocks = --(limits.returns_window + 1)", _RING.format(1).replace("BLOCK", "(BLOCK - 1)")),
+        "a longer ring holds the same last closes",
     ),
     Same(
         "risk.portfolio.start",
@@ -58,6 +89,8 @@ EQUIVALENT: tuple[Same, ...] = (
         (
             _EMPTY.replace("Row, 0", "Row, 1"),
             _EMPTY.replace("zeros(0, np.int32)", "zeros(1, np.int32)"),
+            _EMPTY.replace("zeros((0,", "zeros((1,"),
+            _EMPTY.replace("zeros((BLOCK, 0))", "zeros((BLOCK, 1))"),
         ),
         "rows are added before the first slice, busy ones only count up to `busy`",
     ),
@@ -69,31 +102,33 @@ EQUIVALENT: tuple[Same, ...] = (
     ),
     Same(
         "risk.portfolio.attend",
-        "while k > 0 and rank[book.busy[k - 1]] > rank[symbol]:",
-        ("while k > 0 and rank[book.busy[k - 1]] >= rank[symbol]:",),
+        "if rank[book.busy[middle]] > rank[symbol]:",
+        ("if rank[book.busy[middle]] >= rank[symbol]:",),
         "no symbol is put on the list twice",
+    ),
+    Same("risk.portfolio.attend", _BUSY.format(1), (_BUSY.format(2),), "what is behind the list means nothing"),
+    Same(
+        "risk.portfolio.release",
+        "row.cancelling = False",
+        ("pass",),
+        "whoever sends an entry sets it, and without one nobody asks",
+    ),
+    Same(
+        "risk.portfolio.reduce_lot",
+        _FULL,
+        (
+            _FULL.replace(" or funds.cash < -MAX_MONEY", ""),
+            _FULL.replace("< -MAX_MONEY", "<= -MAX_MONEY"),
+            _FULL.replace("-MAX_MONEY", "-(MAX_MONEY + 1)"),
+            _FULL.replace("-MAX_MONEY", "-(MAX_MONEY - 1)"),
+        ),
+        "closing pays what it costs out of collateral: no order leaves cash so far below nothing",
     ),
     # how much room the tables have: more than enough is enough
     Same(
         "risk.account.step",
-        _BLANK.format("EVENTS + frame.rows // 8"),
-        tuple(
-            map(
-                _BLANK.format,
-                (
-                    "EVENTS",
-                    "frame.rows // 8",
-                    "EVENTS + 1 + frame.rows // 8",
-                    "EVENTS - 1 + frame.rows // 8",
-                    "EVENTS + frame.rows % 8",
-                    "EVENTS + -(-frame.rows // 8)",
-                    "EVENTS + frame.rows",
-                    "EVENTS + 8",
-                    "EVENTS + frame.rows // 9",
-                    "EVENTS + frame.rows // 7",
-                ),
-            )
-        ),
+        "events = EVENTS + frame.rows // 8 + PER_SYMBOL * int(book.funds[0].busy) + PER_CANDIDATE * widest",
+        (*EVENTS,),
         "tables grow when they must",
     ),
     Same(
@@ -122,9 +157,11 @@ EQUIVALENT: tuple[Same, ...] = (
             _MOST.replace("<=", "<"),
             _MOST.replace("PER_SYMBOL", "(PER_SYMBOL - 1)"),
             _MOST.replace("PER_SYMBOL", "(PER_SYMBOL + 1)"),
-            _MOST.replace("(symbols + 1)", "symbols"),
-            _MOST.replace("symbols + 1", "symbols + 2"),
-            _MOST.replace("symbols + 1", "symbols + 0"),
+            _MOST.replace("PER_CANDIDATE", "(PER_CANDIDATE + 1)"),
+            _MOST.replace("PER_CANDIDATE", "(PER_CANDIDATE - 1)"),
+            _MOST.replace("(busy + 1)", "busy"),
+            _MOST.replace("busy + 1", "busy + 2"),
+            _MOST.replace("busy + 1", "busy + 0"),
         ),
         "PER_SYMBOL is twice what a symbol writes, and one symbol is added",
     ),
@@ -209,10 +246,10 @@ EQUIVALENT: tuple[Same, ...] = (
     # fills
     Same(
         "risk.fills.fill",
-        "left -= fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)",
+        "left -= fill_exit(limits, funds, row, tape, ts, symbol, bar.open, left)",
         (
-            "left += fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)",
-            "left = fill_exit(limits, funds, row, tape, ts, symbol, open_price, left)",
+            "left += fill_exit(limits, funds, row, tape, ts, symbol, bar.open, left)",
+            "left = fill_exit(limits, funds, row, tape, ts, symbol, bar.open, left)",
         ),
         "no leg is live while an exit is pending: what is left is not used",
     ),

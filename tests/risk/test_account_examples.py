@@ -1,6 +1,7 @@
 """Corners of the account that histories seldom reach, each checked by hand and against the reference."""
 
 from dataclasses import replace
+from decimal import Decimal
 
 import msgspec
 import numpy as np
@@ -12,7 +13,8 @@ from operators.kernel import table
 from risk.limits import Exits, Halts, Params, Rules, Venue
 from risk.portfolio import Book, Funds, Row, attend, dismiss_idle
 from schemas.events import Direction, Leg, Phase, Reason, Status
-from tests.reference.account import Bar, Ledger, Slice
+from schemas.units import MAX_PRICE_USD
+from tests.reference.account import Action, Bar, Ledger, Slice
 from tests.risk.test_account_agrees import run, same
 
 MINUTE = 60_000_000_000
@@ -174,3 +176,41 @@ def test_many_candidates_are_taken_by_confidence_then_by_name(symbols: int) -> N
     )
     wanted = sorted(names, key=lambda name: (-bars[name].confidence, name))[: symbols // 2]
     assert {row[1] for row in found.verdicts if row[3]} == set(wanted)
+
+
+def acted(*actions: Action) -> list[Slice]:
+    return [
+        Slice(MINUTE, 1, Phase.MIDDLE, {"A": QUIET, "B": QUIET}),
+        Slice(2 * MINUTE, 2, Phase.MIDDLE, {"A": QUIET, "B": QUIET}, list(actions)),
+    ]
+
+
+LEAST = Decimal("0.0001")  # USD, a tick
+HIGHEST = Decimal(MAX_PRICE_USD)
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        ([Action("A", 0, 1)], "a split of 0 or 1 shares: want 1 to 100000"),
+        ([Action("A", 1, 0)], "a split of 0 or 1 shares"),
+        ([Action("A", 3, -2)], "a split of -2 or 3 shares"),
+        ([Action("A", 100_001, 1)], "a split of 1 or 100001 shares"),
+        ([Action("A", 1, 100_001)], "a split of 1 or 100001 shares"),
+        ([Action("A", 2, 1), Action("B", 0, 1)], "a split of 0 or 2 shares"),
+        ([Action("A", dividend=-LEAST)], "a dividend of -1 or -1 ticks: want 0 to a share's price"),
+        ([Action("A", dividend=HIGHEST + LEAST)], "a dividend of 100000000001 or 100000000001 ticks"),
+        ([Action("A", dividend=LEAST), Action("B", dividend=-LEAST)], "a dividend of -1 or 1 ticks"),
+        ([Action("A", dividend=LEAST), Action("B", dividend=HIGHEST + LEAST)], "a dividend of 1 or 100000000001 ticks"),
+    ],
+)
+def test_what_no_company_ever_did_stops_the_account(actions: list[Action], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run(params(), acted(*actions))
+
+
+@pytest.mark.parametrize(
+    "action", [Action("A", 100_000, 1), Action("A", 1, 100_000), Action("A", 100_000, 100_000, HIGHEST)]
+)
+def test_the_largest_split_and_dividend_are_let_in(action: Action) -> None:
+    same(params(), acted(action))

@@ -361,6 +361,16 @@ def test_short_tables_hold_all(symbols: int) -> None:
     alike(ledger(8, CROWDED, told), ledger(100_000, CROWDED, told))
 
 
+def test_short_tables_hold_what_is_said_of_many_candidates_that_are_refused() -> None:
+    """Nobody is busy, so only the candidates tell how much room a slice takes."""
+    refused = Bar(10.0, 10.0, 10.0, 10.0, 1e6, 0.01, Direction.SHORT, 0.9, 0.01, Reason.NONE)
+    told = [replace(one, bars=dict.fromkeys(one.bars, refused)) for one in crowd(100)]
+    short = ledger(8, CROWDED, told)
+    assert len(short.verdicts) == 700
+    assert not short.orders
+    alike(short, ledger(100_000, CROWDED, told))
+
+
 def test_short_tables_hold_any_history() -> None:
     for seed in range(100):
         params, told = history(seed)

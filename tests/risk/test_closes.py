@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from risk import account
 from risk.account import fills_block, widened
 from risk.limits import Params, Rules, limits
 from risk.portfolio import BLOCK, put_away, start
 from risk.returns import last_closes
+from tests.reference.histories import history
+from tests.risk.test_account_agrees import frames
 
 CLOSES = st.one_of(st.floats(1.0, 2.0), st.just(math.nan))
 
@@ -35,6 +38,20 @@ def test_they_are_those_that_were_seen(data: st.DataObject, window: int, slices:
             found = np.zeros(window + 1)
             last_closes(book, symbol, found)
             assert np.array_equal(found, np.array(seen)[-window - 1 :, symbol], equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_step_leaves_the_closes_that_it_was_given_alone(seed: int) -> None:
+    params, told = history(seed)
+    state, changed = account.start(params), 0
+    for one in frames(told, list(range(len(told)))):
+        closes, recent = state.book.closes.copy(), state.book.recent.copy()
+        after, _ = account.step(params, state, one)
+        assert np.array_equal(state.book.closes, closes, equal_nan=True)
+        assert np.array_equal(state.book.recent, recent, equal_nan=True)
+        changed += after.book.closes is not state.book.closes
+        state = after
+    assert changed >= len(told) // BLOCK  # as often as a block was full
 
 
 @pytest.mark.parametrize(("before", "more", "is_full"), [(0, 6, False), (0, 7, True), (7, 7, False), (7, 8, True)])
