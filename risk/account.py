@@ -279,8 +279,6 @@ def run_marks(limits: Limits, market: Market, book: Book, tape: Tape, ts: int, b
         if r < 0:
             continue
         see(book.rows[symbol], market.high[r], market.low[r], market.close[r])
-        if market.half_spread.size > 0:
-            quote(book.rows[symbol], market.half_spread[r])
     cancel_rests(limits, book, tape, ts)
 
 

@@ -12,12 +12,55 @@ class Same(NamedTuple):
     why: str
 
 
-LEFT_OUT: dict[str, str] = {}
+LEFT_OUT = {
+    "risk.account.bring": "has memory brought near, and writes nothing",
+    "risk.account.bring_closes": "has memory brought near, and writes nothing",
+}
 
 _LEGS = "if row.shares > 0 and row.legs == LIVE_LEGS and (not (row.oco and row.legs_ts == ts)):"
 _PAD = "rows['last_ts'][book.rows.size:] = "
 _ROOM = "if funds.overflow or not fits(market, tape, begin, end, funds.busy):"
 _MOST = "return most + PER_SYMBOL * (busy + 1) + PER_CANDIDATE * candidates <= tape.verdicts.size"
+_EVENTS = "events = {}"
+_BUSY_ROOM, _MORE = "PER_SYMBOL * int(book.funds[0].busy)", "PER_CANDIDATE * widest"
+_ROOMS = (
+    f"EVENTS + frame.rows // 8 + {_BUSY_ROOM}",
+    _MORE,
+    f"{_BUSY_ROOM} + {_MORE}",
+    f"frame.rows // 8 + {_BUSY_ROOM} + {_MORE}",
+    f"EVENTS + {_BUSY_ROOM} + {_MORE}",
+    *(
+        f"EVENTS {rows} + {_BUSY_ROOM} + {_MORE}"
+        for rows in (
+            "+ -(-frame.rows // 8)",
+            "+ frame.rows",
+            "+ 8",
+            "+ frame.rows // 9",
+            "+ frame.rows // 7",
+            "- frame.rows // 8",
+            "+ 1 + frame.rows // 8",
+            "- 1 + frame.rows // 8",
+            "+ frame.rows % 8",
+        )
+    ),
+    *(
+        f"EVENTS + frame.rows // 8 + {each}"
+        for each in (
+            f"PER_SYMBOL + {_MORE}",
+            f"int(book.funds[0].busy) + {_MORE}",
+            _MORE,
+            f"(PER_SYMBOL + 1) * int(book.funds[0].busy) + {_MORE}",
+            f"(PER_SYMBOL - 1) * int(book.funds[0].busy) + {_MORE}",
+            f"PER_SYMBOL * int(book.funds[-1].busy) + {_MORE}",
+            f"{_BUSY_ROOM} + PER_CANDIDATE",
+            f"{_BUSY_ROOM} + widest",
+            f"{_BUSY_ROOM} + (PER_CANDIDATE + 1) * widest",
+            f"{_BUSY_ROOM} + (PER_CANDIDATE - 1) * widest",
+        )
+    ),
+)
+_WIDE = "found, is_wide = (0, end - begin >= WIDE)"
+_SPLIT = "raise ValueError(f'a split of {ratios.min()} or {ratios.max()} shares: want 1 to {MAX_RATIO}')"
 _NEVER = "funds['session'] = funds['command'] = funds['report'] = -1"
 _EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, blocks * BLOCK)), np.zeros((BLOCK, 0)))"
 _BUSY = "behind, coming = (book.busy[place:funds.busy + {}], symbol)"
@@ -127,8 +170,8 @@ EQUIVALENT: tuple[Same, ...] = (
     # how much room the tables have: more than enough is enough
     Same(
         "risk.account.step",
-        "events = EVENTS + frame.rows // 8 + PER_SYMBOL * int(book.funds[0].busy) + PER_CANDIDATE * widest",
-        (*EVENTS,),
+        _EVENTS.format(f"EVENTS + frame.rows // 8 + {_BUSY_ROOM} + {_MORE}"),
+        tuple(map(_EVENTS.format, _ROOMS)),
         "tables grow when they must",
     ),
     Same(
@@ -144,10 +187,65 @@ EQUIVALENT: tuple[Same, ...] = (
         "lengthened once more than needed, at the end",
     ),
     Same(
-        "risk.account.advance",
-        _ROOM,
-        (_ROOM.replace("end - begin", "end"), _ROOM.replace("end - begin", "end + begin")),
-        "asks for more room than needed",
+        "risk.account.fits",
+        "if has_room(tape, busy, end - begin):",
+        (
+            "pass",
+            "if has_room(tape, busy, end + begin):",
+            "if has_room(tape, busy, end):",
+        ),
+        "then candidates are counted, which are fewer",
+    ),
+    Same("risk.account.fits", "return True", ("pass",), "then candidates are counted, and there is room for them"),
+    Same("risk.account.fits", "found = 0", ("found = 1", "found = -1"), "PER_SYMBOL is twice what a symbol writes"),
+    Same(
+        "risk.account.fits", "return has_room(tape, busy, found)", ("pass",), "the tables grow, and it is asked again"
+    ),
+    Same("risk.account.look", "bar_of[:] = -1", ("bar_of[:] = -2",), "any negative row is none"),
+    Same(
+        "risk.account.look",
+        _WIDE,
+        (
+            _WIDE.replace(">=", ">"),
+            _WIDE.replace(">=", "<"),
+            _WIDE.replace("end - begin", "end + begin"),
+            _WIDE.replace("end - begin", "end"),
+            _WIDE.replace("end - begin", "begin"),
+            _WIDE.replace("WIDE)", "WIDE + 1)"),
+            _WIDE.replace("WIDE)", "WIDE - 1)"),
+        ),
+        "memory is brought near or not, and nothing is written",
+    ),
+    Same(
+        "risk.account.look",
+        "if is_wide:",
+        ("pass", "if not is_wide:"),
+        "memory is brought near or not, and nothing is written",
+    ),
+    Same(
+        "risk.account.look",
+        "bring(market, r + AHEAD)",
+        (
+            "pass",
+            "bring(market, r - AHEAD)",
+            "bring(market, r)",
+            "bring(market, AHEAD)",
+            "bring(market, r + (AHEAD + 1))",
+            "bring(market, r + (AHEAD - 1))",
+        ),
+        "memory is brought near or not, and nothing is written",
+    ),
+    Same(
+        "risk.account.widened",
+        "if is_past or rows.size > book.rows.size:",
+        ("if is_past or rows.size >= book.rows.size:",),
+        "copied once more than needed",
+    ),
+    Same(
+        "risk.account._actions",
+        _SPLIT,
+        (_SPLIT.replace("{MAX_RATIO}", "{MAX_RATIO - 1}"), _SPLIT.replace("{MAX_RATIO}", "{MAX_RATIO + 1}")),
+        "a bound in a sentence; the account stops all the same",
     ),
     Same("risk.tape.has_room", "most = 0", ("most = 1", "most = -1"), "PER_SYMBOL is twice what a symbol writes"),
     Same(
@@ -174,7 +272,7 @@ EQUIVALENT: tuple[Same, ...] = (
     Same(
         "risk.account.advance",
         _ROOM,
-        ("if not has_room(tape, end - begin + funds.busy):",),
+        ("if not fits(market, tape, begin, end, funds.busy):",),
         "what overflowed stays noted, and the call raises after its last slice instead of at once",
     ),
     Same(
@@ -210,6 +308,7 @@ EQUIVALENT: tuple[Same, ...] = (
         (
             "tape = longer(tape, widest - int(book.funds[0].busy))",
             "tape = longer(tape, widest)",
+            "tape = longer(tape, int(book.funds[0].busy))",
             "tape = longer(tape, widest + int(book.funds[-1].busy))",
         ),
         "enough for the next slice: each time the tables are doubled at least, and asked for again",
@@ -229,6 +328,14 @@ EQUIVALENT: tuple[Same, ...] = (
             "size = max(2 * tape.verdicts.size, int(tape.written[2:].max()) + PER_SYMBOL * (symbols + 1))",
             "size = max(2 * tape.verdicts.size, int(tape.written[0:].max()) + PER_SYMBOL * (symbols + 1))",
             "size = int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1)",
+            "size = 2 * tape.verdicts.size",
+            "size = min(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) - PER_SYMBOL * (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL // (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL)",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + (symbols + 1))",
+            "size = max(2 * tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * 1)",
             "size = max(2 // tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
             "size = max(2, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
             "size = max(tape.verdicts.size, int(tape.written[1:].max()) + PER_SYMBOL * (symbols + 1))",
