@@ -59,6 +59,8 @@ _ROOMS = (
         )
     ),
 )
+_FULL_BLOCK = "return (int(book.funds[0].slices) + 1) % BLOCK + slices >= BLOCK"
+_NEXT = "bring_closes(book.closes[verdicts[room.spare[n + 1]].symbol])"
 _WIDE = "found, is_wide = (0, end - begin >= WIDE)"
 _SPLIT = "raise ValueError(f'a split of {ratios.min()} or {ratios.max()} shares: want 1 to {MAX_RATIO}')"
 _NEVER = "funds['session'] = funds['command'] = funds['report'] = -1"
@@ -236,6 +238,29 @@ EQUIVALENT: tuple[Same, ...] = (
         "memory is brought near or not, and nothing is written",
     ),
     Same(
+        "risk.account.fits",
+        "if has_room(tape, busy, end - begin):",
+        ("if has_room(tape, busy, begin):",),
+        "tables begin with room for the widest slice, and whatever was written before it takes less",
+    ),
+    *(
+        Same("risk.account.assess", before, after, "memory is brought near or not, and nothing is written")
+        for before, after in (
+            ("if n + 1 < approved:", ("pass", "if n + 2 < approved:")),
+            (
+                _NEXT,
+                ("pass", _NEXT.replace("n + 1", "n"), _NEXT.replace("n + 1", "1"), _NEXT.replace("n + 1", "n + 0")),
+            ),
+        )
+    ),
+    Same("risk.account.fills_block", _FULL_BLOCK, (_FULL_BLOCK.replace("[0]", "[-1]"),), "one row: first is last"),
+    Same(
+        "risk.account.enter",
+        "row.leaving, row.survivor = (Reason.NONE, NO_LEG)",
+        ("row.leaving = Reason.NONE", "row.leaving, row.survivor = (Reason.NONE, NO_LEG - 1)"),
+        "a lot that is gone has left no leg, and any other number than those of legs is none",
+    ),
+    Same(
         "risk.account.widened",
         "if is_past or rows.size > book.rows.size:",
         ("if is_past or rows.size >= book.rows.size:",),
@@ -299,6 +324,7 @@ EQUIVALENT: tuple[Same, ...] = (
         (
             "order = order_of(rows[key], rows['symbol'], rank) if rows.size >= 1 else None",
             "order = order_of(rows[key], rows['symbol'], rank) if rows.size > 0 else None",
+            "order = order_of(rows[key], rows['symbol'], rank)",
         ),
         "one row is in order",
     ),

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.kernel import table
+from risk import account
 from risk.limits import Exits, Halts, Params, Rules, Venue
 from risk.portfolio import Book, Funds, Row, attend, dismiss_idle
 from schemas.events import Direction, Leg, Phase, Reason, Status
 from schemas.units import MAX_PRICE_USD
 from tests.reference.account import Action, Bar, Ledger, Slice
-from tests.risk.test_account_agrees import run, same
+from tests.risk.test_account_agrees import frames, run, same
 
 MINUTE = 60_000_000_000
 QUIET = Bar(100.0, 100.0, 100.0, 100.0, 1e6)
@@ -214,3 +215,12 @@ def test_what_no_company_ever_did_stops_the_account(actions: list[Action], said:
 )
 def test_the_largest_split_and_dividend_are_let_in(action: Action) -> None:
     same(params(), acted(action))
+
+
+def test_without_a_model_the_loss_is_that_at_the_stop() -> None:
+    """Then there is no column of forecasts at all, where one without a forecast has nothing in its rows."""
+    (known,) = frames([Slice(MINUTE, 1, Phase.MIDDLE, {"A": WANTED})], [])
+    without = replace(known, q10=np.zeros(0))
+    for frame in (known, without):
+        _, found = account.step(params(), account.start(params()), frame)
+        assert found.verdicts["max_loss"].tolist() == [10 * 10 * 10_000]

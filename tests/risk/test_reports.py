@@ -419,6 +419,17 @@ def test_an_entry_that_should_be_gone_tonight_is_closed_when_it_is_filled_after_
     assert sent(one.says(Leg.ENTRY, "canceled", 0, 4)) == [(Leg.EXIT, 4, Reason.END_OF_DAY)]
 
 
+def test_why_an_entry_was_called_back_does_not_concern_the_next_one() -> None:
+    one = Story(msgspec.structs.replace(CALM, exits=msgspec.structs.replace(CALM.exits, end_of_day=True)))
+    assert updates(one.slice(phase=Phase.EVE)) == [(Leg.ENTRY, Status.CANCELED, 10, Reason.END_OF_DAY)]
+    one.says(Leg.ENTRY, "canceled")
+    assert (one.row.leaving, one.funds.pending) == (Reason.END_OF_DAY, 0)
+    one.slice(candidate=True, session=101)
+    done = one.says(Leg.ENTRY, "filled", 10, 10, session=101)
+    assert (sent(done), one.row.shares, one.row.legs) == ([], 10, 1)
+    assert one.row.exit_reason == Reason.NONE
+
+
 @pytest.mark.parametrize("leg", [Leg.OCO_TAKE_PROFIT, Leg.OCO_STOP_LOSS])
 def test_the_legs_of_a_lot_begin_at_nothing_whatever_those_of_the_last_one_had_come_to(leg: Leg) -> None:
     for first, price in ((Leg.TAKE_PROFIT, 103.0), (Leg.STOP_LOSS, 98.0)):
