@@ -59,6 +59,7 @@ _ROOMS = (
         )
     ),
 )
+_PRICES = ("expected", "max(expected, 2)", "max(expected, 0)")
 _FULL_BLOCK = "return (int(book.funds[0].slices) + 1) % BLOCK + slices >= BLOCK"
 _NEXT = "bring_closes(book.closes[verdicts[room.spare[n + 1]].symbol])"
 _WIDE = "found, is_wide = (0, end - begin >= WIDE)"
@@ -418,6 +419,24 @@ EQUIVALENT: tuple[Same, ...] = (
         "nothing was bought: there is no leg for what is left",
     ),
     Same("risk.fills.close_shares", "return 0", ("return 1", "return -1"), "no leg uses what is left after an exit"),
+    Same(
+        "risk.fills.see",
+        "if row.shares > 0:",
+        ("if row.shares >= 0:", "if row.shares > -1:"),
+        "best and worst of a closed lot are reported already, and begin anew with the next",
+    ),
+    *(
+        Same(
+            "risk.fills.watch",
+            before,
+            tuple(before.replace("max(expected, 1)", each) for each in _PRICES),
+            "what was expected is a price of whole cents",
+        )
+        for before in (
+            "if slip * 10000 > limits.guard_bps * max(expected, 1):",
+            "funds.slipped_ts, funds.slipped = (ts, slip / max(expected, 1))",
+        )
+    ),
     # exits and halts
     Same(
         "risk.exits.send_exit",

@@ -224,3 +224,13 @@ def test_without_a_model_the_loss_is_that_at_the_stop() -> None:
     for frame in (known, without):
         _, found = account.step(params(), account.start(params()), frame)
         assert found.verdicts["max_loss"].tolist() == [10 * 10 * 10_000]
+
+
+@pytest.mark.parametrize(("opened", "booked"), [(101.0, True), (101.01, False)])
+def test_what_a_short_lot_brought_buys_nothing(opened: float, booked: bool) -> None:
+    """3 010 USD are there when the second entry is filled, and 2 000 stand behind the shares that were sold."""
+    short, gap = replace(WANTED, direction=Direction.SHORT), replace(QUIET, open=opened, high=opened)
+    told = ledger(params(2_010.0, allow_short=True), {"A": short}, {"A": QUIET, "B": WANTED}, {"A": QUIET, "B": gap})
+    assert len(told.fills) == 1 + booked
+    last = (Status.FILLED, 10, Reason.NONE) if booked else (Status.REJECTED, 10, Reason.INSUFFICIENT_CASH)
+    assert next(row[4:] for row in told.updates if row[1] == "B") == last

@@ -376,6 +376,19 @@ def test_a_trade_is_worth_what_all_fills_of_its_entry_came_to(
     assert (one.funds.cash, one.funds.collateral) == (cash + trade.pnl, 0)
 
 
+@pytest.mark.parametrize("shares", [1, 10])
+def test_what_prices_do_while_a_lot_is_held_is_seen(shares: int) -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "filled" if shares == 10 else "partially_filled", shares, shares)
+    for price in (102.0, 97.0, 101.0):
+        one.slice(price)
+    assert (one.row.best, one.row.worst, one.row.mark) == (1_020_000, 970_000, 1_010_000)
+    if shares == 10:
+        one.says(Leg.STOP_LOSS, "filled", 10, 10, price=98.0)
+        (trade,) = one.last.trades
+        assert (trade.mae, trade.mfe) == (pytest.approx(-0.03), pytest.approx(0.02))
+
+
 def test_a_kill_waits_for_the_last_word_and_then_closes() -> None:
     one = Story()
     one.says(Leg.ENTRY, "partially_filled", 4, 4)
