@@ -31,5 +31,5 @@ def test_no_step_looks_at_a_chunk_for_good(tmp_path, monkeypatch, sets, workers)
     before = LENDER.held
     summary = backtest.run(job, workers=workers)
     assert summary["counts"]["bars"] > 8 * 389 * 19
-    assert [part.overdue for part in parts] == [0, 0]
+    assert [part.overdue for part in parts if isinstance(part, source.Part)] == [0]
     assert LENDER.held - before <= 3 * 1.5 * 112 * CHUNK + (1 << 20)
