@@ -424,12 +424,13 @@ class Exchange:
                    for o in self.orders.values() if o.open and o.side == "buy" and not o.parent)  # fmt: skip
 
     def _free(self, symbol: str) -> int:
-        """Shares no open sale holds; the two legs of a pair hold them once."""
+        """Shares no open sale holds; the two legs of a pair hold them once, those of an entry what it has filled."""
         pairs: dict[str, int] = {}
         for order in self.orders.values():
-            if order.symbol == symbol and order.side == "sell" and order.open and not self._asleep(order):
+            if order.symbol == symbol and order.side == "sell" and order.open:
                 pair = order.parent or order.id
-                pairs[pair] = max(pairs.get(pair, 0), order.left)
+                left = self.orders[order.parent].filled if self._asleep(order) else order.left
+                pairs[pair] = max(pairs.get(pair, 0), left)
         return self.held.get(symbol, 0) - sum(pairs.values())
 
     # How they are filled.

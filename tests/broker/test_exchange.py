@@ -200,6 +200,19 @@ def test_a_position_is_closed_once_its_legs_are_gone(exchange):
     assert exchange.close_position("A")[0] == 404
 
 
+def test_what_an_entry_has_filled_belongs_to_its_legs(exchange):
+    """Sold elsewhere, they would be sold once more when the entry is complete and its stop is reached."""
+    exchange.quote("A", 1_000_000, 1)
+    _, body = exchange.place(bracket(qty=2))
+    assert (exchange.orders[body["id"]].filled, exchange.held) == (1, {"A": 1})
+    status, answer = exchange.close_position("A")
+    assert (status, answer["message"]) == (403, "insufficient qty available for order (requested: 1, available: 0)")
+    exchange.cancel(body["id"])
+    assert exchange.close_position("A")[0] == 200
+    exchange.quote("A", 950_000)
+    assert exchange.held == {}
+
+
 @pytest.mark.parametrize("status", ["pending_new", "accepted", "pending_cancel", "filled", "canceled"])
 def test_a_replacement_is_not_taken_in_between(exchange, status):
     exchange.quote("A", 1_000_000, 0)
