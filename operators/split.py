@@ -123,14 +123,18 @@ def _deal(parts: Sequence[Columns], lanes: Codes, head: Longs, out: Columns) -> 
 
 def row_bytes(quotes: bool) -> int:
     """Of memory, in a split's frames."""
-    return 8 * ((8 if quotes else 6) + 1) + WIDTH
+    return 8 * (_wide(quotes) + 1) + WIDTH
+
+
+def _wide(quotes: bool) -> int:
+    """Columns of eight bytes; symbol and slot take one more together."""
+    return 8 if quotes else 6
 
 
 def _room(rows: int, quotes: bool, memory: Memory) -> tuple[Columns, Ints, Any]:
     """Columns and slots to be written, and space for what is made of them, in one piece: many cost the system more."""
-    wide = 8 if quotes else 6
+    wide, whole = _wide(quotes), memory(rows * row_bytes(quotes))
     size = 8 * rows * (wide + 1)
-    whole = memory(size + rows * WIDTH)
     room = whole[:size].view(np.int64)
     narrow = room[:rows].view(np.int32)
     ts, *numbers = room[rows:].reshape(wide, rows)

@@ -62,6 +62,7 @@ _ROOMS = (
 _PRICES = ("expected", "max(expected, 2)", "max(expected, 0)")
 _FULL_BLOCK = "return (int(book.funds[0].slices) + 1) % BLOCK + slices >= BLOCK"
 _NEXT = "bring_closes(book.closes[verdicts[room.spare[n + 1]].symbol])"
+_BRING = "bring(market, {})"
 _WIDE = "found, is_wide = (0, end - begin >= WIDE)"
 _SPLIT = "raise ValueError(f'a split of {ratios.min()} or {ratios.max()} shares: want 1 to {MAX_RATIO}')"
 _NEVER = "funds['session'] = funds['command'] = funds['report'] = -1"
@@ -205,54 +206,41 @@ EQUIVALENT: tuple[Same, ...] = (
         "risk.account.fits", "return has_room(tape, busy, found)", ("pass",), "the tables grow, and it is asked again"
     ),
     Same("risk.account.look", "bar_of[:] = -1", ("bar_of[:] = -2",), "any negative row is none"),
-    Same(
-        "risk.account.look",
-        _WIDE,
-        (
-            _WIDE.replace(">=", ">"),
-            _WIDE.replace(">=", "<"),
-            _WIDE.replace("end - begin", "end + begin"),
-            _WIDE.replace("end - begin", "end"),
-            _WIDE.replace("end - begin", "begin"),
-            _WIDE.replace("WIDE)", "WIDE + 1)"),
-            _WIDE.replace("WIDE)", "WIDE - 1)"),
-        ),
-        "memory is brought near or not, and nothing is written",
-    ),
-    Same(
-        "risk.account.look",
-        "if is_wide:",
-        ("pass", "if not is_wide:"),
-        "memory is brought near or not, and nothing is written",
-    ),
-    Same(
-        "risk.account.look",
-        "bring(market, r + AHEAD)",
-        (
-            "pass",
-            "bring(market, r - AHEAD)",
-            "bring(market, r)",
-            "bring(market, AHEAD)",
-            "bring(market, r + (AHEAD + 1))",
-            "bring(market, r + (AHEAD - 1))",
-        ),
-        "memory is brought near or not, and nothing is written",
+    *(
+        Same(place, before, after, "memory is brought near or not, and nothing is written")
+        for place, before, after in (
+            (
+                "risk.account.look",
+                _WIDE,
+                (
+                    _WIDE.replace(">=", ">"),
+                    _WIDE.replace(">=", "<"),
+                    _WIDE.replace("end - begin", "end + begin"),
+                    _WIDE.replace("end - begin", "end"),
+                    _WIDE.replace("end - begin", "begin"),
+                    _WIDE.replace("WIDE)", "WIDE + 1)"),
+                    _WIDE.replace("WIDE)", "WIDE - 1)"),
+                ),
+            ),
+            ("risk.account.look", "if is_wide:", ("pass", "if not is_wide:")),
+            (
+                "risk.account.look",
+                _BRING.format("r + AHEAD"),
+                ("pass", *map(_BRING.format, ("r - AHEAD", "r", "AHEAD", "r + (AHEAD + 1)", "r + (AHEAD - 1)"))),
+            ),
+            ("risk.account.assess", "if n + 1 < approved:", ("pass", "if n + 2 < approved:")),
+            (
+                "risk.account.assess",
+                _NEXT,
+                ("pass", *(_NEXT.replace("n + 1", each) for each in ("n", "1", "n + 0"))),
+            ),
+        )
     ),
     Same(
         "risk.account.fits",
         "if has_room(tape, busy, end - begin):",
         ("if has_room(tape, busy, begin):",),
         "tables begin with room for the widest slice, and whatever was written before it takes less",
-    ),
-    *(
-        Same("risk.account.assess", before, after, "memory is brought near or not, and nothing is written")
-        for before, after in (
-            ("if n + 1 < approved:", ("pass", "if n + 2 < approved:")),
-            (
-                _NEXT,
-                ("pass", _NEXT.replace("n + 1", "n"), _NEXT.replace("n + 1", "1"), _NEXT.replace("n + 1", "n + 0")),
-            ),
-        )
     ),
     Same("risk.account.fills_block", _FULL_BLOCK, (_FULL_BLOCK.replace("[0]", "[-1]"),), "one row: first is last"),
     Same(
