@@ -7,7 +7,7 @@ else is a bug and keeps its traceback.
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import typer
 
@@ -33,15 +33,15 @@ app.add_typer(log_commands.dlq, name="dlq")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: one line for a mistake."""
-    with heeding_interrupts():
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+    with heeding_interrupts() as interrupted:
+        code = _run(list(sys.argv[1:] if argv is None else argv), interrupted)
     if argv is None:  # all is done: the interpreter may close down in peace
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
-    """The exit code; what is a bug is raised."""
+def _run(arguments: list[str], interrupted: Callable[[], bool]) -> int:
+    """The exit code; what is a bug is raised, unless Ctrl-C may have made it."""
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="utp", standalone_mode=False)
     except typer.TyperException as error:  # unknown option, missing argument
@@ -54,6 +54,8 @@ def _run(arguments: list[str]) -> int:
                 return _stopped(2, str(cause))
             if isinstance(cause, KeyboardInterrupt):
                 return _stopped(130, "interrupted")
+        if interrupted():
+            return _stopped(130, "interrupted")
         raise
     if code == 130:  # typer's answer to Ctrl-C
         return _stopped(130, "interrupted")

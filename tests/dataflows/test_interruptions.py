@@ -70,35 +70,44 @@ def test_ctrl_c_while_a_run_is_finished_is_130_and_the_folder_is_whole_or_not_th
 
 
 STUCK = """
-import sys, threading, time, types, dataflows
+import sys, time, types, dataflows
 from dataflows import cli, interrupts
 interrupts.PATIENCE = 0.5
-{patch}
+class Last:
+    def __del__(self):
+        time.sleep(60)
 def run(*given, **more):
     print('up', flush=True)
-    {body}
+    try:
+        {body}
+    finally:
+        print('tidy', flush=True)
 dataflows.backtest = sys.modules['dataflows.backtest'] = types.SimpleNamespace(
     plan=lambda *given, **more: None, run=run)
 cli.main(['backtest', 'b', '--out', 'o'])
 """
-WAYS = {
-    "lost in a finaliser": ("import gc\nclass Last:\n    def __del__(self):\n        time.sleep(60)",
-                            "Last(); time.sleep(60)"),
-    "held back by code that does not look": ("", "\n    while True:\n        try:\n            time.sleep(60)\n"
-                                                 "        except KeyboardInterrupt:\n            pass"),
+WAYS = {  # what a run does, and what it still says after Ctrl-C
+    "lost in a finaliser": ("Last(); time.sleep(60)", "tidy\n"),
+    "lost in a callback whose caller then fails": ("Last(); raise RuntimeError('not made')", "tidy\n"),
+    "held back by code that does not look": ("""
+        while True:
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass""", ""),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_ctrl_c_cannot_be_swallowed(way: str) -> None:
-    patch, body = WAYS[way]
-    process = started([sys.executable, "-c", STUCK.format(patch=patch, body=body)])
+    body, tidied = WAYS[way]
+    process = started([sys.executable, "-c", STUCK.format(body=body)])
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, complained = process.communicate(timeout=20)
-    assert (process.returncode, complained) == (130, "utp: interrupted\n")
+    said, complained = process.communicate(timeout=20)
+    assert (process.returncode, said, complained) == (130, tidied, "utp: interrupted\n")
 
 
 def test_who_ignores_ctrl_c_goes_on(tmp_path: Path) -> None:
