@@ -280,11 +280,13 @@ def test_the_process_is_killed_at_random_moments(kafka, tmp_path):
             time.sleep(dice.uniform(0.1, 0.5))
             if account.slice % 6 == 5:
                 place.end()
+                before = place.printed().count("orders to settle")
                 place.start()
         with place.server.control() as exchange:
             for symbol in SYMBOLS:
                 exchange.quote(symbol, exchange.quotes[symbol])
         assert until(lambda: answered(place, account) and place.agrees(), 120.0), place.printed()[-3000:]
+        assert until(lambda: place.printed().count("orders to settle") > before, 60.0), place.printed()[-3000:]
         assert place.end(signal.SIGTERM) == 0
         assert place.printed().rstrip().endswith("stopped")
         verify(place, account, 11)
