@@ -17,6 +17,7 @@ import requests
 from alpaca.common.exceptions import APIError
 
 from broker import guard, safety, wire
+from broker.adoption import adopted
 from broker.answers import meaning
 from broker.port import (
     BrokerAccount,
@@ -176,7 +177,7 @@ class AlpacaBroker:
                 try:
                     found = self._look(order.id) if doubtful else self.find(order.id)
                     if found is not None:
-                        return _adopted(order, found)
+                        return adopted(order, found)
                     if refusal is not None:
                         return refusal
                 except (Refused, Unanswered) as lost:
@@ -190,7 +191,7 @@ class AlpacaBroker:
                 return Refusal(order.id, reason, f"not placed within {patience:g} s")
             try:
                 attempt += 1
-                return _adopted(order, _state(self._call(lambda: self._client.submit_order(body))))
+                return adopted(order, _state(self._call(lambda: self._client.submit_order(body))))
             except Refused as refused:
                 if refused.reason is Reason.DUPLICATE:  # it was placed, though nobody heard
                     doubtful = True
@@ -428,25 +429,3 @@ def _body(order: OrderRequest) -> MarketOrderRequest | LimitOrderRequest:
 
 def _number(ticks: int) -> float:
     return float(wire.usd(ticks))
-
-
-def _adopted(order: OrderRequest, found: OrderState) -> OrderState:
-    """What stands there under our id, if it is what we sent; another order under it must never pass for ours."""
-    first = [leg for leg in found.legs if not leg.replaces]  # one that took another's place may have another price
-    stop = next((leg.stop_price for leg in first if leg.kind.startswith("stop")), None)
-    target = next((leg.limit_price for leg in first if leg.kind == "limit"), None)
-    if order.shape is Shape.OCO:
-        target = found.limit_price
-    wanted = (order.id, order.symbol, order.side, order.qty, order.shape.name.lower())
-    there = (found.client_id, found.symbol, found.side, found.qty, "single" if found.shape == "simple" else found.shape)
-    kinds = {Kind.MARKET: "market", Kind.LIMIT: "limit"}
-    legs = found.status == "replaced" or order.shape is Shape.SINGLE or not found.legs or (
-        (stop is None or stop == order.stop_loss) and (target is None or target == order.take_profit)
-    )  # fmt: skip
-    if wanted != there or not legs or (order.shape is not Shape.OCO and found.kind != kinds[order.kind]):
-        raise TradingStopped(
-            Reason.ORDER_CONFLICT,
-            f"order {order.id}: the broker has another under this id ({found.side.name.lower()} {found.qty} "
-            f"{found.symbol}, {found.shape} {found.kind}): nothing more is sent until a human has looked",
-        )
-    return found

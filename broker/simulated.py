@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from broker import wire
+from broker.adoption import adopted
 from broker.answers import meaning
 from broker.exchange import Answer, Exchange
 from broker.port import (
@@ -13,7 +14,6 @@ from broker.port import (
     OrderState,
     Refusal,
     Shape,
-    TradingStopped,
 )
 from schemas.events import Kind, Reason, Side
 
@@ -42,9 +42,7 @@ class SimulatedBroker:
         found = self.find(order.id)
         if found is None:
             return refusal or Refusal(order.id, Reason.NOT_FOUND, "the exchange has lost it")
-        if (found.symbol, found.side, found.qty) != (order.symbol, order.side, order.qty):
-            raise TradingStopped(Reason.ORDER_CONFLICT, f"order {order.id}: the exchange has another under this id")
-        return found
+        return adopted(order, found)
 
     def cancel(self, broker_id: str) -> Refusal | None:
         """Ask for an order's end."""
