@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from dataflows import backtest, pipeline
 from infra import barfiles, synthetic
+from infra.bars import AUTO_ROWS
 from infra.results import Recorder
 from infra.settings import Settings, load
 from infra.synthetic import write_parquet
@@ -185,7 +186,10 @@ def _walked(steps: list[_Step], frames: list[BarFrame]) -> float:
 
 
 def recovery(market: Market, times: int, epochs: int = 6) -> Answer:
-    """The dataflow with a recovery store, about so many epochs long, and without one; in turns."""
+    """The dataflow with a recovery store, about so many epochs long, and without one; in turns.
+
+    An epoch ends with a chunk: chunks half as large as they would be, so that it does so in time.
+    """
     from bytewax.recovery import RecoveryConfig, init_db_dir
     from bytewax.testing import cluster_main
 
@@ -194,7 +198,8 @@ def recovery(market: Market, times: int, epochs: int = 6) -> Answer:
     with _started() as folder:
 
         def once(interval: timedelta | None, store: Path | None) -> dict[str, float]:
-            job = backtest.plan(str(path), settings(), folder / "run")
+            chunks = settings(f"run.frame_slices={AUTO_ROWS // market[0] // 2}")
+            job = backtest.plan(str(path), chunks, folder / "run")
             graph, sink = backtest.build(job, lasting=store is not None)
             config = RecoveryConfig(store) if store else None  # type: ignore[no-untyped-call]
             with _measured() as spent:

@@ -21,7 +21,7 @@ from schemas.errors import UserError
 from schemas.frames import NO_FLOATS, SHARDS, Floats, Ints, Listing, Longs, RawFrame, Slices
 from schemas.universe import Universe
 
-AUTO_ROWS = 131_072  # in a chunk, over all shards: enough to hide what a frame costs, little enough for the caches
+AUTO_ROWS = 262_144  # in a chunk, over all shards: enough to hide what a frame and a chunk cost
 SYNTHETIC = "synthetic"
 NO_FILES, DEFAULTS = Files(), ReferenceParams()
 

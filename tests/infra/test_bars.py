@@ -156,9 +156,9 @@ def test_quotes_that_one_file_lacks_are_nan(tmp_path):
 
 
 def test_the_automatic_size_of_a_chunk(small):
-    assert open_bars(small, timeframe="1m").slices_per_chunk == 65_536
-    assert open_bars("synthetic:symbols=100,days=1").slices_per_chunk == 1311
-    assert open_bars("synthetic:symbols=1,days=1").slices_per_chunk == 131_072
+    assert open_bars(small, timeframe="1m").slices_per_chunk == 131_072
+    assert open_bars("synthetic:symbols=100,days=1").slices_per_chunk == 2622
+    assert open_bars("synthetic:symbols=1,days=1").slices_per_chunk == 262_144
 
 
 def test_unused_columns_do_no_harm(tmp_path, small):
