@@ -225,12 +225,14 @@ class AlpacaBroker:
         fields.update(qty=qty) if qty else None
         fields.update(limit_price=_number(limit)) if limit else None
         fields.update(stop_price=_number(stop)) if stop else None
+        refusal = Refusal(id, Reason.BROKER_DOWN, "the replacement was not taken")
         try:
             raw = self._call(lambda: self._client.replace_order_by_id(broker_id, ReplaceOrderRequest(**fields)))
             return _state(raw)
         except Refused as refused:
+            refusal = Refusal(id, refused.reason, str(refused))
             if refused.reason is not Reason.DUPLICATE:
-                return Refusal(id, refused.reason, str(refused))
+                return refusal
         except NotSent as kept:
             return Refusal(id, Reason.CIRCUIT_OPEN, str(kept))
         except Unanswered:
@@ -239,7 +241,7 @@ class AlpacaBroker:
             found = self._look(id)
         except (Refused, Unanswered) as lost:
             return Refusal(id, Reason.STATE_UNKNOWN, str(lost))
-        return found or Refusal(id, Reason.BROKER_DOWN, "the replacement was not taken")
+        return found if found is not None and found.replaces == broker_id else refusal
 
     # What stands there. These raise Unanswered when the broker does not answer, TradingStopped when it lets nobody in.
 

@@ -54,7 +54,10 @@ class SimulatedBroker:
         given = {"qty": qty, "limit_price": limit and wire.usd(limit), "stop_price": stop and wire.usd(stop)}
         body.update((name, value) for name, value in given.items() if value)
         refusal = self._refusal(id, self.exchange.replace(broker_id, body))
-        return refusal or self.find(id) or Refusal(id, Reason.NOT_FOUND, "the exchange has lost it")
+        found = self.find(id) if refusal is None or refusal.reason is Reason.DUPLICATE else None
+        if found is not None and found.replaces == broker_id:
+            return found
+        return refusal or Refusal(id, Reason.NOT_FOUND, "the exchange has lost it")
 
     def find(self, id: str) -> OrderState | None:  # noqa: A002
         """The order of this content id."""

@@ -48,6 +48,7 @@ def told(answer):
 @given(CALLS)
 @example(calls=[("enter", 0), ("replace", 0), ("enter", 0)])  # sent again after a leg was replaced: still ours
 @example(calls=[("enter", 0), ("price", 0), ("enter", 0)])  # another bracket under the same id: not ours
+@example(calls=[("enter", 0), ("replace", 0), ("replace", 0)])  # an order cannot take its own place
 def test_over_the_wire_and_in_the_process_are_alike(calls):
     here = Exchange()
     here.quote("AAPL", 1_900_000)
