@@ -19,7 +19,6 @@ from risk.ledger import LedgerFrame, uncalibrated
 from risk.packing import packed, unpacked
 from schemas.errors import UserError
 
-PART_ROWS = GROUP_ROWS  # rows of a part in memory, but for the last
 HELD_BYTES = 64 << 20  # of full parts in memory before they are only on disk: those of some million bars
 
 Columns = dict[str, np.ndarray[Any, Any]]
@@ -60,6 +59,8 @@ _RISING = {"ts", "exit_ts"}  # instants by which a table is in order: equal ones
 _HEADER = 1 << 10  # bytes
 OUTLOOK = {"q10": "f8", "q50": "f8", "q90": "f8", "probability": "f8", "age": "i4", "model": "i1"}
 TABLES = tuple(_PARTS)
+# Rows of a part in memory, and of a row group in the file, but for the last; fewer where few come, wide ones.
+PART_ROWS = dict.fromkeys(TABLES, GROUP_ROWS) | {"fills": GROUP_ROWS // 2, "trades": GROUP_ROWS // 4}
 
 
 def dtypes_of(header: Header) -> dict[str, dict[str, str]]:
@@ -90,7 +91,7 @@ class Parts:
         self._bytes = 0  # of these
         self.dtypes = dtypes_of(header)
         self._buffers = {
-            table: _Rows(columns, PART_ROWS, partial(self._see, table), partial(self._hold, table))
+            table: _Rows(columns, PART_ROWS[table], partial(self._see, table), partial(self._hold, table))
             for table, columns in self.dtypes.items()
         }
 

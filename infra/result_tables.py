@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from infra.aside import Aside
-from infra.parquet import GROUP_ROWS, Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
-from infra.result_parts import OUTLOOK, TABLES, Columns, grouped, joined, size_of
+from infra.parquet import Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
+from infra.result_parts import OUTLOOK, PART_ROWS, TABLES, Columns, grouped, joined, size_of
 from infra.shared_memory import has_borrowed
 from risk.order_ids import forms
 from risk.report_run import TABLES as SHOWN
@@ -47,13 +47,13 @@ class Tables:
 
     def add(self, table: str, columns: Columns) -> None:
         """Some more rows of a table; those of whole groups are not copied."""
-        left = self._left[table]
+        left, most = self._left[table], PART_ROWS[table]
         left.append(columns)
-        if table == "quarantine" or sum([size_of(part) for part in left]) < GROUP_ROWS:
+        if table == "quarantine" or sum([size_of(part) for part in left]) < most:
             return
         self._left[table] = []
-        for group in grouped(left, GROUP_ROWS):
-            if size_of(group) == GROUP_ROWS:
+        for group in grouped(left, most):
+            if size_of(group) == most:
                 self._write(table, group)
             else:  # the last one
                 self._left[table].append(group)
@@ -78,7 +78,7 @@ class Tables:
             some = joined(left) if left else {name: np.zeros(0, kind) for name, kind in self._dtypes[table].items()}
             if table == "quarantine":
                 order = np.lexsort((rank[some["symbol"]], some["ts"]))
-                for group in grouped([{name: column[order] for name, column in some.items()}], GROUP_ROWS):
+                for group in grouped([{name: column[order] for name, column in some.items()}], PART_ROWS[table]):
                     self._write(table, group)
             elif left:
                 self._write(table, some)

@@ -41,8 +41,8 @@ READ = result_parts._read
 def small_parts():
     """Parts and row groups of a few rows, so that every run has several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(result_parts, "PART_ROWS", 50)
-        patch.setattr(result_tables, "GROUP_ROWS", 64)
+        patch.setattr(result_parts, "PART_ROWS", dict.fromkeys(result_parts.TABLES, 50))
+        patch.setattr(result_tables, "PART_ROWS", dict.fromkeys(result_parts.TABLES, 64))
         patch.setattr("risk.report._plotly", lambda: Path(os.devnull))
         yield
 
