@@ -1,6 +1,6 @@
 """Whose order it is that a broker has under an id of ours: another one must never pass for ours."""
 
-from broker.port import OrderRequest, OrderState, Shape, TradingStopped
+from broker.port import OrderRequest, OrderState, Refusal, Shape, TradingStopped
 from schemas.events import Kind, Reason
 
 
@@ -24,3 +24,8 @@ def adopted(order: OrderRequest, found: OrderState) -> OrderState:
             f"{found.symbol}, {found.shape} {found.kind}): nothing more is sent until a human has looked",
         )
     return found
+
+
+def replacement(broker_id: str, found: OrderState | None, otherwise: Refusal) -> OrderState | Refusal:
+    """What stands there under the id of a replacement, if it took the place of the order that was named."""
+    return found if found is not None and found.replaces == broker_id else otherwise

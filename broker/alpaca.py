@@ -17,7 +17,7 @@ import requests
 from alpaca.common.exceptions import APIError
 
 from broker import guard, safety, wire
-from broker.adoption import adopted
+from broker.adoption import adopted, replacement
 from broker.answers import meaning
 from broker.port import (
     BrokerAccount,
@@ -241,7 +241,7 @@ class AlpacaBroker:
             found = self._look(id)
         except (Refused, Unanswered) as lost:
             return Refusal(id, Reason.STATE_UNKNOWN, str(lost))
-        return found if found is not None and found.replaces == broker_id else refusal
+        return replacement(broker_id, found, refusal)
 
     # What stands there. These raise Unanswered when the broker does not answer, TradingStopped when it lets nobody in.
 

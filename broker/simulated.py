@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from broker import wire
-from broker.adoption import adopted
+from broker.adoption import adopted, replacement
 from broker.answers import meaning
 from broker.exchange import Answer, Exchange
 from broker.port import (
@@ -55,9 +55,7 @@ class SimulatedBroker:
         body.update((name, value) for name, value in given.items() if value)
         refusal = self._refusal(id, self.exchange.replace(broker_id, body))
         found = self.find(id) if refusal is None or refusal.reason is Reason.DUPLICATE else None
-        if found is not None and found.replaces == broker_id:
-            return found
-        return refusal or Refusal(id, Reason.NOT_FOUND, "the exchange has lost it")
+        return replacement(broker_id, found, refusal or Refusal(id, Reason.NOT_FOUND, "the exchange has lost it"))
 
     def find(self, id: str) -> OrderState | None:  # noqa: A002
         """The order of this content id."""

@@ -83,12 +83,12 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         return lines
     from dataflows import bench_log  # its lines are ours
 
-    few = 1 if quick else 3
+    few, several = (1, 2) if quick else (3, 7)
     largest = SIZES["C"].market
     parts: list[tuple[str, Callable[[], Iterator[Line]]]] = [
         ("feature kernels", lambda: of_kernels([100, 20], few)),
-        ("recovery", lambda: of_recovery(largest, 2 if quick else 7)),
-        ("two processes", lambda: of_processes(largest, 2 if quick else 7)),
+        ("recovery", lambda: of_recovery(largest, several)),
+        ("two processes", lambda: of_processes(largest, several)),
         ("many symbols", lambda: of_width(WIDE, few)),
         ("memory", lambda: of_memory(largest, [largest[0], 3 * largest[1]])),
         ("start", lambda: of_start(SIZES["B"].market, 2 if quick else 5)),
