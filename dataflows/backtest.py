@@ -172,7 +172,7 @@ def flow(
 def build(
     job: Plan, progress: Progress | None = None, announce: bool = False, lasting: bool = True
 ) -> tuple["Dataflow", "ResultSink"]:
-    """Source → decide → trade → results. The ids of its steps are the keys of its recovery store.
+    """Source → decide → trade → results, and past the steps the benchmark. Ids of steps are keys of a recovery store.
 
     `lasting`: there may be one; else the tables are written while the run goes on.
     """
@@ -185,9 +185,10 @@ def build(
     lasting = lasting or not job.names_are_known
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points, lasting=lasting)
     graph = Dataflow("backtest")
-    parcels = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, LENDER, job.benchmark.points))
+    read = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, LENDER, job.benchmark.points))
+    told = op.branch("kind", read, _is_parcel)
     keys = pipeline.ASIDE if job.forecaster is None else pipeline.KEYS
-    keyed = op.map("shard", parcels, partial(_keyed, job.forecaster, keys))
+    keyed = op.map("shard", told.trues, partial(_keyed, job.forecaster, keys))
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     decided = pipeline.decide("decide", keyed, params)
     ledger = pipeline.trade(
@@ -195,8 +196,13 @@ def build(
     )
     if progress is not None:
         ledger = op.map("progress", ledger, _Meter(job, progress))
-    op.output("results", ledger, sink)
+    benchmark = op.key_on("benchmark", told.falses, lambda _: pipeline.WRITER)
+    op.output("results", op.merge("whole", ledger, benchmark), sink)
     return graph, sink
+
+
+def _is_parcel(one: Any) -> bool:
+    return isinstance(one, Parcel)
 
 
 def _keyed(

@@ -14,7 +14,15 @@ from schemas.universe import Universe
 INDEXES = ("SPY", "QQQ")  # the first of these among a run's own symbols is its benchmark
 POINTS = 600  # of the curve, beside the ends of the sessions
 
-Points = Callable[[], tuple[Longs, Floats]]  # instants, UTC ns, and values; only ratios of values count
+
+class Curve(NamedTuple):
+    """What the money would have been worth; only ratios of values count."""
+
+    ts: Longs  # UTC ns
+    values: Floats
+
+
+Points = Callable[[], Curve]
 
 
 class Bars(Protocol):
@@ -69,7 +77,7 @@ def of_curve(name: str, source: str, ts: Longs, values: Floats, after: int, upto
     ts, values = ts[first:last], values[first:last]
     digest = hashlib.sha256(ts.tobytes() + values.tobytes()).hexdigest()[:16]
     about = About(name=name, meaning=f"{source}, as it was on each date's close", source=source, fingerprint=digest)
-    return Benchmark(about, lambda: (ts, values))
+    return Benchmark(about, lambda: Curve(ts, values))
 
 
 def _held(bars: Bars, members: list[int]) -> Points:
@@ -78,12 +86,12 @@ def _held(bars: Bars, members: list[int]) -> Points:
     wanted[members] = True
     watched = bars.watch(lambda: Holding(bars.instants(POINTS), wanted))
 
-    @cache  # a process that reads no bars gathers them while it waits, and asks again at the end
-    def points() -> tuple[Longs, Floats]:
+    @cache
+    def points() -> Curve:
         held = watched()
         values = held.values()
         begun = np.flatnonzero(values != 1.0)  # before anything was bought there is nothing to compare with
         start = max(int(begun[0]) - 1, 0) if begun.size else 0
-        return held.instants[start:], values[start:]
+        return Curve(held.instants[start:], values[start:])
 
     return points

@@ -9,12 +9,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from infra import intake
-from infra.bars import shown
 from infra.heap import keep_freed
 from infra.kafka import SCHEMA, Cluster, bounds, records, wait_for
 from infra.offsets import offsets_at
@@ -26,7 +25,7 @@ from operators.split import Memory, of_its_own
 from schemas import codec
 from schemas.calendar import Calendar
 from schemas.errors import UserError
-from schemas.frames import SHARDS, UNKNOWN_DAYS, Actions, Floats, Ints, Listing, Longs, RawFrame
+from schemas.frames import SHARDS, UNKNOWN_DAYS, Actions, Ints, Listing, Longs, RawFrame
 from schemas.identity import iso
 from schemas.records import InForce, SliceBars
 from schemas.universe import Universe
@@ -53,6 +52,8 @@ class LogBars:
         keep_freed()
         wait_for(where)  # says so when it takes long
         self._where, self._topic = where, topic
+        self._fresh: Callable[[], Holding] | None = None
+        self._watched: Holding | None = None
         self.label, self.files = f"{SCHEME}{topic}", Files()
         held = bounds(where, topic)
         if any(low >= high for low, high in held.values()) or len(held) != SHARDS:
@@ -154,20 +155,29 @@ class LogBars:
         return np.unique(np.concatenate([evenly, self._edges[1:]]))
 
     def watch(self, fresh: Callable[[], Holding]) -> Callable[[], Holding]:
-        """Ask afterwards for one of these that has seen all closes, which are then read once more."""
-        return lambda: shown(self, fresh())
+        """Ask afterwards for one of these that has seen all bars.
 
-    def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
-        """Times, symbols (as `universe` numbers them) and closes of all bars, in order of time."""
-        number = np.full(1, -1, np.int32)  # of the universe, by id in the log
-        for frames in self.frames():
-            for entry in (entry for frame in frames for entry in frame.listed):
-                number = np.pad(number, (0, max(0, entry.symbol + 1 - number.size)), constant_values=-1)
-                number[entry.symbol] = self.universe.ids[entry.name]
-            ts, symbol, close = (np.concatenate([getattr(frame, name) for frame in frames])
-                                 for name in ("ts", "symbol", "close"))  # fmt: skip
-            order = np.argsort(ts, kind="stable")
-            yield ts[order], number[symbol[order]], close[order]
+        One watches whatever pass over the frames begins at the start; where none came to the end, they are read anew.
+        """
+        self._fresh = fresh
+        return self._seen
+
+    def _seen(self) -> Holding:
+        if self._watched is None:
+            for _ in self.frames():
+                pass
+        return cast(Holding, self._watched)
+
+    def _show(self, held: Holding, number: Ints, frames: list[RawFrame]) -> Ints:
+        """Let one see a session; `number`: by id in the log that of the universe, which is given back with new ones."""
+        for entry in (entry for frame in frames for entry in frame.listed):
+            number = np.pad(number, (0, max(0, entry.symbol + 1 - number.size)), constant_values=-1)
+            number[entry.symbol] = self.universe.ids[entry.name]
+        ts, symbol, close = (np.concatenate([getattr(frame, name) for frame in frames])
+                             for name in ("ts", "symbol", "close"))  # fmt: skip
+        order = np.argsort(ts, kind="stable")
+        held.see(ts[order], number[symbol[order]], close[order])
+        return number
 
     @property
     def bytes_per_chunk(self) -> int:
@@ -183,9 +193,15 @@ class LogBars:
         """
         shared = Shared(BATCH, False, Free())
         readers = [Sessions(self, shard, self._edges[first], shared) for shard in sorted(set(shards))]
+        sees_all = not first and len(readers) == SHARDS
+        held, number = self._fresh() if self._fresh is not None and sees_all else None, np.zeros(0, np.int32)
         try:
             for chunk in range(first, self.chunks):
-                yield [reader.upto(self._edges[chunk + 1]) for reader in readers]
+                made = [[reader.upto(self._edges[chunk + 1]) for reader in readers]]
+                if held is not None:
+                    number = self._show(held, number, made[0])
+                    self._watched = held if chunk + 1 == self.chunks else None
+                yield made.pop()  # a generator at rest holds what its names stand for
         finally:
             for reader in readers:
                 reader.close()

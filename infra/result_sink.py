@@ -20,7 +20,7 @@ from typing import Any
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from infra.benchmark import Points
+from infra.benchmark import Curve, Points
 from infra.result_header import Header, LedgerError
 from infra.results import Recorder, State, check_out
 from risk.ledger import LedgerFrame
@@ -28,8 +28,11 @@ from risk.ledger import LedgerFrame
 PART = "results"
 
 
-class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
-    """Writes the ledger frames of one key; ask `summary` after the flow, or let it announce the end."""
+class ResultSink(FixedPartitionedSink[LedgerFrame | Curve, State]):
+    """Writes the ledger frames of one key; ask `summary` after the flow, or let it announce the end.
+
+    The benchmark may come the same way; `benchmark` is asked where it has not.
+    """
 
     def __init__(
         self,
@@ -112,15 +115,18 @@ class ResultSink(FixedPartitionedSink[LedgerFrame, State]):
             print(f"stopped: {self._error}", file=sys.stderr)
 
 
-class _Part(StatefulSinkPartition[LedgerFrame, State]):
+class _Part(StatefulSinkPartition[LedgerFrame | Curve, State]):
     def __init__(self, sink: ResultSink, recorder: Recorder):
         self._sink, self._recorder = sink, recorder
         self._made = False
 
-    def write_batch(self, values: list[LedgerFrame]) -> None:
+    def write_batch(self, values: list[LedgerFrame | Curve]) -> None:
         with self._noted():
-            for frame in values:
-                self._recorder.add(frame)
+            for one in values:
+                if isinstance(one, Curve):
+                    self._recorder.benchmark = one
+                else:
+                    self._recorder.add(one)
 
     def snapshot(self) -> State:
         with self._noted():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from infra.aside import Aside
+from infra.benchmark import Curve
 from infra.parquet import Coded, Column, Flags, Ids, Instants, Lexicon, Numbers, Writer
 from infra.result_parts import OUTLOOK, PART_ROWS, TABLES, Columns, grouped, joined, size_of
 from infra.shared_memory import has_borrowed
@@ -17,7 +18,7 @@ from risk.report_run import TABLES as SHOWN
 from risk.report_run import Run, Search, seek, with_points
 from risk.report_words import Labels
 from schemas.events import Direction, Kind, Leg, Reason, Regime, Side, Status, word
-from schemas.frames import Codes, Floats, Ints, Longs, Names
+from schemas.frames import Codes, Ints, Longs, Names
 from schemas.units import TICKS_PER_USD
 
 _FEW = 100  # words that a dictionary may have for nothing
@@ -72,7 +73,7 @@ class Tables:
         """What the page shows of some rows."""
         self._kept[table].append({name: told[name] for name in SHOWN[table]})
 
-    def close(self, summary: Mapping[str, Any], rank: Ints, points: tuple[Longs, Floats] | None) -> Run:
+    def close(self, summary: Mapping[str, Any], rank: Ints, curve: Curve | None) -> Run:
         """Write the rest, to be waited for; answers what the page shows of all, to be read from no file again."""
         for table, left in self._left.items():
             some = joined(left) if left else {name: np.zeros(0, kind) for name, kind in self._dtypes[table].items()}
@@ -87,11 +88,10 @@ class Tables:
             self._call(self._writers[table].close)
             left.clear()
         benchmark = None
-        if points is not None:
-            curve: Told = {"ts": Instants(points[0]), "value": Numbers(points[1])}
+        if curve is not None:
             with Writer(self._folder / "benchmark.parquet") as writer:
-                writer.write(curve)
-            benchmark = with_points({"ts": points[0], "value": points[1]})
+                writer.write({"ts": Instants(curve.ts), "value": Numbers(curve.values)})
+            benchmark = with_points({"ts": curve.ts, "value": curve.values})
         equity, trades, fills = (_shown(self._kept.pop(name)) for name in ("equity", "trades", "fills"))
         search = Search(trades, self._words.alphas)
         if (found := self._entries.found()) is not None:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from infra.benchmark import Points
+from infra.benchmark import Curve, Points
 from infra.heap import give_back
 from infra.result_header import VERSION, Header, LedgerError, identity
 from infra.result_parts import TABLES, Columns, Parts, rows_of
@@ -150,7 +150,8 @@ class Recorder:
         self.out = check_out(out)
         self._work = self.out.with_name(self.out.name + ".partial")
         weakref.finalize(self, os.close, _locked(self._work))
-        self.header, self._benchmark = header, benchmark
+        self.header, self._points = header, benchmark
+        self.benchmark: Curve | None = None  # where it came with the frames
         self.finished = False
         self.interrupted = False  # set by Ctrl-C from another thread: do not finish any more
         self.upto = header["after"]  # UTC ns; everything up to here is recorded
@@ -281,8 +282,9 @@ class Recorder:
         try:
             if self._lasting:
                 self._make(tables)
-            points = self._benchmark() if self._benchmark is not None else None
-            made = tables.close(json.loads(text), self._rank, points)
+            if self.benchmark is None and self._points is not None:
+                self.benchmark = self._points()
+            made = tables.close(json.loads(text), self._rank, self.benchmark)
             self._heed()
             report.write(run, made)
             tables.wait()

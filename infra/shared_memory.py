@@ -217,7 +217,7 @@ def _mapped(loan: Loan) -> mmap.mmap:
                 f"all processes of a run work on one host, as one user"
             ) from error
         _BORROWED.files[loan.token] = file
-    return _seen(file, loan.begin, loan.size)
+    return _seen(file, loan.begin, loan.size, at_once=False)
 
 
 def _fill(pieces: list[_Piece]) -> None:
@@ -230,7 +230,10 @@ def _fill(pieces: list[_Piece]) -> None:
 
 
 def _seen(file: int, begin: int, size: int, at_once: bool = True) -> mmap.mmap:
-    """A piece with its first page; all pages at once cost half of one by one."""
+    """A piece with its first page. New pages cost half of one by one when all are asked for at once.
+
+    Those that another process has filled are found several at a time as they are looked at.
+    """
     flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if at_once else 0)
     return mmap.mmap(file, LOANS + size, flags, offset=begin)
 

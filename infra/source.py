@@ -18,7 +18,6 @@ PART, NOTHING = "read", "none"  # in order of their names worker i mod n has par
 # Seconds after which a chunk that all steps have taken counts as done, though something still looks at its memory: one
 # that a state or a cycle of references holds would otherwise stop the run for good.
 PATIENCE = 1.0
-START = timedelta(milliseconds=3)  # in which workers build their parts
 WAIT = timedelta(milliseconds=1)  # before it looks again whether it may go on
 
 
@@ -35,22 +34,20 @@ class Framed(Protocol):
         """One list per chunk from `first` on, frames in the order of ascending shards."""
 
 
-class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
+class BarInput(FixedPartitionedSource[Any, int]):
     """One part, whose worker decodes the bars for all; the snapshot is the next chunk.
 
     It is worker 1, or the only one: worker 0 has the results and the account, and a part before this one, of nothing.
     A chunk is 16 parcels, one for each shard, for steps on any worker of any process. While steps still have to do
     with `ahead` chunks, nothing more is read. Frames lie in the memory of `lender`, where other processes see them.
-    `meanwhile` is called once in a process that reads no bars, where worker 0 has to wait for the first ones.
+    Behind those of the last chunk comes what `beside` gives: something that whoever reads all bars has seen of them.
     """
 
-    def __init__(
-        self, bars: Framed, ahead: int = 2, lender: Lender = LENDER, meanwhile: Callable[[], Any] = lambda: None
-    ):
+    def __init__(self, bars: Framed, ahead: int = 2, lender: Lender = LENDER, beside: Callable[[], Any] | None = None):
         if ahead < 1:
             raise ValueError(f"ahead {ahead}: want at least 1 chunk")
-        self._bars, self._ahead, self._lender, self._meanwhile = bars, ahead, lender, meanwhile
-        self._reads = self._waits = False  # which parts are in this process
+        self._bars, self._ahead, self._lender, self._beside = bars, ahead, lender, beside
+        self._is_alone = True  # the part of all: worker 0 is in another process
 
     def list_parts(self) -> list[str]:
         """The one of nothing, and the one of all."""
@@ -60,34 +57,26 @@ class BarInput(FixedPartitionedSource[Parcel[RawFrame], int]):
         """Begin with a chunk."""
         keep_state()
         if for_part == NOTHING:
-            self._waits = True
-            return Nothing(self._wait)
-        self._reads = True
-        if not self._waits and self._bars.bytes_per_chunk:  # several chunks will be under way to other processes
+            self._is_alone = False
+            return Nothing()
+        return Part(self._bars.chunks, resume_state or 0, self._read, self._ahead, self._lender, self._beside)
+
+    def _read(self, first: int, memory: Memory) -> Iterator[list[RawFrame]]:
+        """The bars from a chunk on. All workers are ready when the first one is asked for.
+
+        Before that they are never at rest, by Bytewax, and a thread that prepares memory would hold them up.
+        """
+        if self._is_alone and self._bars.bytes_per_chunk:  # several chunks will be under way to other processes
             self._lender.prepare(self._bars.bytes_per_chunk, self._ahead)
-        return Part(self._bars, resume_state or 0, self._ahead, self._lender)
-
-    def _wait(self) -> None:
-        if not self._reads:
-            self._meanwhile()
+        yield from self._bars.frames(range(SHARDS), first, memory)
 
 
-class Nothing(StatefulSourcePartition[Parcel[RawFrame], int]):
-    """No frames; the worker that has it does something else instead, once all workers had time to build their parts."""
+class Nothing(StatefulSourcePartition[Any, int]):
+    """No frames, ever."""
 
-    def __init__(self, instead: Callable[[], None]):
-        self._instead, self._at = instead, datetime.now(UTC) + START
-
-    def next_batch(self) -> list[Parcel[RawFrame]]:
-        """None, ever."""
-        if datetime.now(UTC) < self._at:
-            return []
-        self._instead()
+    def next_batch(self) -> list[Any]:
+        """The end."""
         raise StopIteration
-
-    def next_awake(self) -> datetime | None:
-        """After the start."""
-        return self._at
 
     def snapshot(self) -> int:
         """There is nothing to go on from."""
@@ -101,12 +90,15 @@ class _Given(NamedTuple):
     uses: list[Use]
 
 
-class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
-    """All frames."""
+class Part(StatefulSourcePartition[Any, int]):
+    """All frames, and what comes behind them."""
 
-    def __init__(self, bars: Framed, first: int, ahead: int, lender: Lender):
-        self._next, self._chunks, self._ahead, self._lender = first, bars.chunks, ahead, lender
-        self._frames = bars.frames(range(SHARDS), first, self._room)
+    def __init__(
+        self, chunks: int, first: int, read: Callable[[int, Memory], Iterator[list[RawFrame]]],
+        ahead: int, lender: Lender, beside: Callable[[], Any] | None,
+    ):  # fmt: skip
+        self._chunks, self._next, self._ahead, self._lender, self._beside = chunks, first, ahead, lender, beside
+        self._frames = read(first, self._room)
         self._uses: list[Use] = []  # of the chunk that is being read
         self._given: deque[_Given] = deque()
         self._waits = False
@@ -121,8 +113,8 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
             self._uses.append(use)
         return memory
 
-    def next_batch(self) -> list[Parcel[RawFrame]]:
-        """The frames of one chunk, or none when it has to wait."""
+    def next_batch(self) -> list[Any]:
+        """The frames of one chunk in their parcels, or none when it has to wait."""
         if self._next >= self._chunks:
             raise StopIteration
         self._waits = self._is_far_ahead()
@@ -135,7 +127,9 @@ class Part(StatefulSourcePartition[Parcel[RawFrame], int]):
         parcels, uses = [Parcel(self._lender, frame) for frame in frames], self._uses
         self._uses = []
         self._given.append(_Given(parcels, uses))
-        return parcels
+        if self._beside is None or self._next < self._chunks:
+            return parcels
+        return [*parcels, self._beside()]  # of the same epoch: who has all frames of a snapshot has this, too
 
     def _is_far_ahead(self) -> bool:
         """Whether steps have enough to do: their frames are under way, or something looks at what was made of them."""

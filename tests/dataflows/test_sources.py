@@ -11,6 +11,7 @@ from dataflows import archive, cli
 from dataflows.sources import open_source
 from infra import log_bars, slice_log
 from infra.bars import open_bars
+from infra.benchmark import of_bars
 from infra.gated_sink import ID
 from infra.kafka import TS, Cluster, bounds, records, wait_for
 from infra.raw_log import LATE
@@ -77,6 +78,20 @@ def test_a_dataset_of_the_log_is_that_of_its_archive_and_of_the_file(log, tmp_pa
     assert 100 < len(part) < len(of_log)
     assert same(part, built(str(tmp_path), first, last))
     assert not same(part, built(SPEC, first, last - 60 * 60 * 10**9))
+
+
+def test_what_holding_had_brought_is_seen_as_the_log_passes_by_and_is_that_of_the_file(log, monkeypatch):
+    wanted = of_bars(open_bars(SPEC)).points()
+    anew = of_bars(open_source(LOG, Settings())).points()  # no pass before: one of its own
+    late = open_source(LOG, Settings())
+    held_late = of_bars(late)
+    assert len(list(late.frames(first=3))) == 3  # who begins later has not seen all
+    bars = open_source(LOG, Settings())
+    held = of_bars(bars)
+    assert len(list(bars.frames())) == 6
+    monkeypatch.setattr(bars, "frames", lambda: pytest.fail("the log is read once more"))
+    for found in (anew, held_late.points(), held.points()):
+        assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
 
 
 def test_late_bars_are_archived_by_session_and_made_anew_when_more_come(kafka, tmp_path):

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import result_parts, result_tables
+from infra.benchmark import Curve
 from infra.parquet import Writer
 from infra.result_header import VERSION, LedgerError
 from infra.result_parts import TABLES, Parts
@@ -530,6 +531,25 @@ def test_a_flow_that_ends_leaves_the_run(tmp_path, run, workers):
     go(graph, every=10, workers=workers)
     assert sink.summary() == read_summary(run)
     assert contents(tmp_path / "run") == contents(run)
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_the_benchmark_that_came_with_the_frames_is_not_asked_for(tmp_path, came):
+    first, second = STORY.frames([100])
+    ts, asked = np.array([first.slices.ts[0], second.slices.ts[-1]]), []
+
+    def points():
+        asked.append(came)
+        return Curve(ts, np.array([1.0, 1.5]))
+
+    about = {"name": "X", "meaning": "X, held", "source": "bars", "fingerprint": "0"}
+    sink = ResultSink(tmp_path / "run", STORY.header(benchmark=about), benchmark=points)
+    part = sink.build_part("results", "results", None)
+    part.write_batch([first, *([Curve(ts, np.array([1.0, 2.0]))] if came else []), second])
+    part.close()
+    told = pq.read_table(tmp_path / "run" / "benchmark.parquet").to_pydict()
+    assert (told["value"], asked) == (([1.0, 2.0], []) if came else ([1.0, 1.5], [False]))
+    assert f"Benchmark +{'100' if came else '50'}.00%" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_flow_that_crashed_goes_on_from_its_snapshot(tmp_path, run, store):

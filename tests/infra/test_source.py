@@ -1,7 +1,6 @@
 import subprocess
 import sys
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import bytewax.operators as op
@@ -231,40 +230,48 @@ def test_two_processes_in_a_dataflow(tmp_path):
     assert sorted(out.read_text().splitlines()) == sorted(expected)
 
 
-def meanwhile(bars, called):
-    return BarInput(bars, 2, Lender(), lambda: called.append(len(bars.reads)))
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_process_that_reads_bars_does_nothing_else(workers):
-    bars, called, out = Counted(), [], []
+def test_behind_the_last_frames_comes_what_was_seen_of_all(workers):
+    bars, out, asked = Counted(), [], []
+
+    def seen():
+        asked.append(bars.bars.chunks)
+        return "curve"
+
     flow = Dataflow("bars")
-    frames = op.flat_map("open", op.input("in", flow, meanwhile(bars, called)), opened)
-    op.output("out", op.map("look", frames, lambda frame: frame.shard), TestingSink(out))
+    told = op.branch("kind", op.input("in", flow, BarInput(bars, 2, Lender(), seen)), lambda one: one != "curve")
+    op.output("out", op.flat_map("open", told.trues, opened), TestingSink(out))
+    op.output("beside", told.falses, TestingSink(out))
     cluster_main(flow, [], 0, worker_count_per_proc=workers)
-    assert (called, len(out)) == ([], bars.chunks * SHARDS)
+    assert sum(one != "curve" for one in out) == bars.chunks * SHARDS
+    assert out.count("curve") == len(asked) == 1
 
 
-def test_one_that_reads_none_does_it_once_instead():
-    bars, called = Counted(), []
-    part = meanwhile(bars, called).build_part("input", NOTHING, None)
-    assert part.next_batch() == []
-    time.sleep(max((part.next_awake() - datetime.now(UTC)).total_seconds(), 0.0))
+def test_it_comes_with_the_frames_of_the_last_chunk_and_with_none_after_them():
+    """Of one epoch: a snapshot that has all frames has it, too."""
+    bars = Counted()
+    part = BarInput(bars, bars.chunks, Lender(), lambda: "curve").build_part("input", PART, bars.chunks - 2)
+    assert len(part.next_batch()) == SHARDS
+    assert part.next_batch()[SHARDS:] == ["curve"]
     with pytest.raises(StopIteration):
         part.next_batch()
-    assert called == [0]
+    done = BarInput(bars, 2, Lender(), lambda: "curve").build_part("input", PART, bars.chunks)
+    with pytest.raises(StopIteration):
+        done.next_batch()
 
 
 def test_memory_is_asked_for_ahead_where_all_frames_go_to_other_processes(whole):
     beside, alone, bars = Lender(), Lender(), Counted()
     source_ = BarInput(bars, 2, beside)
     source_.build_part("input", NOTHING, None)
-    source_.build_part("input", PART, None)
-    assert not beside.held
+    assert drain(source_.build_part("input", PART, None)) == whole
+    assert beside.held < 2 * bars.bytes_per_chunk
     part = build(bars, 2, lender=alone)
+    assert not alone.held  # before all workers are ready they are not held up
+    parcels = part.next_batch()
     assert alone.held >= 2 * bars.bytes_per_chunk
-    held, pieces = alone.held, len(alone._pieces)
-    assert drain(part) == whole
+    held, pieces = alone.held, 2
+    assert [summary([parcel.open() for parcel in parcels]), *drain(part)] == whole
     chunks = [piece for piece in alone._pieces.values() if piece.size >= bars.bytes_per_chunk]
     assert len(chunks) == pieces == 2  # no chunk needed a piece of its own
     assert any(piece.uses for piece in chunks)
