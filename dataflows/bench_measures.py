@@ -189,7 +189,7 @@ def _walked(steps: list[_Step], frames: list[BarFrame]) -> float:
 def recovery(market: Market, times: int, epochs: int = 6) -> Answer:
     """The dataflow with a recovery store, about so many epochs long, and without one; in turns.
 
-    An epoch ends with a chunk: chunks half as large as they would be, so that it does so in time.
+    An epoch ends with a chunk: chunks a quarter as large as they would be, so that it does so in time.
     """
     from bytewax.recovery import RecoveryConfig, init_db_dir
     from bytewax.testing import cluster_main
@@ -199,7 +199,7 @@ def recovery(market: Market, times: int, epochs: int = 6) -> Answer:
     with _started() as folder:
 
         def once(interval: timedelta | None, store: Path | None) -> dict[str, float]:
-            chunks = settings(f"run.frame_slices={AUTO_ROWS // market[0] // 2}")
+            chunks = settings(f"run.frame_slices={AUTO_ROWS // market[0] // 4}")
             job = backtest.plan(str(path), chunks, folder / "run")
             graph, sink = backtest.build(job, lasting=store is not None)
             config = RecoveryConfig(store) if store else None  # type: ignore[no-untyped-call]
@@ -215,7 +215,7 @@ def recovery(market: Market, times: int, epochs: int = 6) -> Answer:
             store = folder / f"recovery{number}"
             store.mkdir()
             init_db_dir(store, 1)  # type: ignore[no-untyped-call]
-            on = once(timedelta(seconds=shortest / (epochs + 1.5)), store)
+            on = once(timedelta(seconds=shortest / (epochs + 2)), store)
             answer["off_cpu"].append(off["cpu"])
             answer["on_cpu"].append(on["cpu"])
             answer["epochs"].append(_epochs(store))

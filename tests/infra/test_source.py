@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import bytewax.operators as op
@@ -288,6 +288,17 @@ def test_a_chunk_takes_about_as_much_memory_as_it_says():
     for _ in bars.frames(memory=room):
         pass
     assert 0.8 * bars.bytes_per_chunk < max(asked) <= bars.bytes_per_chunk
+
+
+def test_no_part_wants_to_be_asked_before_all_workers_are_ready():
+    """Bytewax does not rest as long as one could be asked, and is not ready sooner for that."""
+    source_ = BarInput(Counted())
+    begun = datetime.now(UTC)
+    for name in source_.list_parts():
+        part = source_.build_part("input", name, None)
+        assert begun + source.START <= part.next_awake() <= datetime.now(UTC) + source.START
+    assert len(part.next_batch()) == SHARDS
+    assert part.next_awake() is None
 
 
 def test_an_impossible_bound_is_refused():
