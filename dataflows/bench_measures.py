@@ -38,7 +38,7 @@ from risk import account
 from schemas.frames import SHARDS, BarFrame
 
 SEED = 7
-WARM = [3, 2]  # a small market, read once before anything is timed
+WARM = [3, 11]  # a small market, read once before anything is timed; long enough for curves that are thinned
 STAGES = ("read+split", "decide", "barrier", "account", "results", "finish")
 
 Market = list[int]  # symbols, days

@@ -94,10 +94,10 @@ class Nothing(StatefulSourcePartition[Any, int]):
 
 
 class _Given(NamedTuple):
-    """A chunk that steps have to do with, and its memory."""
+    """A chunk that steps have to do with, and the memory of its rows."""
 
     parcels: list[Parcel[RawFrame]]
-    uses: list[Use]
+    use: Use | None
 
 
 class Part(StatefulSourcePartition[Any, int]):
@@ -110,7 +110,7 @@ class Part(StatefulSourcePartition[Any, int]):
         self._chunks, self._next, self._ahead, self._lender, self._beside = chunks, first, ahead, lender, beside
         self._frames = read(first, self._room)
         self._start: datetime | None = datetime.now(UTC) + START
-        self._uses: list[Use] = []  # of the chunk that is being read
+        self._sizes, self._uses = list[int](), list[Use]()  # of the chunk that is being read
         self._given: deque[_Given] = deque()
         self._waits = False
         self._since: float | None = None  # when it began to wait
@@ -121,8 +121,16 @@ class Part(StatefulSourcePartition[Any, int]):
         memory = self._lender.room(size)
         use = self._lender.use_of(memory)
         if use is not None:
+            self._sizes.append(size)
             self._uses.append(use)
         return memory
+
+    def _rows(self) -> Use | None:
+        """What most of the chunk's memory is for. The rest is its slices, which the ledger has until it is written."""
+        largest = max(zip(self._sizes, self._uses, strict=True), default=(0, None))[1]
+        self._sizes.clear()
+        self._uses.clear()
+        return largest
 
     def next_batch(self) -> list[Any]:
         """The frames of one chunk in their parcels, or none when it has to wait."""
@@ -136,9 +144,8 @@ class Part(StatefulSourcePartition[Any, int]):
         if frames is None:  # not StopIteration, which would pass for the end of the part
             raise RuntimeError(f"the bars end before chunk {self._next}")
         self._next += 1
-        parcels, uses = [Parcel(self._lender, frame) for frame in frames], self._uses
-        self._uses = []
-        self._given.append(_Given(parcels, uses))
+        parcels = [Parcel(self._lender, frame) for frame in frames]
+        self._given.append(_Given(parcels, self._rows()))
         if self._beside is None or self._next < self._chunks:
             return parcels
         return [*parcels, self._beside()]  # of the same epoch: who has all frames of a snapshot has this, too
@@ -162,7 +169,7 @@ class Part(StatefulSourcePartition[Any, int]):
         return all(parcel.is_taken for parcel in given.parcels)
 
     def _is_over(self, given: _Given) -> bool:
-        return self._is_taken(given) and all(self._lender.is_over(use) for use in given.uses)
+        return self._is_taken(given) and (given.use is None or self._lender.is_over(given.use))
 
     def next_awake(self) -> datetime | None:
         """When all workers are ready, and soon, while waiting."""

@@ -121,6 +121,14 @@ def test_what_is_made_of_a_chunk_is_waited_for_too():
     assert len(part.next_batch()) == SHARDS
 
 
+def test_the_slices_that_the_ledger_speaks_of_hold_nobody_up():
+    part = build(Counted(frame_slices=200), 1)
+    kept = [parcel.open().slices for parcel in part.next_batch()]
+    before = kept[0].ts.copy()
+    assert len(part.next_batch()) == SHARDS
+    assert (kept[0].ts == before).all()  # nor are they written over
+
+
 def test_memory_that_something_holds_for_good_delays_the_run_and_does_not_stop_it(monkeypatch):
     monkeypatch.setattr(source, "PATIENCE", 0.05)
     part = build(Counted(frame_slices=200), 1)
