@@ -215,7 +215,7 @@ def recovery(market: Market, times: int, epochs: int = 6) -> Answer:
             store = folder / f"recovery{number}"
             store.mkdir()
             init_db_dir(store, 1)  # type: ignore[no-untyped-call]
-            on = once(timedelta(seconds=shortest / (epochs + 2)), store)
+            on = once(timedelta(seconds=shortest / (epochs + 1.5)), store)
             answer["off_cpu"].append(off["cpu"])
             answer["on_cpu"].append(on["cpu"])
             answer["epochs"].append(_epochs(store))

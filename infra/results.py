@@ -255,6 +255,7 @@ class Recorder:
     def drop_parts(self) -> None:
         """No more frames come after `finish(keep=True)`."""
         shutil.rmtree(self._work, ignore_errors=True)
+        self._parts.forget()
         self.finished = True
 
     def discard(self) -> None:
