@@ -337,6 +337,21 @@ def test_what_was_filled_of_an_entry_is_protected_once_its_rest_is_cancelled() -
     assert (one.row.legs, one.funds.pending, one.funds.reserved) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("filled", [1, 9])
+def test_a_rest_of_one_share_is_cancelled_and_so_is_that_of_a_lot_of_one(filled: int) -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "partially_filled", filled, filled)
+    assert updates(one.slice()) == [(Leg.ENTRY, Status.CANCELED, 10 - filled, Reason.PARTIAL_ENTRY)]
+
+
+def test_an_exit_that_comes_due_while_more_of_the_entry_may_be_filled_waits_for_the_last_word() -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "partially_filled", 4, 4)
+    assert sent(one.slice(97.0)) == []  # 3 % below what was paid, with a stop at 2 %
+    assert sent(one.says(Leg.ENTRY, "canceled", 0, 4)) == [(Leg.EXIT, 4, Reason.STOP_LOSS)]
+    assert (one.row.exit_reason, one.row.legs) == (Reason.STOP_LOSS, 0)
+
+
 def test_a_fill_that_wins_against_the_cancel_completes_the_bracket() -> None:
     one = Story()
     one.says(Leg.ENTRY, "partially_filled", 4, 4)
@@ -545,6 +560,16 @@ def test_the_target_may_end_before_the_stop_that_was_triggered_is_filled() -> No
     assert updates(one.says(Leg.STOP_LOSS, "filled", 6, 10, price=91.0)) == [
         (Leg.STOP_LOSS, Status.FILLED, 6, Reason.STOP_LOSS)
     ]
+
+
+@pytest.mark.parametrize(("ended", "left"), [(Leg.TAKE_PROFIT, Leg.STOP_LOSS), (Leg.STOP_LOSS, Leg.TAKE_PROFIT)])
+def test_an_exit_ends_the_leg_that_the_broker_has_left(ended: Leg, left: Leg) -> None:
+    one = Story()
+    one.says(Leg.ENTRY, "filled", 10, 10)
+    one.says(ended, "canceled")
+    one.command("kill")
+    assert (left, Status.CANCELED, 10, Reason.SIBLING) in updates(one.last)
+    assert sent(one.last) == [(Leg.EXIT, 10, Reason.KILL_SWITCH)]
 
 
 def test_a_leg_that_is_filled_before_the_exit_calls_it_back() -> None:
