@@ -421,3 +421,10 @@ def test_bars_without_a_column_of_quotes() -> None:
 
 def without_quotes(**columns: object) -> account.SliceFrame:
     return account.SliceFrame(**columns | {"half_spread": np.zeros(0)})
+
+
+def test_a_loss_of_nothing_or_of_debts_is_all_there_is() -> None:
+    """A short lot may take more than there was: then no division by zero says that all is well."""
+    assert [halts.fraction(*pair) for pair in ((0, 1), (1, 2), (3, 2), (0, 0), (5, 0), (0, -1), (5, -7))] == [
+        0.0, 0.5, 1.5, 1.0, 1.0, 1.0, 1.0,
+    ]  # fmt: skip
