@@ -200,7 +200,8 @@ class LogBars:
                 made = [[reader.upto(self._edges[chunk + 1]) for reader in readers]]
                 if held is not None:
                     number = self._show(held, number, made[0])
-                    self._watched = held if chunk + 1 == self.chunks else None
+                    if chunk + 1 == self.chunks:
+                        self._watched = held
                 yield made.pop()  # a generator at rest holds what its names stand for
         finally:
             for reader in readers:

@@ -139,7 +139,7 @@ class Lender:
             loan = Loan(os.getpid(), self._file, self._token, piece.begin, piece.size, piece.uses, number)
             return loan, piece.address
 
-    def use_of(self, memory: Bytes) -> Use | None:
+    def use_of(self, memory: npt.NDArray[Any]) -> Use | None:
         """Which use this is of which piece, to ask later whether it has ended; None where it is in none."""
         piece = self._piece_at(memory.ctypes.data)
         return None if piece is None else Use(piece.begin, piece.uses)

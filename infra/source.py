@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from infra.parcels import LENDER, Parcel
-from infra.shared_memory import Bytes, Lender, Use
+from infra.shared_memory import Lender, Use
 from infra.worker_thread import keep_state
 from operators.split import Memory
 from schemas.frames import SHARDS, RawFrame
@@ -108,29 +108,12 @@ class Part(StatefulSourcePartition[Any, int]):
         ahead: int, lender: Lender, beside: Callable[[], Any] | None,
     ):  # fmt: skip
         self._chunks, self._next, self._ahead, self._lender, self._beside = chunks, first, ahead, lender, beside
-        self._frames = read(first, self._room)
+        self._frames = read(first, lender.room)
         self._start: datetime | None = datetime.now(UTC) + START
-        self._sizes, self._uses = list[int](), list[Use]()  # of the chunk that is being read
         self._given: deque[_Given] = deque()
         self._waits = False
         self._since: float | None = None  # when it began to wait
         self.overdue = 0  # chunks that it did not wait for any longer
-
-    def _room(self, size: int) -> Bytes:
-        """Memory for the chunk that is being read."""
-        memory = self._lender.room(size)
-        use = self._lender.use_of(memory)
-        if use is not None:
-            self._sizes.append(size)
-            self._uses.append(use)
-        return memory
-
-    def _rows(self) -> Use | None:
-        """What most of the chunk's memory is for. The rest is its slices, which the ledger has until it is written."""
-        largest = max(zip(self._sizes, self._uses, strict=True), default=(0, None))[1]
-        self._sizes.clear()
-        self._uses.clear()
-        return largest
 
     def next_batch(self) -> list[Any]:
         """The frames of one chunk in their parcels, or none when it has to wait."""
@@ -145,7 +128,9 @@ class Part(StatefulSourcePartition[Any, int]):
             raise RuntimeError(f"the bars end before chunk {self._next}")
         self._next += 1
         parcels = [Parcel(self._lender, frame) for frame in frames]
-        self._given.append(_Given(parcels, self._rows()))
+        # of its rows, which lie in one piece: its slices lie in another one, which the ledger has until it is written
+        rows = next((frame.ts for frame in frames if frame.ts.size), None)
+        self._given.append(_Given(parcels, None if rows is None else self._lender.use_of(rows)))
         if self._beside is None or self._next < self._chunks:
             return parcels
         return [*parcels, self._beside()]  # of the same epoch: who has all frames of a snapshot has this, too

@@ -278,10 +278,12 @@ def test_memory_is_asked_for_ahead_where_all_frames_go_to_other_processes(whole)
     assert not alone.held  # before all workers are ready they are not held up
     parcels = part.next_batch()
     assert alone.held >= 2 * bars.bytes_per_chunk
-    held, pieces = alone.held, 2
-    assert [summary([parcel.open() for parcel in parcels]), *drain(part)] == whole
+    held = alone.held
     chunks = [piece for piece in alone._pieces.values() if piece.size >= bars.bytes_per_chunk]
-    assert len(chunks) == pieces == 2  # no chunk needed a piece of its own
+    assert len(chunks) == 2
+    assert [summary([parcel.open() for parcel in parcels]), *drain(part)] == whole
+    # no chunk needed a piece of its own
+    assert chunks == [piece for piece in alone._pieces.values() if piece.size >= bars.bytes_per_chunk]
     assert any(piece.uses for piece in chunks)
     assert alone.held - held < bars.bytes_per_chunk  # what all its frames have in common
 
