@@ -170,7 +170,12 @@ class Bars:
         One watches whatever pass over the frames begins at the start; where none came to the end, the closes are read.
         """
         self._fresh = fresh
-        return lambda: shown(self, fresh()) if self._watched is None else self._watched
+        return lambda: self._seen(fresh()) if self._watched is None else self._watched
+
+    def _seen(self, held: Holding) -> Holding:
+        for ts, symbol, close in self.closes():
+            held.see(ts, symbol, close)
+        return held
 
     def _shown(self, columns: Iterator[Columns], held: Holding) -> Iterator[Columns]:
         """The same bars, all of them seen by one."""
@@ -217,20 +222,6 @@ def _laid(slices: Slices, memory: Memory) -> Slices:
         laid[-1][:] = column
         at += column.nbytes
     return Slices(slices.after, slices.upto, *laid)
-
-
-class Closing(Protocol):
-    """What has closes."""
-
-    def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
-        """Times, symbols and closes of all bars, in order of time."""
-
-
-def shown(bars: Closing, held: Holding) -> Holding:
-    """One that has seen all closes, in a pass of its own."""
-    for ts, symbol, close in bars.closes():
-        held.see(ts, symbol, close)
-    return held
 
 
 def open_bars(
