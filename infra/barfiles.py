@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,12 +34,52 @@ _PER_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _NAIVE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?")
 _NONE: Floats = np.zeros(0)
 
+A = TypeVar("A", bound=np.ndarray[Any, Any])
+
 
 class Table(NamedTuple):
     """Bars with names of their own: `columns.symbol` points into `names`, which are upper-cased."""
 
     names: tuple[str, ...]
     columns: Columns
+
+
+class Keys(NamedTuple):
+    """Times and symbols of bars, with names of their own as in a Table; numbers are read when they are asked for."""
+
+    names: tuple[str, ...]
+    ts: Longs
+    symbol: Ints
+
+
+class Column:
+    """A number of bars whose keys came before, read as it is taken."""
+
+    def __init__(self) -> None:
+        self._ahead: deque[Iterator[Floats]] = deque()
+        self._rest: Floats = _NONE
+
+    def add(self, values: Iterable[Floats]) -> None:
+        """What follows behind all that was added."""
+        self._ahead.append(iter(values))
+
+    def take(self, rows: int) -> Iterator[Floats]:
+        """So many values, in pieces as they are read."""
+        while rows:
+            values = self._rest if self._rest.size else self._read()
+            piece = values[:rows]
+            self._rest = values[rows:] if rows < values.size else _NONE  # a view would keep all of it
+            rows -= piece.size
+            del values
+            yield piece
+
+    def _read(self) -> Floats:
+        while self._ahead:
+            for values in self._ahead[0]:
+                if values.size:
+                    return values
+            self._ahead.popleft()
+        raise RuntimeError("a column has fewer rows than there are keys")
 
 
 class Extent(NamedTuple):
@@ -71,45 +112,80 @@ class BarFile:
         numbers are NaN. Raises UserError for what is no symbol, time or number, with its row.
         """
         numeric = tuple(name for name in numbers if self.has_quotes or name not in QUOTES)
-        decode = Decoder(self.path, numeric, sum(self.groups[: groups[0]]) if groups else 0)
-        with reading(self.path):
-            for batch in self._batches(["symbol", "ts", *numeric], groups):
-                yield decode(batch)
-
-    def _batches(self, columns: list[str], groups: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
-        """Arrow batches with these columns; text where the file is text."""
         if not self.parquet:
-            with _text(self.path) as stream:
-                options = pyarrow.csv.ConvertOptions(
-                    include_columns=columns, column_types=dict.fromkeys(columns, pa.string()),
-                    strings_can_be_null=True, null_values=[""],
-                )  # fmt: skip
-                one = pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 22)
-                yield from pyarrow.csv.open_csv(stream, read_options=one, convert_options=options)
+            yield from self._texts(numeric)
             return
-        with pq.ParquetFile(self.path, read_dictionary=["symbol"], pre_buffer=False, buffer_size=_BUFFER) as file:
-            chosen = list(range(len(self.groups)) if groups is None else groups)
-            yield from file.iter_batches(_BATCH, row_groups=chosen, columns=columns, use_threads=False)
+        columns = {name: Column() for name in numeric}
+        for names, ts, symbol in self.keys(range(len(self.groups)) if groups is None else groups, columns):
+            values = (np.concatenate([*columns[name].take(ts.size)]) if name in columns else _NONE for name in NUMBERS)
+            yield Table(names, Columns(ts, symbol, *values))
+
+    def keys(self, groups: Sequence[int], numbers: Mapping[str, Column]) -> Iterator[Keys]:
+        """Times and symbols of consecutive row groups of a Parquet file, some rows at a time.
+
+        The same rows' numbers are to be taken from these columns; quotes that the file lacks are NaN. Both raise
+        UserError for what is no symbol, time or number, with its row.
+        """
+        with reading(self.path):
+            file = pq.ParquetFile(self.path, read_dictionary=["symbol"], pre_buffer=False, buffer_size=_BUFFER)
+        for name, column in numbers.items():
+            column.add(self._values(file, groups, name))
+        decoder = self._decoder(groups)
+        for batch in self._batches(file, groups, "symbol", "ts"):
+            yield decoder.keys(batch)
+
+    def _values(self, file: Any, groups: Sequence[int], name: str) -> Iterator[Floats]:
+        """A number of these rows."""
+        if name in QUOTES and not self.has_quotes:
+            yield from (frozen(np.full(self.groups[group], np.nan)) for group in groups)
+            return
+        decoder = self._decoder(groups)
+        for batch in self._batches(file, groups, name):
+            yield decoder.numbers(name, batch)
+
+    def _decoder(self, groups: Sequence[int]) -> "Decoder":
+        return Decoder(self.path, sum(self.groups[: groups[0]]) if groups else 0)
+
+    def _batches(self, file: Any, groups: Sequence[int], *columns: str) -> Iterator[pa.RecordBatch]:
+        """Arrow batches with these columns."""
+        with reading(self.path):
+            yield from file.iter_batches(_BATCH, row_groups=list(groups), columns=list(columns), use_threads=False)
+
+    def _texts(self, numeric: Sequence[str]) -> Iterator[Table]:
+        """All rows of a file that is text."""
+        columns = ["symbol", "ts", *numeric]
+        options = pyarrow.csv.ConvertOptions(
+            include_columns=columns, column_types=dict.fromkeys(columns, pa.string()),
+            strings_can_be_null=True, null_values=[""],
+        )  # fmt: skip
+        one = pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 22)
+        decoder = Decoder(self.path)
+        with reading(self.path), _text(self.path) as stream:
+            for batch in pyarrow.csv.open_csv(stream, read_options=one, convert_options=options):
+                floats = {name: decoder.floats(name, batch.column(name)) for name in numeric}
+                names, ts, symbol = decoder.keys(batch)
+                yield Table(names, Columns(ts, symbol, *(floats.get(name, _NONE) for name in NUMBERS)))
 
 
 class Decoder:
-    """Arrow batches of one file -> tables; counts rows, so that an error can name one."""
+    """Arrow batches of one file -> columns; counts rows, so that an error can name one."""
 
-    def __init__(self, path: Path, numeric: Sequence[str], row: int):
-        self.path, self.numeric, self.row = path, numeric, row
+    def __init__(self, path: Path, row: int = 0):
+        self.path, self.row = path, row
         self._dictionary: Any = None
         self.names: tuple[str, ...] = ()
 
-    def __call__(self, batch: pa.RecordBatch) -> Table:
-        """The rows of a batch."""
-        symbol = self.codes(batch.column("symbol"))
-        ts = self.instants(batch.column("ts"))
-        floats = {name: self.floats(name, batch.column(name)) for name in self.numeric}
+    def keys(self, batch: pa.RecordBatch) -> Keys:
+        """Whose bars the rows of a batch are, and of when."""
+        symbol, ts = self.codes(batch.column("symbol")), self.instants(batch.column("ts"))
         self.row += batch.num_rows
-        columns = Columns(ts, symbol, *(floats.get(name, _NONE) for name in (*PRICES, *QUOTES)))
-        for column in columns:  # Arrow's are; with those that had to be converted, so that loops have one compiled form
-            column.flags.writeable = False
-        return Table(self.names, columns)
+        return Keys(self.names, frozen(ts), frozen(symbol))
+
+    def numbers(self, name: str, batch: pa.RecordBatch) -> Floats:
+        """One number of the rows of a batch."""
+        values = self.floats(name, batch.column(name))
+        self.row += batch.num_rows
+        return frozen(values)
 
     def codes(self, array: Any) -> Ints:
         """Places in the names; a new dictionary becomes new names."""
@@ -328,6 +404,12 @@ def reading(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as {_kind(path)[1:] or 'a folder'}: {reason}; is it whole?") from error
+
+
+def frozen(array: A) -> A:
+    """The same, not to be written to: as Arrow's are, so that loops over either have one compiled form."""
+    array.flags.writeable = False
+    return array
 
 
 def plain(array: Any) -> np.ndarray[Any, Any]:

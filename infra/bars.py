@@ -1,24 +1,24 @@
 """Bars from a file, a folder or the generator, cut into frames along the exchange's calendar."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from infra.barfiles import NUMBERS, BarFile, Extent, Table, nearest, open_folder
+from infra.barfiles import NUMBERS, PRICES, BarFile, Column, Extent, Keys, frozen, nearest, open_folder
 from infra.reference import MARKETS, Files, open_reference
 from infra.settings import Reference as ReferenceParams
 from infra.sorting import Survey, arranged
 from infra.synthetic import Market, parse
 from operators.hold import Holding
-from operators.split import Columns, Memory, of_its_own, places, row_bytes, split
+from operators.split import NO_BARS, Columns, Memory, joined, of_its_own, places, row_bytes, split
 from operators.tally import LONG
 from schemas.calendar import DAY, FIRST, LAST, TIMEFRAMES, Calendar
 from schemas.errors import UserError
-from schemas.frames import NO_FLOATS, SHARDS, Floats, Ints, Listing, Longs, RawFrame, Slices
+from schemas.frames import NO_FLOATS, NO_LONGS, SHARDS, Floats, Ints, Listing, Longs, RawFrame, Slices
 from schemas.universe import Universe
 
 AUTO_ROWS = 262_144  # in a chunk, over all shards: enough to hide what a frame and a chunk cost
@@ -39,8 +39,11 @@ class Feed(Protocol):
     def extent(self, symbols: Sequence[str], start: int, stop: int) -> Extent:
         """Count these symbols' bars with `start <= ts <= stop`."""
 
-    def tables(self, after: int, upto: int, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
-        """At least the bars with `after < ts <= upto`, and as few others as is cheap; of the numbers at least these."""
+    def keys(self, after: int, upto: int, numbers: Mapping[str, Column]) -> Iterator[Keys]:
+        """At least the bars with `after < ts <= upto`, and as few others as is cheap.
+
+        The same rows' numbers are to be taken from these columns.
+        """
 
 
 class Bars:
@@ -105,35 +108,35 @@ class Bars:
         """
         wanted = sorted(set(shards))
         where = places(self.universe)
-        ahead: list[Columns] = []  # the market's bars, of the tables read so far
-        columns = self._columns(self._edge(first), ahead)
-        if not first and self._fresh is not None:
-            columns = self._shown(columns, self._fresh())
-        rest = next(columns, None)
+        numbers = {name: Column() for name in (NUMBERS if self._feed.has_quotes else PRICES)}
+        held = None if first or self._fresh is None else self._fresh()
+        keys = self._keys(self._edge(first), numbers)
+        rest = next(keys, None)
         for chunk in range(first, self.chunks):
             slices = _laid(self._slices(chunk), memory)
             parts = []
             while rest is not None:
                 n = int(np.searchsorted(rest.ts, slices.upto, side="right"))
-                parts.append(rest.rows(0, n))
+                parts.append(_Stretch(rest.rows(0, n), numbers, held))
                 if n < rest.ts.size:
                     rest = rest.rows(n, rest.ts.size)
                     break
-                rest = next(columns, None)
-            market = self._market_closes(slices, ahead)
+                rest = next(keys, None)
             frames = split(parts, where, wanted, slices, {} if chunk else self._listings(), memory)
+            market = self._market_closes(slices, parts)
             made = [[self.reference.attach(frame, market) for frame in frames]]
+            if held is not None and chunk == self.chunks - 1:
+                self._watched = held
             parts, frames = [], []  # a generator at rest holds what its names stand for
             del slices
             yield made.pop()
 
-    def _market_closes(self, slices: Slices, ahead: list[Columns]) -> Floats:
-        """By slice, from the market's bars; those that no later chunk needs are let go."""
+    def _market_closes(self, slices: Slices, parts: Sequence["_Stretch"]) -> Floats:
+        """By slice, from the market's bars among those that were read."""
         if self.market is None:
             return NO_FLOATS
-        closes = self.reference.market_closes(slices, ahead)
-        ahead[:] = [part for part in ahead if part.ts[-1] > slices.upto]
-        return closes
+        bars = joined([part.market() for part in parts]) if parts else NO_BARS
+        return self.reference.market_closes(slices, bars)
 
     def _edge(self, chunk: int) -> int:
         """Where a chunk begins: its range is `edge(k) < ts <= edge(k + 1)`."""
@@ -177,40 +180,73 @@ class Bars:
             held.see(ts, symbol, close)
         return held
 
-    def _shown(self, columns: Iterator[Columns], held: Holding) -> Iterator[Columns]:
-        """The same bars, all of them seen by one."""
-        for one in columns:
-            held.see(one.ts, one.symbol, one.close)
-            yield one
-        self._watched = held
-
     def closes(self) -> Iterator[tuple[Longs, Ints, Floats]]:
         """Times, symbols and closes of all bars in order of time, as they are; symbols not asked for are -1."""
-        for columns in self._columns(self.after, [], ("close",)):
-            yield columns.ts, columns.symbol, columns.close
+        numbers = {"close": Column()}
+        for keys in self._keys(self.after, numbers):
+            at = 0
+            for close in numbers["close"].take(int(np.searchsorted(keys.ts, self.upto, side="right"))):
+                end = at + close.size
+                yield keys.ts[at:end], keys.symbol[at:end], close
+                at = end
 
-    def _columns(self, after: int, market: list[Columns], numbers: Sequence[str] = NUMBERS) -> Iterator[Columns]:
-        """The bars with `after < ts <= upto`, with ids for symbols; -1 for those not asked for.
-
-        The market's own, asked for or not, are put into `market`.
-        """
+    def _keys(self, after: int, numbers: Mapping[str, Column]) -> Iterator["_Keys"]:
+        """At least the bars with `after < ts <= upto`, and whose they are."""
         known: tuple[str, ...] | None = None
         ids: Ints = np.zeros(0, np.int32)
         is_same, code = False, -1
-        for names, columns in self._feed.tables(after, self.upto, numbers):
+        for names, ts, symbol in self._feed.keys(after, self.upto, numbers):
             if names is not known:
                 known, ids = names, np.array([self.universe.ids.get(name, -1) for name in names], np.int32)
                 is_same = bool((ids == np.arange(ids.size)).all())
                 code = names.index(self.market) if self.market in names else -1
-            begin, end = np.searchsorted(columns.ts, (after, self.upto), side="right").tolist()
-            own = columns.rows(begin, end)
-            if code >= 0:
-                rows = np.flatnonzero(own.symbol == code)
-                if rows.size:
-                    market.append(Columns._make(column[rows] if column.size else column for column in own))
-            symbol = own.symbol if is_same else ids.take(own.symbol)
-            symbol.flags.writeable = own.symbol.flags.writeable  # one compiled form of what reads it
-            yield own._replace(symbol=symbol)
+            early = int(np.searchsorted(ts, after, side="right"))
+            own = symbol if is_same and not early else ids.take(symbol)
+            if early:
+                own[:early] = -1
+            yield _Keys(ts, frozen(own), np.flatnonzero(symbol == code) if code >= 0 else NO_LONGS)
+
+
+class _Keys(NamedTuple):
+    """Whose bars there are, and of when, rising."""
+
+    ts: Longs
+    symbol: Ints  # ids; -1: nobody asked for this row
+    market: Longs  # rows of the market's, asked for or not
+
+    def rows(self, begin: int, end: int) -> "_Keys":
+        """The rows `begin <= i < end`."""
+        first, last = np.searchsorted(self.market, (begin, end))
+        return _Keys(self.ts[begin:end], self.symbol[begin:end], self.market[first:last] - begin)
+
+
+class _Stretch:
+    """Bars of one chunk: who holds the benchmark sees what is read of them, and the market's are kept."""
+
+    def __init__(self, keys: _Keys, numbers: Mapping[str, Column], held: Holding | None):
+        self.ts, self.symbol = keys.ts, keys.symbol
+        self.has_quotes = "bid" in numbers
+        self._rows, self._numbers, self._held = keys.market, numbers, held
+        self._market: dict[str, list[Floats]] = {name: [] for name in PRICES}
+
+    def read(self, name: str) -> Iterator[Floats]:
+        """A number of all rows, once."""
+        begin = 0
+        for values in self._numbers[name].take(self.ts.size):
+            end = begin + values.size
+            if name == "close" and self._held is not None:
+                self._held.see(self.ts[begin:end], self.symbol[begin:end], values)
+            if self._rows.size and name in self._market:
+                first, last = np.searchsorted(self._rows, (begin, end))
+                self._market[name].append(values[self._rows[first:last] - begin])
+            yield values
+            begin = end
+
+    def market(self) -> Columns:
+        """The market's bars, when all was read."""
+        ts, symbol = self.ts[self._rows], self.symbol[self._rows]
+        prices = (np.concatenate([*self._market[name], NO_FLOATS]) for name in PRICES)
+        return Columns._make((ts, symbol, *prices, NO_FLOATS, NO_FLOATS))
 
 
 def _laid(slices: Slices, memory: Memory) -> Slices:
@@ -276,27 +312,21 @@ class _Files:
             of = [i for i, name in enumerate(s.names) if name in own]
             return Extent(sum(s.rows[i] for i in of), min(s.first[i] for i in of), max(s.last[i] for i in of))
         rows, first, last = 0, 2**63 - 1, -(2**63)
-        for names, columns in self.tables(start - 1, stop, ()):
-            begin = int(np.searchsorted(columns.ts, start, side="left"))
-            end = int(np.searchsorted(columns.ts, stop, side="right"))
-            wanted = np.array([name in own for name in names], np.bool_)[columns.symbol[begin:end]]
-            ts = columns.ts[begin:end][wanted]
+        for names, times, symbol in self.keys(start - 1, stop, {}):
+            begin = int(np.searchsorted(times, start, side="left"))
+            end = int(np.searchsorted(times, stop, side="right"))
+            wanted = np.array([name in own for name in names], np.bool_)[symbol[begin:end]]
+            ts = times[begin:end][wanted]
             if ts.size:
                 rows, first, last = rows + ts.size, min(first, int(ts[0])), int(ts[-1])
         return Extent(rows, first, last)
 
-    def tables(self, after: int, upto: int, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
+    def keys(self, after: int, upto: int, numbers: Mapping[str, Column]) -> Iterator[Keys]:
         for at, file in enumerate(self._files):
             units = (unit for unit in self._survey.units if unit.file == at)
             groups = [unit.group for unit in units if unit.last > after and unit.first <= upto]
-            if not groups:
-                continue
-            # Groups without rows lie in no unit; read along, they cost nothing.
-            for table in file.tables(range(groups[0], groups[-1] + 1), numbers):
-                if "bid" in numbers and self.has_quotes and not file.has_quotes:
-                    unknown = np.full(table.columns.ts.size, np.nan)
-                    table = Table(table.names, table.columns._replace(bid=unknown, ask=unknown))
-                yield table
+            if groups:  # those without rows lie in no unit; read along, they cost nothing
+                yield from file.keys(range(groups[0], groups[-1] + 1), numbers)
 
 
 def _files(spec: str) -> _Files:

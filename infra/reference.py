@@ -131,11 +131,10 @@ class Reference:
         at = np.searchsorted(slices.ts, [action.ts for action in own]).astype(np.int32)
         return Actions(at, symbol, *columns), self.universe.slots[symbol]
 
-    def market_closes(self, slices: Slices, parts: Sequence[Columns]) -> Floats:
+    def market_closes(self, slices: Slices, bars: Columns) -> Floats:
         """The market's close by slice, NaN without a good bar, in USD per share of the log's start."""
         closes = np.full(slices.size, np.nan)
-        for part in parts:
-            closes_by_slice(slices.ts, part.ts, part.open, part.high, part.low, part.close, part.volume, closes)
+        closes_by_slice(slices.ts, bars.ts, bars.open, bars.high, bars.low, bars.close, bars.volume, closes)
         return self.market_steady(slices, closes)
 
     def market_steady(self, slices: Slices, closes: Floats) -> Floats:
@@ -189,7 +188,7 @@ class _File:
             if name not in names:
                 raise UserError(f"{path} has no column {name}{nearest(name, names)}")
         self.rows = table.num_rows
-        self.decoder = Decoder(path, (), 0)
+        self.decoder = Decoder(path)
 
     def __contains__(self, name: str) -> bool:
         return name in self.table.column_names

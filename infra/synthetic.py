@@ -6,7 +6,7 @@ own, and along a trend (up, down, none) that lasts for some dozens of bars of an
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from infra.barfiles import NUMBERS, Extent, Table, nearest, write_tables
+from infra.barfiles import Column, Extent, Keys, Table, frozen, nearest, write_tables
 from operators.split import Columns
 from schemas.calendar import FIRST, LAST, TIMEFRAMES, Calendar, timeframe_name
 from schemas.errors import UserError
@@ -144,8 +144,15 @@ class Market:
                 rows, first, last = rows + int(per_slice.sum()), min(first, int(of[0])), int(of[-1])
         return Extent(rows, first, last)
 
-    def tables(self, after: int = -(2**63), upto: int = 2**63 - 1, numbers: Sequence[str] = NUMBERS) -> Iterator[Table]:
-        """One table per session, all numbers; of those before `after` only the prices' path is drawn."""
+    def keys(self, after: int, upto: int, numbers: Mapping[str, Column]) -> Iterator[Keys]:
+        """As a Feed has them."""
+        for names, columns in self.tables(after, upto):
+            for name, column in numbers.items():
+                column.add([frozen(getattr(columns, name))])
+            yield Keys(names, frozen(columns.ts), frozen(columns.symbol))
+
+    def tables(self, after: int = -(2**63), upto: int = 2**63 - 1) -> Iterator[Table]:
+        """One table per session; of those before `after` only the prices' path is drawn."""
         log_price, codes = self._level, np.arange(len(self.names), dtype=np.int32)
         origin = self._calendar.index_after(int(self._calendar.opens[self._sessions[0]]))
         for session in self._sessions:

@@ -1,7 +1,7 @@
 """A table of bars -> one raw frame per shard; the only loop over rows between a file and a step."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,25 @@ Memory: TypeAlias = Callable[[int], npt.NDArray[np.uint8]]  # so many bytes to w
 def of_its_own(size: int) -> npt.NDArray[np.uint8]:
     """Memory of this process."""
     return np.empty(size, np.uint8)
+
+
+class Rows(Protocol):
+    """Bars that are dealt out: each number is read when its turn comes, and once."""
+
+    @property
+    def ts(self) -> Longs:
+        """As in Columns."""
+
+    @property
+    def symbol(self) -> Ints:
+        """As in Columns."""
+
+    @property
+    def has_quotes(self) -> bool:
+        """Whether there are bids and asks."""
+
+    def read(self, name: str) -> Iterable[Floats]:
+        """A number of all rows, in their order, in pieces; of several `Rows` the earlier first."""
 
 
 class Columns(NamedTuple):
@@ -35,6 +54,19 @@ class Columns(NamedTuple):
     def rows(self, begin: int, end: int) -> "Columns":
         """The rows `begin <= i < end`, as views."""
         return Columns._make(column[begin:end] for column in self)
+
+    @property
+    def has_quotes(self) -> bool:
+        """Whether there are bids and asks; none without rows."""
+        return self.bid.size > 0
+
+    def read(self, name: str) -> Iterable[Floats]:
+        """A number, in one piece."""
+        return (getattr(self, name),)
+
+
+_NUMBERS = Columns._fields[2:]
+NO_BARS = Columns._make(np.zeros(0, kind) for kind in ("i8", "i4", *["f8"] * len(_NUMBERS)))
 
 
 class Places(NamedTuple):
@@ -60,7 +92,7 @@ def joined(parts: Sequence[Columns]) -> Columns:
 
 
 def split(
-    parts: Sequence[Columns],
+    parts: Sequence[Rows],
     where: Places,
     shards: Sequence[int],
     slices: Slices,
@@ -80,14 +112,11 @@ def split(
     last = np.full(2, -(2**63), np.int64)
     ordered = [count(part.ts, part.symbol, lanes, where.rank, edges, last) for part in parts]
     if not all(ordered):
-        table = joined(parts)
-        order = np.lexsort((where.rank[table.symbol], table.ts))
-        parts = [Columns._make(column[order] if column.size else column for column in table)]
+        parts = [_in_order(parts, where.rank)]
     is_one = int(edges.max()) == sum(part.ts.size for part in parts)  # all of one shard, in the order that they keep
     np.cumsum(edges, out=edges)
-    quotes = any(part.bid.size for part in parts)
     rows = int(edges[-1])
-    out, slot, space = _room(rows, quotes, memory)
+    out, slot, space = _room(rows, any(part.has_quotes for part in parts), memory)
     if is_one:
         _copy(parts, out)
     else:
@@ -103,22 +132,46 @@ def split(
     return frames
 
 
-def _copy(parts: Sequence[Columns], out: Columns) -> None:
-    """One part after the other."""
-    for to, *pieces in zip(out, *parts, strict=True):
-        if to.size:
-            np.concatenate(pieces, out=to)
+def _in_order(parts: Sequence[Rows], rank: Ints) -> Columns:
+    """All rows by `(ts, symbol name)`."""
+    ts, symbol = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ts", "symbol"))
+    order = np.lexsort((rank[symbol], ts))
+    numbers = (np.concatenate([*_read(parts, name), np.zeros(0)]) for name in _NUMBERS)
+    return Columns(ts[order], symbol[order], *(column[order] if column.size else column for column in numbers))
 
 
-def _deal(parts: Sequence[Columns], lanes: Codes, head: Longs, out: Columns) -> None:
-    """Each row to the next free place of its lane."""
+def _read(parts: Sequence[Rows], name: str) -> Iterator[Floats]:
+    """A number of all rows; nothing where there is none."""
     for part in parts:
-        target = np.empty(part.ts.size, np.int64)
-        deal(part.symbol, lanes, head, target)
-        columns: Any = zip(part, out, strict=True)
-        for column, to in columns:
-            if to.size:
-                scatter(column, target, to)
+        if part.has_quotes or name not in ("bid", "ask"):
+            yield from part.read(name)
+
+
+def _copy(parts: Sequence[Rows], out: Columns) -> None:
+    """One row after the other."""
+    for name, to in out._asdict().items():
+        pieces = [getattr(part, name) for part in parts] if name in ("ts", "symbol") else _read(parts, name)
+        at = 0
+        for piece in pieces:
+            to[at : at + piece.size] = piece
+            at += piece.size
+
+
+def _deal(parts: Sequence[Rows], lanes: Codes, head: Longs, out: Columns) -> None:
+    """Each row to the next free place of its lane, column by column: of what is read, little is there at once."""
+    target = np.empty(sum(part.ts.size for part in parts), np.int64)
+    at = 0
+    for part in parts:
+        own = target[at : at + part.ts.size]
+        deal(part.symbol, lanes, head, own)
+        scatter(part.ts, own, out.ts)
+        scatter(part.symbol, own, out.symbol)
+        at += own.size
+    for name in _NUMBERS:
+        at = 0
+        for piece in _read(parts, name):
+            scatter(piece, target[at : at + piece.size], getattr(out, name))
+            at += piece.size
 
 
 def row_bytes(quotes: bool) -> int:

@@ -53,7 +53,7 @@ class Market:
             rows = self.table.rows(low, high)
             frames = split([rows], where, range(SHARDS), slices, listed)
             if self.reference is not None:
-                closes = self.reference.market_closes(slices, [self._market(rows)])
+                closes = self.reference.market_closes(slices, self._market(rows))
                 frames = [self.reference.attach(frame, closes) for frame in frames]
             answer.append(frames)
             after = upto

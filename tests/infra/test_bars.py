@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra import sorting
+from infra.barfiles import PRICES, QUOTES
 from infra.bars import open_bars
 from schemas.errors import UserError
 from schemas.frames import SHARDS
@@ -88,6 +89,41 @@ def test_only_bars_outside_every_session_are_one_chunk_without_slices(tmp_path):
     bars = open_bars(night)
     assert (bars.chunks, bars.slices) == (1, 0)
     assert sum(frame.ts.size for frame in next(bars.frames())) == 2
+
+
+def test_the_market_is_its_first_bar_of_a_slice_wherever_the_file_is_divided(tmp_path):
+    twice = [(1, "AAPL", 9.0), (1, "SPY", 3.0), (1, "SPY", 1.0), (2, "AAPL", 8.0), (3, "SPY", 2.0)]
+    for group in (1, 2, 5):
+        spec = parquet(tmp_path / f"{group}.parquet", bars_table(twice), row_group_size=group)
+        for chosen in (["AAPL"], ["AAPL", "SPY"]):  # asked for or not
+            bars = open_bars(spec, timeframe="1m", symbols=chosen, frame_slices=2)
+            seen = np.concatenate([chunk[0].market for chunk in bars.frames()])
+            assert np.array_equal(seen, [3.0, np.nan] if len(chosen) == 1 else [3.0, np.nan, 2.0], equal_nan=True)
+
+
+def test_a_file_without_quotes_beside_one_that_has_them_has_unknown_ones(tmp_path):
+    for group in (1, 9):
+        folder = tmp_path / str(group)
+        folder.mkdir()
+        parquet(folder / "a.parquet", bars_table(SMALL[:2], quotes=True), row_group_size=group)
+        parquet(folder / "b.parquet", bars_table(SMALL[2:]), row_group_size=group)
+        bars = open_bars(str(folder), timeframe="1m")
+        frame = next(bars.frames([shard_of("SPY")]))[0]
+        assert frame.close.tolist() == [10.0, 11.0, 12.0]
+        for name in QUOTES:
+            assert np.isnan(getattr(frame, name)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_row_groups_without_rows_are_passed_by(tmp_path, order):
+    whole = bars_table(SMALL[::order], quotes=True)
+    path = tmp_path / "holes.parquet"
+    with pq.ParquetWriter(path, whole.schema) as writer:
+        for rows in (0, 2, 0, 0, 3, 0):
+            writer.write_table(whole.slice(whole.num_rows if not rows else 0 if rows == 2 else 2, rows))
+    assert [pq.ParquetFile(path).metadata.row_group(k).num_rows for k in range(6)] == [0, 2, 0, 0, 3, 0]
+    expected = open_bars(parquet(tmp_path / "whole.parquet", whole), timeframe="1m")
+    assert chunks(open_bars(str(path), timeframe="1m")) == chunks(expected)
 
 
 def test_repeated_bars_keep_the_order_of_the_file(tmp_path):
@@ -230,12 +266,13 @@ def test_resuming_reads_only_the_row_groups_from_there_on(tmp_path, monkeypatch)
     original = pq.ParquetFile.iter_batches
 
     def spy(self, *args, **kwargs):
-        read.append(list(kwargs["row_groups"]))
+        read.append((kwargs["columns"], kwargs["row_groups"]))
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
     tail = chunks(bars, first=10)
-    assert read == [list(range(30, 39))]
+    columns = [["symbol", "ts"], *([name] for name in PRICES)]
+    assert read == [(each, list(range(30, 39))) for each in columns]  # each column once, and by itself
     assert len(tail) == 3
 
 
