@@ -186,9 +186,8 @@ def build(
     sink = ResultSink(job.out, job.header, announce, job.benchmark.points, lasting=lasting)
     graph = Dataflow("backtest")
     read = op.input("bars", graph, BarInput(job.bars, job.settings.run.run_ahead, LENDER, job.benchmark.points))
-    told = op.branch("kind", read, _is_parcel)
     keys = pipeline.ASIDE if job.forecaster is None else pipeline.KEYS
-    keyed = op.map("shard", told.trues, partial(_keyed, job.forecaster, keys))
+    keyed = op.flat_map_batch("shard", read, partial(_keyed, job.forecaster, keys))
     params = pipeline.decide_params(job.settings, job.bars.timeframe, job.forecaster)
     decided = pipeline.decide("decide", keyed, params)
     ledger = pipeline.trade(
@@ -196,24 +195,27 @@ def build(
     )
     if progress is not None:
         ledger = op.map("progress", ledger, _Meter(job, progress))
-    benchmark = op.key_on("benchmark", told.falses, lambda _: pipeline.WRITER)
+    benchmark = op.flat_map_batch("benchmark", read, _beside)
     op.output("results", op.merge("whole", ledger, benchmark), sink)
     return graph, sink
 
 
-def _is_parcel(one: Any) -> bool:
-    return isinstance(one, Parcel)
+def _keyed(forecaster: Forecaster | None, keys: Sequence[str], read: list[Any]) -> list[tuple[str, Parcel[RawFrame]]]:
+    """What was read of frames, each under its key, with the models' events of its range."""
+    keyed = []
+    for parcel in read:
+        if isinstance(parcel, Parcel):
+            frame = parcel.frame
+            assert frame is not None  # noqa: S101  (it was put in just now)
+            if forecaster is not None:
+                parcel.frame = forecaster.told(frame)
+            keyed.append((keys[frame.shard], parcel))
+    return keyed
 
 
-def _keyed(
-    forecaster: Forecaster | None, keys: Sequence[str], parcel: Parcel[RawFrame]
-) -> tuple[str, Parcel[RawFrame]]:
-    """A frame under its key, with the models' events of its range."""
-    frame = parcel.frame
-    assert frame is not None  # noqa: S101  (it was put in just now)
-    if forecaster is not None:
-        parcel.frame = forecaster.told(frame)
-    return keys[frame.shard], parcel
+def _beside(read: list[Any]) -> list[tuple[str, Any]]:
+    """What was read that is no frame, for the results."""
+    return [(pipeline.WRITER, one) for one in read if not isinstance(one, Parcel)]
 
 
 class _Meter:
