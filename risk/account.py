@@ -41,7 +41,7 @@ from schemas.frames import Codes, Floats, Ints, Longs, Names, SliceFrame, Table
 from schemas.units import MAX_PRICE_USD, TICKS_PER_USD
 from schemas.universe import MAX_NAME
 
-WIDE, AHEAD = 512, 16  # rows of a slice from which on memory is asked for in advance, and of a shard in advance
+AHEAD = 32  # rows of a shard: a slice or some later, in time for memory that is far away
 EVENTS = 4_096  # rows of each table that a call starts with
 
 convert = lru_cache(maxsize=8)(limits)
@@ -214,11 +214,10 @@ def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candida
     closes = book.recent[book.funds[0].slices % BLOCK]
     closes[:] = np.nan
     bar_of[:] = -1
-    found, is_wide = 0, end - begin >= WIDE
+    found = 0
     for j in range(begin, end):
         r = market.order[j]
-        if is_wide:
-            bring(market, r + AHEAD)
+        bring(market, r + AHEAD)
         symbol = market.symbol[r]
         closes[symbol], bar_of[symbol], candidates[found] = market.close[r], r, r
         found += market.reason[r] == Reason.NONE
@@ -229,7 +228,7 @@ def look(market: Market, book: Book, begin: int, end: int, bar_of: Ints, candida
 
 @kernel
 def bring(market: Market, r: int) -> None:
-    """Have what is read of a row brought near: a wide slice's rows are of a dozen places in a dozen columns."""
+    """Have what is read of a row brought near: a slice's rows are of a dozen places in a dozen columns."""
     ahead(market.symbol, r)
     ahead(market.close, r)
     ahead(market.reason, r)
