@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from bisect import bisect
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 LOANS = mmap.ALLOCATIONGRANULARITY  # of a piece at a time: bytes of its first page
+NO_FILE = -1
 _LENT, _TAKEN, _RETURNED = 0, 1, 2
 _STEP = 1 << 16  # sizes are multiples of this
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of mman.h
@@ -72,11 +74,15 @@ class _Piece:
 
 
 class Lender:
-    """The pieces of this process; they stay until it ends, or until nobody knows the lender any more."""
+    """The pieces of this process; they stay until it ends, or until nobody knows the lender any more.
 
-    def __init__(self) -> None:
+    Without `shares` they are used again in the same way, but nobody else sees them: such memory has larger pages.
+    """
+
+    def __init__(self, *, shares: bool = True) -> None:
+        self._shares = shares
         self._lock = threading.Lock()
-        self._file, self._size = -1, 0
+        self._file, self._size = NO_FILE, 0
         self._token = os.urandom(16)
         self._pieces: dict[int, _Piece] = {}  # by where they begin
         self._addresses, self._begins = list[int](), list[int]()  # of them all, in order of the addresses
@@ -111,13 +117,9 @@ class Lender:
 
     def _grown(self, size: int, at_once: bool = True) -> _Piece:
         """One piece more."""
-        if self._file < 0:
-            if not hasattr(os, "memfd_create"):
-                raise OSError("this system has no files without a name")
-            self._file = os.memfd_create("utp")
-            weakref.finalize(self, os.close, self._file)
         begin = self._size
-        os.ftruncate(self._file, begin + LOANS + size)
+        if self._shares:
+            self._lengthen(begin + LOANS + size)
         piece = self._pieces[begin] = _Piece(self._file, begin, size, at_once)
         self._size = begin + LOANS + size
         k = bisect(self._addresses, piece.address)
@@ -125,11 +127,21 @@ class Lender:
         self._begins.insert(k, begin)
         return piece
 
+    def _lengthen(self, size: int) -> None:
+        if self._file == NO_FILE:
+            if not hasattr(os, "memfd_create"):
+                raise OSError("this system has no files without a name")
+            self._file = os.memfd_create("utp")
+            weakref.finalize(self, os.close, self._file)
+        os.ftruncate(self._file, size)
+
     def lend(self, address: int) -> tuple[Loan, int] | None:
         """The piece in which this address lies, lent once more, and where it begins; None where it is in none.
 
-        None, too, where it was lent too often.
+        None, too, where it was lent too often, or nobody else sees it.
         """
+        if not self._shares:
+            return None
         with self._lock:
             piece = self._piece_at(address)
             if piece is None or piece.lent == LOANS:
@@ -234,6 +246,12 @@ def _seen(file: int, begin: int, size: int, at_once: bool = True) -> mmap.mmap:
 
     Those that another process has filled are found several at a time as they are looked at.
     """
+    if file == NO_FILE:
+        memory = mmap.mmap(-1, LOANS + size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a system without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        return memory
     flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if at_once else 0)
     return mmap.mmap(file, LOANS + size, flags, offset=begin)
 

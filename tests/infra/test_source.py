@@ -38,8 +38,12 @@ class Counted:
         return self.bars.frames(shards, first, memory)
 
 
-def build(bars, ahead=2, resume=None, lender=None):
-    return BarInput(bars, ahead, lender or Lender()).build_part("input", PART, resume)
+def build(bars, ahead=2, resume=None, lender=None, alone=True):
+    """The part that reads; `alone`: the results are in another process."""
+    source_ = BarInput(bars, ahead, lender or Lender())
+    if not alone:
+        source_.build_part("input", NOTHING, None)
+    return source_.build_part("input", PART, resume)
 
 
 def drain(part):
@@ -110,9 +114,10 @@ def test_frames_in_another_process_are_waited_for_until_nothing_looks_at_them():
     assert len(part.next_batch()) == SHARDS
 
 
-def test_what_is_made_of_a_chunk_is_waited_for_too():
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_is_made_of_a_chunk_is_waited_for_too(alone):
     """Here or elsewhere: scores lie beside their bars, and the account may be far behind who decided."""
-    part = build(Counted(frame_slices=200), 1)
+    part = build(Counted(frame_slices=200), 1, alone=alone)
     frames = [parcel.open() for parcel in part.next_batch()]
     made = next(frame.space.columns(frame.ts.size, [np.float64]) for frame in frames if frame.space)
     del frames
@@ -121,8 +126,9 @@ def test_what_is_made_of_a_chunk_is_waited_for_too():
     assert len(part.next_batch()) == SHARDS
 
 
-def test_the_slices_that_the_ledger_speaks_of_hold_nobody_up():
-    part = build(Counted(frame_slices=200), 1)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_slices_that_the_ledger_speaks_of_hold_nobody_up(alone):
+    part = build(Counted(frame_slices=200), 1, alone=alone)
     kept = [parcel.open().slices for parcel in part.next_batch()]
     before = kept[0].ts.copy()
     assert len(part.next_batch()) == SHARDS
@@ -151,6 +157,17 @@ def test_bars_are_read_into_memory_that_others_see():
         assert summary(frames) == summary(expected)
         assert all(lender.lend(frame.close.ctypes.data) is None for frame in frames)  # these are of another process
     assert lender.held == held  # chunks use the memory of those before
+
+
+def test_one_process_reads_into_memory_of_its_own_until_there_are_others():
+    lender = Lender()
+    part = build(Counted(frame_slices=200), lender=lender, alone=False)
+    first = [parcel.open() for parcel in part.next_batch()]
+    assert not lender.held
+    assert summary(first) == summary(next(open_bars(SPEC, frame_slices=200).frames()))
+    sent(build(Counted(), lender=lender, alone=False).next_batch()[0])  # another worker's, of another process
+    bars = max((parcel.open() for parcel in part.next_batch()), key=lambda frame: frame.ts.size)
+    assert lender.use_of(bars.close) is not None
 
 
 def test_bars_that_end_early_are_no_end():
@@ -273,7 +290,7 @@ def test_memory_is_asked_for_ahead_where_all_frames_go_to_other_processes(whole)
     source_ = BarInput(bars, 2, beside)
     source_.build_part("input", NOTHING, None)
     assert drain(source_.build_part("input", PART, None)) == whole
-    assert beside.held < 2 * bars.bytes_per_chunk
+    assert not beside.held
     part = build(bars, 2, lender=alone)
     assert not alone.held  # before all workers are ready they are not held up
     parcels = part.next_batch()
