@@ -34,7 +34,8 @@ class Size(msgspec.Struct, frozen=True):
     days: int
     rate: float  # bars per CPU-second, at least
     trades: int  # round trips, at least
-    times: int  # repetitions: so many that the first ones, which touch fresh memory, do not decide
+    # Repetitions: so many that neither the first ones decide, which touch fresh memory, nor a neighbour's few seconds.
+    times: int
     share_of_bare: float = 0.0  # of the bare loop's rate, at least
 
     @property
@@ -44,9 +45,9 @@ class Size(msgspec.Struct, frozen=True):
 
 
 SIZES = {
-    "A": Size(1, 252, 2e6, 1_000, 15),
-    "B": Size(20, 60, 4e6, 5_000, 15),
-    "C": Size(100, 60, 4e6, 25_000, 7, 0.1),
+    "A": Size(1, 252, 2e6, 1_000, 45),
+    "B": Size(20, 60, 4e6, 5_000, 45),
+    "C": Size(100, 60, 4e6, 25_000, 11, 0.1),
 }
 WIDE = {100: 24, 1_000: 4, 5_000: 2}  # days by symbols, to see whether a bar costs the same
 
@@ -83,7 +84,7 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         return lines
     from dataflows import bench_log  # its lines are ours
 
-    few, several = (1, 2) if quick else (3, 7)
+    few, several = (1, 2) if quick else (3, 11)
     largest = SIZES["C"].market
     parts: list[tuple[str, Callable[[], Iterator[Line]]]] = [
         ("feature kernels", lambda: of_kernels([100, 20], few)),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra import sorting
-from infra.barfiles import PRICES, QUOTES
+from infra.barfiles import PRICES, QUOTES, Column
 from infra.bars import open_bars
 from schemas.errors import UserError
 from schemas.frames import SHARDS
@@ -124,6 +124,26 @@ def test_row_groups_without_rows_are_passed_by(tmp_path, order):
     assert [pq.ParquetFile(path).metadata.row_group(k).num_rows for k in range(6)] == [0, 2, 0, 0, 3, 0]
     expected = open_bars(parquet(tmp_path / "whole.parquet", whole), timeframe="1m")
     assert chunks(open_bars(str(path), timeframe="1m")) == chunks(expected)
+
+
+@given(
+    sources=st.lists(st.lists(st.integers(0, 4), max_size=4), max_size=4),
+    asked=st.lists(st.integers(0, 6), max_size=12),
+)
+def test_a_column_gives_what_is_asked_for_in_order_and_never_less(sources, asked):
+    column, values = Column(), iter(range(1_000))
+    for sizes in sources:
+        column.add([np.array([next(values) for _ in range(size)], np.float64) for size in sizes])
+    there, at = sum(map(sum, sources)), 0
+    for rows in asked:
+        if at + rows > there:
+            with pytest.raises(RuntimeError, match="fewer rows than there are keys"):
+                list(column.take(rows))
+            return
+        pieces = list(column.take(rows))
+        assert all(piece.size for piece in pieces)
+        assert [value for piece in pieces for value in piece.tolist()] == list(range(at, at + rows))
+        at += rows
 
 
 def test_repeated_bars_keep_the_order_of_the_file(tmp_path):

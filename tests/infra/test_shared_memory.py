@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import shared_memory
-from infra.shared_memory import LOANS, Lender, Use, borrow
+from infra.shared_memory import LOANS, NO_FILE, Lender, Use, borrow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +54,25 @@ def test_it_is_used_again_when_nobody_looks_at_it():
     assert lender.is_taken(loan)  # and stays so, though the piece is lent anew
     assert not lender.is_taken(lend(lender, again))
     assert lender.is_over(Use(loan.begin, loan.use))
+
+
+def test_memory_of_this_process_alone_is_used_again_and_never_lent():
+    lender = Lender(shares=False)
+    room = lender.room(4 << 20)
+    room[:] = 7
+    use, address = lender.use_of(room[100:]), room.ctypes.data
+    assert use is not None
+    assert lender.lend(address) is None
+    assert not lender.is_over(use)
+    assert lender.room(4 << 20).ctypes.data != address
+    view = room[1_000:]
+    del room
+    assert not lender.is_over(use)
+    del view
+    assert lender.is_over(use)
+    again = [lender.room(4 << 20), lender.room(4 << 20)]
+    assert address in {one.ctypes.data for one in again}
+    assert lender._file == NO_FILE
 
 
 def test_pieces_that_were_prepared_are_used_and_what_is_written_meanwhile_stays():
