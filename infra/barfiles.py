@@ -128,8 +128,10 @@ class BarFile:
         """
         with reading(self.path):
             file = pq.ParquetFile(self.path, read_dictionary=["symbol"], pre_buffer=False, buffer_size=_BUFFER)
+        is_small = sum(self.groups[group] for group in groups) <= _BATCH
         for name, column in numbers.items():
-            column.add(self._values(file, groups, name))
+            values = self._values(file, groups, name)
+            column.add(list(values) if is_small else values)  # of many small files few are open at a time
         decoder = self._decoder(groups)
         for batch in self._batches(file, groups, "symbol", "ts"):
             yield decoder.keys(batch)
