@@ -63,7 +63,6 @@ _PRICES = ("expected", "max(expected, 2)", "max(expected, 0)")
 _FULL_BLOCK = "return (int(book.funds[0].slices) + 1) % BLOCK + slices >= BLOCK"
 _NEXT = "bring_closes(book.closes[verdicts[room.spare[n + 1]].symbol])"
 _BRING = "bring(market, {})"
-_WIDE = "found, is_wide = (0, end - begin >= WIDE)"
 _SPLIT = "raise ValueError(f'a split of {ratios.min()} or {ratios.max()} shares: want 1 to {MAX_RATIO}')"
 _NEVER = "funds['session'] = funds['command'] = funds['report'] = -1"
 _EMPTY = "return Book(funds, table(Row, 0), np.zeros(0, np.int32), np.zeros((0, blocks * BLOCK)), np.zeros((BLOCK, 0)))"
@@ -209,20 +208,6 @@ EQUIVALENT: tuple[Same, ...] = (
     *(
         Same(place, before, after, "memory is brought near or not, and nothing is written")
         for place, before, after in (
-            (
-                "risk.account.look",
-                _WIDE,
-                (
-                    _WIDE.replace(">=", ">"),
-                    _WIDE.replace(">=", "<"),
-                    _WIDE.replace("end - begin", "end + begin"),
-                    _WIDE.replace("end - begin", "end"),
-                    _WIDE.replace("end - begin", "begin"),
-                    _WIDE.replace("WIDE)", "WIDE + 1)"),
-                    _WIDE.replace("WIDE)", "WIDE - 1)"),
-                ),
-            ),
-            ("risk.account.look", "if is_wide:", ("pass", "if not is_wide:")),
             (
                 "risk.account.look",
                 _BRING.format("r + AHEAD"),
