@@ -176,6 +176,8 @@ def of_width(days: Mapping[int, int], times: int) -> Iterator[Line]:
 
 def of_memory(market: Market, longer: Market) -> Iterator[Line]:
     """Peak memory, and whether it depends on the number of days."""
+    for each in (market, longer):
+        bars_of(each)  # made here, if it has to be: that takes memory, too
     short, long = (measure("memory", market=each)["mb"] for each in (market, longer))
     yield Line("memory", f"{market[0]} × {market[1]} days", "MB", short, None, "<=", 400)
     yield Line("memory", f"{longer[0]} × {longer[1]} days", "MB", long, None, "<=", 400)
