@@ -65,17 +65,17 @@ class BarInput(FixedPartitionedSource[Any, int]):
         if for_part == NOTHING:
             self._is_alone = False
             return Nothing()
-        frames = self._read(resume_state or 0, self._room)
-        return Part(self._bars.chunks, resume_state or 0, frames, self._ahead, self._lender, self._beside)
+        first = resume_state or 0
+        return Part(self._bars.chunks, first, self._read(first), self._ahead, self._lender, self._beside)
 
-    def _read(self, first: int, memory: Memory) -> Iterator[list[RawFrame]]:
+    def _read(self, first: int) -> Iterator[list[RawFrame]]:
         """The bars from a chunk on. All workers are ready when the first one is asked for.
 
         Before that they are never at rest, by Bytewax, and a thread that prepares memory would hold them up.
         """
         if self._is_alone and self._bars.bytes_per_chunk:  # several chunks will be under way to other processes
             self._lender.prepare(self._bars.bytes_per_chunk, self._ahead)
-        yield from self._bars.frames(range(SHARDS), first, memory)
+        yield from self._bars.frames(range(SHARDS), first, self._room)
 
     def _room(self, size: int) -> Bytes:
         """Memory for a chunk. That of one process has larger pages: 3 to 6 % of a backtest's CPU.
