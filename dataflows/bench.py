@@ -84,12 +84,12 @@ def run(names: Sequence[str] = (), *, quick: bool = False, progress: Progress = 
         return lines
     from dataflows import bench_log  # its lines are ours
 
-    few, several = (1, 2) if quick else (3, 11)
+    few, pairs, triples = (1, 2, 2) if quick else (3, 25, 15)
     largest = SIZES["C"].market
     parts: list[tuple[str, Callable[[], Iterator[Line]]]] = [
         ("feature kernels", lambda: of_kernels([100, 20], few)),
-        ("recovery", lambda: of_recovery(largest, several)),
-        ("two processes", lambda: of_processes(largest, several)),
+        ("recovery", lambda: of_recovery(largest, pairs)),
+        ("two processes", lambda: of_processes(largest, triples)),
         ("many symbols", lambda: of_width(WIDE, few)),
         ("memory", lambda: of_memory(largest, [largest[0], 3 * largest[1]])),
         ("start", lambda: of_start(SIZES["B"].market, 2 if quick else 5)),
