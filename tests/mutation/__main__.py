@@ -33,13 +33,14 @@ MODULES = (
 )  # fmt: skip
 EXAMPLES = (
     "tests/risk/test_account_examples.py", "tests/risk/test_acceptance.py", "tests/broker/test_venue.py",
-    "tests/risk/test_bounds.py", "tests/risk/test_closes.py",
+    "tests/risk/test_bounds.py", "tests/risk/test_closes.py", "tests/risk/test_actions.py",
+    "tests/risk/test_stock.py",
 )  # fmt: skip
 # what a broker reports has examples and rough histories of its own; quick ones first
 AT_BROKER = "risk.reports"
 BROKER_EXAMPLES = ("tests/risk/test_reports.py",)
 BROKER_PARTS = ("not any_history and not compiled and not simulation and not whatever", "whatever_a_broker_does")
-SLOW = "not three_thousand and not any_history and not a_crowd"  # the histories do it with short tables
+SLOW = "not three_thousand and not any_history and not a_crowd and not at_every_verdict"  # histories do it
 PYTEST = ("-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k")
 PATIENCE = 2.0  # seconds for one history, some hundred times what it takes
 

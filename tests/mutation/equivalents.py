@@ -75,6 +75,15 @@ _PAPER = "funds, tape = (book.funds[0], blank(0, 2 * PER_SYMBOL))"
 _FULL = "funds.overflow = funds.overflow or funds.cash > MAX_MONEY or funds.cash < -MAX_MONEY"
 _WIDER = "return Book(grown(book.funds, {}), rows, busy, closes, recent)"
 
+_LOOK = "if one.direction != Direction.LONG or most > limits.max_cvar * book.funds[0].equity:"
+_MORE_LOOKS = (
+    ">= limits.max_cvar * book.funds[0].equity",
+    "> limits.max_cvar // book.funds[0].equity",
+    "> limits.max_cvar",
+)
+_OPENED = "if row.shares > 0 and row.entry_shares == 0 and (row.entry_session == funds.session):"
+_BRACKET = "if not (min(stop, target) > 0 and side * stop < side * price < side * target):"
+
 EQUIVALENT: tuple[Same, ...] = (
     # one row of funds, numbers that are only compared with themselves
     Same(
@@ -468,6 +477,69 @@ EQUIVALENT: tuple[Same, ...] = (
         "sent = funds.sent if ts - funds.sent_ts < NS_PER_MINUTE else 0",
         ("sent = funds.sent if ts - funds.sent_ts < NS_PER_MINUTE - 1 else 0",),
         "slices end at whole minutes",
+    ),
+    Same(
+        "risk.rules.take_stock",
+        "stock.opened[0] = 0",
+        ("pass", "stock.opened[-1] = 0", "stock.opened[0] = 1", "stock.opened[0] = -1"),
+        "it is read where the account is poor only, and there lots are counted",
+    ),
+    Same(
+        "risk.rules.take_stock",
+        "if funds.equity < limits.day_trade_equity:",
+        ("if funds.equity <= limits.day_trade_equity:",),
+        "what is counted at the limit itself nobody reads",
+    ),
+    Same(
+        "risk.rules.take_stock",
+        "stock.opened[0] = opened_today(book)",
+        ("stock.opened[-1] = opened_today(book)",),
+        "one number: first is last",
+    ),
+    Same(
+        "risk.rules.opened_today",
+        _OPENED,
+        tuple(
+            _OPENED.replace("row.shares > 0 and ", each)
+            for each in ("", "row.shares >= 0 and ", "row.shares > -1 and ")
+        ),
+        "whoever is busy has a lot or an entry",
+    ),
+    Same(
+        "risk.rules.day_trades",
+        "return int(trades + funds.pending + stock.opened[0])",
+        ("return int(trades + funds.pending + stock.opened[-1])",),
+        "one number: first is last",
+    ),
+    Same(
+        "risk.rules.unwanted",
+        "if one.direction != Direction.LONG and (not (one.direction == Direction.SHORT and limits.allow_short)):",
+        ("if one.direction != Direction.LONG and (not limits.allow_short):",),
+        "a candidate is long or short",
+    ),
+    Same(
+        "risk.rules.concentrated",
+        _LOOK,
+        tuple(_LOOK.replace("> limits.max_cvar * book.funds[0].equity", each) for each in _MORE_LOOKS),
+        "whoever is looked at for nothing is let pass",
+    ),
+    Same(
+        "risk.rules.concentrated",
+        "most = max(1.0, NORMAL_TAIL * one.volatility) * value",
+        ("most = max(2.0, NORMAL_TAIL * one.volatility) * value",),
+        "whoever is looked at for nothing is let pass",
+    ),
+    Same(
+        "risk.rules.misfit",
+        _BRACKET,
+        (_BRACKET.replace("> 0", "> 1"),),
+        "both are whole cents, of a hundred ticks",
+    ),
+    Same(
+        "risk.rules.capped",
+        "return part if part <= 1.0 else 1.0",
+        ("return part if part < 1.0 else 1.0",),
+        "the same one",
     ),
 )
 
