@@ -499,9 +499,10 @@ EQUIVALENT: tuple[Same, ...] = (
     Same(
         "risk.rules.opened_today",
         _OPENED,
-        tuple(
-            _OPENED.replace("row.shares > 0 and ", each)
-            for each in ("", "row.shares >= 0 and ", "row.shares > -1 and ")
+        (
+            "if row.entry_shares == 0 and row.entry_session == funds.session:",
+            _OPENED.replace("shares > 0", "shares >= 0"),
+            _OPENED.replace("shares > 0", "shares > -1"),
         ),
         "whoever is busy has a lot or an entry",
     ),
