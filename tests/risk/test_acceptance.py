@@ -388,6 +388,39 @@ def test_a_lot_held_overnight_is_no_day_trade() -> None:
     assert reasons(found) == [Reason.NONE, Reason.PATTERN_DAY_TRADER, Reason.NONE]
 
 
+def counted(limit: int, *moments: Slice, **rules: object) -> tuple[Reason, float]:
+    """The last verdict of an account that may not trade by day, and how many day trades it counted for it."""
+    row = told(params(day_trade_equity_usd=25_000.0, max_day_trades=limit, **rules), *moments).verdicts[-1]
+    return row[4], row[5]
+
+
+def test_each_lot_of_today_may_become_a_day_trade_one_share_or_many() -> None:
+    two = slices({"A": WANTED, "B": WANTED}, {"A": QUIET, "B": QUIET, "C": WANTED})
+    for notional in (100.0, 1_000.0):
+        assert counted(2, *two, max_notional_usd=notional) == (Reason.PATTERN_DAY_TRADER, 2.0)
+        assert counted(3, *two, max_notional_usd=notional)[0] == Reason.NONE
+
+
+def test_a_lot_of_yesterday_is_none() -> None:
+    night = [*slices({"A": WANTED}, {"A": QUIET}), *slices({"A": QUIET, "B": WANTED}, session=2, first=1_000)]
+    assert counted(1, *night)[0] == Reason.NONE
+    today = slices({"A": WANTED}, {"A": QUIET}, {"A": QUIET, "B": WANTED})
+    assert counted(1, *today) == (Reason.PATTERN_DAY_TRADER, 1.0)
+
+
+def test_a_lot_that_was_closed_in_this_slice_counts_once() -> None:
+    stopped = slices({"A": WANTED}, {"A": QUIET}, {"A": at(80.0), "B": WANTED})
+    assert counted(1, *stopped) == (Reason.PATTERN_DAY_TRADER, 1.0)
+
+
+def test_a_lot_of_which_only_a_part_came_counts_once() -> None:
+    part, nothing = replace(QUIET, volume=2.0), replace(QUIET, volume=0.0)
+    assert counted(1, *slices({"A": WANTED}, {"A": part}, {"A": nothing, "B": WANTED})) == (
+        Reason.PATTERN_DAY_TRADER,
+        1.0,
+    )
+
+
 def test_confidence_weighs_the_notional() -> None:
     found = ledger(params(weight_by_confidence=True), WANTED)
     assert [(row[3], row[4]) for row in found.orders[:1]] == [(9, 0)]

@@ -236,48 +236,6 @@ def test_what_a_short_lot_brought_buys_nothing(opened: float, booked: bool) -> N
     assert next(row[4:] for row in told.updates if row[1] == "B") == last
 
 
-def counted(limit: int, *moments: Slice) -> tuple[Reason, float]:
-    """The last verdict of an account that may not trade by day, and how many day trades it counted for it."""
-    settings = params(day_trade_equity_usd=25_000.0, max_day_trades=limit, max_notional_usd=100.0)
-    same(settings, list(moments))
-    row = run(settings, list(moments)).verdicts[-1]
-    return row[4], row[5]
-
-
-def minutes(*bars: dict[str, Bar], session: int = 1) -> list[Slice]:
-    return [Slice((1_000 * session + k) * MINUTE, session, Phase.MIDDLE, one) for k, one in enumerate(bars)]
-
-
-def test_each_lot_of_today_may_become_a_day_trade_one_share_or_many() -> None:
-    two = minutes({"A": WANTED, "B": WANTED}, {"A": QUIET, "B": QUIET, "C": WANTED})
-    assert counted(2, *two) == (Reason.PATTERN_DAY_TRADER, 2.0)
-    assert counted(3, *two)[0] == Reason.NONE
-
-
-def test_a_lot_of_yesterday_is_none() -> None:
-    night = [*minutes({"A": WANTED}, {"A": QUIET}), *minutes({"A": QUIET, "B": WANTED}, session=2)]
-    assert counted(1, *night)[0] == Reason.NONE
-    today = minutes({"A": WANTED}, {"A": QUIET}, {"A": QUIET, "B": WANTED})
-    assert counted(1, *today) == (Reason.PATTERN_DAY_TRADER, 1.0)
-
-
-def test_a_lot_that_was_closed_in_this_slice_counts_once() -> None:
-    stopped = Bar(80.0, 80.0, 80.0, 80.0, 1e6)
-    assert counted(1, *minutes({"A": WANTED}, {"A": QUIET}, {"A": stopped, "B": WANTED})) == (
-        Reason.PATTERN_DAY_TRADER,
-        1.0,
-    )
-
-
-def test_a_lot_of_which_more_is_to_come_counts_once() -> None:
-    settings = params(day_trade_equity_usd=25_000.0, max_day_trades=1)
-    part, nothing = replace(QUIET, volume=2.0), replace(QUIET, volume=0.0)
-    moments = minutes({"A": WANTED}, {"A": part}, {"A": nothing, "B": WANTED})
-    same(settings, moments)
-    found = run(settings, moments)
-    assert [row[4:6] for row in found.verdicts[1:]] == [(Reason.PATTERN_DAY_TRADER, 1.0)]
-
-
 @pytest.mark.parametrize(("volatility", "reason"), [(1.0, Reason.NONE), (1.5, Reason.CVAR)])
 def test_a_name_that_may_lose_more_than_all_of_it_is_looked_at(volatility: float, reason: Reason) -> None:
     """Without a history its shortfall is the normal tail's: 2.06 times 1.5 of 1 000 USD are more than 2 500."""

@@ -15,11 +15,12 @@ from risk.actions import MAX_RATIO, MAX_SHARES_HELD, MAX_TICKS, act, rescaled, r
 from risk.limits import limits
 from risk.portfolio import LIVE_LEGS, MAX_MONEY, NO_LEG, NO_LEGS, STOP, TARGET, TRIGGERED, Book, Funds, Row
 from risk.tape import UPDATES, blank
-from schemas.events import Direction, Leg, Phase, Reason, Status
+from schemas.events import Direction, Leg, Reason, Status
 from schemas.units import TICKS_PER_CENT
-from tests.reference.account import Action, Slice
-from tests.risk.test_account_agrees import run, same
-from tests.risk.test_account_examples import MINUTE, QUIET, WANTED, params, replace
+from tests.reference.account import Action
+from tests.risk.test_acceptance import at, slices, told, wanted
+from tests.risk.test_account_agrees import run
+from tests.risk.test_account_examples import MINUTE, QUIET, params
 
 RATIOS = st.integers(1, 12) | st.integers(1, MAX_RATIO)
 PRICES = st.integers(0, 200) | st.integers(0, 10**11)
@@ -41,12 +42,10 @@ def test_prices_are_rescaled_to_the_nearest_tick_and_cent(price: int, new: int, 
 
 @pytest.mark.parametrize("side", [Direction.LONG, Direction.SHORT])
 def test_dividends_add_up_and_a_short_lot_owes_them(side: Direction) -> None:
-    paid = [Action("A", dividend=Decimal("0.25"))]
-    bars = [replace(WANTED, direction=side), QUIET, QUIET, QUIET]
-    told = [Slice((k + 1) * MINUTE, k, Phase.MIDDLE, {"A": bar}, paid if k > 1 else []) for k, bar in enumerate(bars)]
-    settings = params(allow_short=True)
-    same(settings, told)
-    found = run(settings, told)
+    moments = slices(*({"A": bar} for bar in (wanted(side), QUIET, QUIET, QUIET)))
+    for moment in moments[2:]:
+        moment.actions.append(Action("A", dividend=Decimal("0.25")))
+    found = told(params(allow_short=True), *moments)
     assert found.funds["dividends"] == side * 10 * 2 * 2_500
     assert found.funds["cash"] == 10_000_0000 - side * 10 * 100_0000 + side * 10 * 2 * 2_500
 
@@ -54,17 +53,13 @@ def test_dividends_add_up_and_a_short_lot_owes_them(side: Direction) -> None:
 @pytest.mark.parametrize(("price", "shares"), [(10.0, 100), (9.9, 101)])
 def test_more_shares_than_can_be_counted_stop_the_account(price: float, shares: int) -> None:
     """A thousand USD's worth; each share becomes 100 000, and ten million are the most."""
-    bar = replace(QUIET, open=price, high=price, low=price, close=price)
-    told = [
-        Slice(MINUTE, 1, Phase.MIDDLE, {"A": replace(bar, direction=Direction.LONG, reason=WANTED.reason)}),
-        Slice(2 * MINUTE, 1, Phase.MIDDLE, {"A": bar}),
-        Slice(3 * MINUTE, 2, Phase.MIDDLE, {"A": bar}, [Action("A", MAX_RATIO, 1)]),
-    ]
+    moments = slices({"A": wanted(Direction.LONG, price)}, {"A": at(price)}, {"A": at(price)})
+    moments[2].actions.append(Action("A", MAX_RATIO, 1))
     if shares * MAX_RATIO <= MAX_SHARES_HELD:
-        assert run(params(max_shares=1_000), told).fills[0][3] == shares
+        assert run(params(max_shares=1_000), moments).fills[0][3] == shares
     else:
         with pytest.raises(OverflowError):
-            run(params(max_shares=1_000), told)
+            run(params(max_shares=1_000), moments)
 
 
 def held(side: Direction, shares: int = 1, **numbers: int) -> Book:
@@ -103,7 +98,7 @@ def test_so_are_shares_and_nothing_that_was_told_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("legs", "survivor", "told"),
+    ("legs", "survivor", "ended"),
     [
         (LIVE_LEGS, NO_LEG, [(Leg.TAKE_PROFIT, Reason.SPLIT), (Leg.STOP_LOSS, Reason.SPLIT)]),
         (TRIGGERED, NO_LEG, [(Leg.STOP_LOSS, Reason.SPLIT)]),
@@ -113,13 +108,13 @@ def test_so_are_shares_and_nothing_that_was_told_is_forgotten() -> None:
     ],
 )
 def test_of_a_lot_that_a_split_leaves_nothing_of_no_order_stays(
-    legs: int, survivor: int, told: list[tuple[Leg, Reason]]
+    legs: int, survivor: int, ended: list[tuple[Leg, Reason]]
 ) -> None:
     book, tape = held(Direction.LONG, legs=legs, survivor=survivor), blank(0, 40)
     act(limits(params()), book, tape, MINUTE, 0, 1, 2, 0)
     rows = tape.updates[: tape.written[UPDATES]]
     assert [(row["leg"], row["status"], row["reason"]) for row in rows] == [
-        (leg, Status.CANCELED, reason) for leg, reason in told
+        (leg, Status.CANCELED, reason) for leg, reason in ended
     ]
     row = book.rows[0]
     assert (row.shares, row.legs, row.survivor) == (0, NO_LEGS, NO_LEG)

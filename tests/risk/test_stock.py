@@ -14,9 +14,11 @@ from risk import account, rules
 from risk.limits import Limits, Params, Sheet, limits
 from risk.portfolio import Book, Funds, Row, attend
 from risk.scratch import Stock
+from schemas.events import Direction
 from tests.plain import plain
 from tests.reference.histories import history
 from tests.risk.test_account_agrees import run
+from tests.risk.test_actions import held
 
 NAMES = 6
 MONEY, SHARES = st.integers(1, 10**12), st.integers(0, 1_000)
@@ -106,12 +108,11 @@ def test_an_order_counts_for_the_next_verdict(data: st.DataObject) -> None:
 
 
 def test_where_the_account_is_rich_nobody_counts_lots_of_today() -> None:
-    book = Book(table(Funds, 1), table(Row, 1), np.zeros(1, np.int32), np.zeros((1, 8)), np.zeros((8, 1)))
+    book = held(Direction.LONG)
     stock, sheet = (
         Stock(np.zeros(0, np.int64), np.full(1, 9)),
         Sheet(np.ones(1), np.ones(1, np.int64), -np.ones(1, int), 0),
     )
-    book.funds["busy"] = book.rows["shares"] = 1
     for equity, opened in ((99, 1), (100, 0)):
         book.funds["equity"] = equity
         rules.take_stock(limits(Params())._replace(day_trade_equity=100), sheet, book, stock)
